@@ -1,0 +1,1 @@
+"""The pure heart: `advance(run, event)`; no async, no I/O, no clock."""

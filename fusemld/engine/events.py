@@ -1,0 +1,80 @@
+"""What happened. Times (`at`, seconds since the epoch) and identifiers come in with the events."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.extension import ResolvedService
+from fusemld.model.run import Outcome
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    at: float
+
+
+class RunCreated(Event):
+    """The first event of every run."""
+
+
+class CodesetsPinned(Event):
+    codesets: dict[str, PinnedCodeset]
+
+
+class CodesetsUnavailable(Event):
+    """A codeset does not exist or could not be had in time; the run fails with `message`."""
+
+    message: str
+
+
+class StepAdmitted(Event):
+    """The step got a slot."""
+
+    step: str
+
+
+class StepStarted(Event):
+    step: str
+    attempt: int
+    services: tuple[ResolvedService, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class StepFinished(Event):
+    """The attempt is over and leaves nothing running. `outputs` count only if it succeeded."""
+
+    step: str
+    attempt: int
+    outcome: Outcome
+    outputs: dict[str, str] = {}
+    services: tuple[ResolvedService, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class DeadlinePassed(Event):
+    """The deadline that the step carried passed: of a queue, an attempt or a backoff."""
+
+    step: str
+
+
+class CancelRequested(Event):
+    by: str = ""
+
+
+class RetryRequested(Event):
+    """Go on from what failed: steps that succeeded stay."""
+
+    by: str = ""
+
+
+AnyEvent = (
+    RunCreated
+    | CodesetsPinned
+    | CodesetsUnavailable
+    | StepAdmitted
+    | StepStarted
+    | StepFinished
+    | DeadlinePassed
+    | CancelRequested
+    | RetryRequested
+)

@@ -1,0 +1,100 @@
+"""The interface between the daemon and what runs attempts of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from anyio.abc import TaskStatus
+
+from fusemld.model.run import AttemptKey, Outcome
+
+
+class MountedCodeset(msgspec.Struct, frozen=True, kw_only=True):
+    """`source` is the pinned, read-only copy on the daemon's disk; the attempt gets a private writable one
+    at `path`, with `.fuseml/_org` and `.fuseml/_project`."""
+
+    path: str
+    project: str
+    name: str
+    version: str
+    digest: str
+    source: Path
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that an executor needs to start an attempt. In memory only: it holds secrets.
+
+    `env` is complete but for `FUSEML_CODESET_DIR` and `FUSEML_RESULTS_DIR`, which the executor knows;
+    `secret_env` is a part of the environment that must not be seen outside. `secrets` are the values that
+    are masked in logs and refused in outputs. `outputs` are the names to collect. `command` and `args` are
+    the user's, None where the document has none. `recovered` says that this attempt may already be known
+    outside: it was recorded as launched before the daemon started. `deadline` is when the attempt must be over.
+    """
+
+    key: AttemptKey
+    image: str
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    env: Mapping[str, str] = {}
+    secret_env: Mapping[str, str] = {}
+    secrets: frozenset[str] = frozenset()
+    codesets: tuple[MountedCodeset, ...] = ()
+    outputs: tuple[str, ...] = ()
+    requests: Mapping[str, str] = {}
+    limits: Mapping[str, str] = {}
+    recovered: bool = False
+
+    def __repr__(self) -> str:
+        return f"Launch(key={self.key!s}, image={self.image!r})"
+
+
+class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
+    key: AttemptKey
+    at: float
+
+
+class AttemptFinished(msgspec.Struct, frozen=True, kw_only=True):
+    """Sent once per attempt and daemon life until `forget` is called; again after a restart."""
+
+    key: AttemptKey
+    at: float
+    outcome: Outcome
+    outputs: Mapping[str, str] = {}
+
+
+Report = Callable[[AttemptStarted | AttemptFinished], None]
+
+
+class Executor(Protocol):
+    """Runs attempts.
+
+    `launch` and `kill` return once the request is safe with the executor; what happens then is told through
+    `report`. All are safe to repeat. An attempt that cannot be started as described raises `StartError`
+    from `launch` (nothing was started then); `UnavailableError` means that nothing is known and the call may
+    be repeated.
+    """
+
+    name: str
+    zone: str
+
+    async def run(self, report: Report, *, task_status: TaskStatus[None]) -> None:
+        """Serve until cancelled; signals readiness through `task_status`. Cancelling leaves attempts running."""
+
+    async def launch(self, launch: Launch) -> None: ...
+
+    async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+        """Of the attempts recorded as launched by an earlier daemon, those that are known here and need no
+        `launch`: their start or end is reported. Everything else that is known here and not in `keys` is
+        stopped and forgotten. Called once, after `run` is ready, before anything is launched."""
+
+    async def kill(self, key: AttemptKey, grace_s: float) -> None:
+        """Stop the attempt; its end is reported. Unknown keys are ignored."""
+
+    async def forget(self, key: AttemptKey) -> None:
+        """The end of the attempt is recorded: whatever was kept for it may go. Its log stays."""
+
+    def log_path(self, key: AttemptKey) -> Path:
+        """Where the (masked) log of the attempt is; the file may not exist yet."""

@@ -1,0 +1,101 @@
+"""Steps that plugins bring: computing ones get a command in an executor, steering ones run in the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from fusemld.hooks.environments import Environments, Note
+from fusemld.hooks.services import Services
+from fusemld.hooks.stores import ObjectStore
+from fusemld.model.application import Application
+from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.extension import ServiceAccess
+from fusemld.model.run import AttemptKey
+
+
+class StepInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """The inputs that a plugin step knows. `required` ones must be given; `ignored` ones are accepted with a
+    warning; with `open` any other name is accepted too. Codeset inputs are always accepted."""
+
+    required: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
+    ignored: Mapping[str, str] = {}
+    """Name to the reason why it has no meaning here."""
+    open: bool = False
+
+
+class LocalCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """How an image is run as a process. `path` folders go first on PATH. `folders` are writable or readable
+    places outside the step's own working folder that it must reach even in a sandbox."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = {}
+    path: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
+
+
+class RuntimeFolders(msgspec.Struct, frozen=True, kw_only=True):
+    """`environments` holds built environments, `cache` uv's cache, on one file system."""
+
+    environments: Path
+    cache: Path
+
+
+class ProcessRuntime(Protocol):
+    """Claims image repositories (`ghcr.io/fuseml/mlflow-builder`, without tag) for the process executor."""
+
+    repositories: tuple[str, ...]
+    inputs: StepInputs
+
+    def command(self, image: str, folders: RuntimeFolders) -> LocalCommand:
+        """Raises `StartError` where the image is not known here (any more), saying what to do."""
+
+
+class Applications(Protocol):
+    async def get(self, name: str) -> Application | None: ...
+
+    async def record(self, application: Application) -> None:
+        """Insert or update. Raises `ConflictError` where a newer run has already updated it."""
+
+
+class StepContext(Protocol):
+    """What a steering step may use. Everything is safe to repeat: the step is run again after a restart."""
+
+    key: AttemptKey
+    workflow: str
+    project: str
+    executor: str
+    run_created_at: float
+    inputs: Mapping[str, str]
+    """Every input with a value, by its name; of a codeset input its reference."""
+    codesets: Mapping[str, PinnedCodeset]
+    """By input name."""
+    extensions: Mapping[str, ServiceAccess]
+    """By requirement name, as the daemon sees them."""
+    outputs: tuple[str, ...]
+    services: Services
+    environments: Environments
+    applications: Applications
+    folders: RuntimeFolders
+    note: Note
+
+    def log(self, text: str) -> None:
+        """One line for the step's log, masked."""
+
+    def object_store(self, access: ServiceAccess) -> ObjectStore:
+        """The object store behind a resolved `s3` service."""
+
+
+class PluginStep(Protocol):
+    """A steering step: async code in the daemon that claims image repositories (without tag)."""
+
+    repositories: tuple[str, ...]
+    inputs: StepInputs
+
+    async def run(self, context: StepContext) -> Mapping[str, str]:
+        """The outputs. Raises `FusemldError` to fail the step with that message; `UnavailableError` is retried
+        with backoff until the attempt's deadline."""

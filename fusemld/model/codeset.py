@@ -1,0 +1,62 @@
+"""Codesets: what was declared, how they are referred to, and what a run has pinned."""
+
+from __future__ import annotations
+
+import msgspec
+
+DEFAULT_PROJECT = "default"
+
+
+class CodesetReference(msgspec.Struct, frozen=True, kw_only=True):
+    """`name`, `project/name`, either with `@REF`. `ref` is None where the codeset's own ref holds."""
+
+    project: str = DEFAULT_PROJECT
+    name: str
+    ref: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.project}/{self.name}" + (f"@{self.ref}" if self.ref else "")
+
+
+def parse_reference(text: str) -> CodesetReference:
+    """Raises ValueError with a message for people."""
+    rest, at, ref = text.strip().partition("@")
+    project, slash, name = rest.rpartition("/")
+    if not name or (slash and not project) or (at and not ref) or "/" in project:
+        raise ValueError(f"{text!r} is not a codeset reference: write NAME or PROJECT/NAME, either with @REF")
+    return CodesetReference(project=project or DEFAULT_PROJECT, name=name, ref=ref or None)
+
+
+class Codeset(msgspec.Struct, frozen=True, kw_only=True):
+    """A git repository (`url`) or a folder of the host (`path`, absolute): exactly one of them is set.
+
+    `extension` names a registry record that holds the repository's credentials.
+    """
+
+    project: str = DEFAULT_PROJECT
+    name: str
+    description: str = ""
+    labels: tuple[str, ...] = ()
+    url: str | None = None
+    ref: str | None = None
+    path: str | None = None
+    extension: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.project}/{self.name}"
+
+
+class PinnedCodeset(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of one codeset as every step of a run sees them.
+
+    `version` is a git commit or, for a folder, `sha256:` and the digest of its content; `digest` keys the
+    copy of the content that codesets keep on disk; `url` is where it came from, without credentials.
+    """
+
+    project: str
+    name: str
+    version: str
+    url: str
+    digest: str
+    size_bytes: int = 0

@@ -1,0 +1,41 @@
+"""The one family of errors. Text is "cannot <verb> <thing>: <cause>".
+
+`fusemld.api.errors` maps the classes to HTTP statuses, `fusemld.cli` to exit codes.
+"""
+
+from __future__ import annotations
+
+
+class FusemldError(Exception):
+    """something went wrong"""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class InvalidInputError(FusemldError):
+    """the request or the document is wrong, and repeating it will not help"""
+
+
+class NotFoundError(FusemldError):
+    """there is no such thing"""
+
+
+class ConflictError(FusemldError):
+    """the thing is not in a state that allows this"""
+
+
+class ForbiddenError(FusemldError):
+    """the caller may not do this"""
+
+
+class UnavailableError(FusemldError):
+    """something outside cannot be reached now; it may work later"""
+
+
+class StartError(FusemldError):
+    """a step, a service or the daemon itself cannot be started as it is described"""
+
+
+class ImpossibleTransitionError(FusemldError):
+    """an event does not fit the state of its run: a bug, raised with the history of the run"""

@@ -1,0 +1,38 @@
+# Everything a developer types. `just` without a recipe lists them.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+venv := justfile_directory() / ".venv"
+bin := venv / "bin"
+plugins := "plugins/kserve plugins/mlflow plugins/s3"
+
+_list:
+    @{{ bin }}/just --list --unsorted
+
+# Install the project, its plugins and the developers' tools into .venv, from the lock file.
+setup:
+    @test -x {{ bin }}/python || python3 -m venv {{ venv }}
+    @test -x {{ bin }}/uv || {{ bin }}/python -m pip install --quiet --disable-pip-version-check uv
+    @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --require-hashes --requirement requirements.lock
+    @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --no-deps --editable . $(printf -- '--editable %s ' {{ plugins }})
+
+# Resolve the lock file anew.
+lock:
+    {{ bin }}/uv lock --quiet --upgrade
+    {{ bin }}/uv export --quiet --frozen --all-packages --all-extras --all-groups --no-emit-workspace --no-header --format requirements-txt --output-file requirements.lock
+
+# Rewrite the sources in the project's format.
+format:
+    {{ bin }}/ruff format .
+    {{ bin }}/ruff check --fix .
+
+# Formatting, lint, types and import layers.
+check: setup
+    {{ bin }}/ruff format --check .
+    {{ bin }}/ruff check .
+    {{ bin }}/mypy
+    {{ bin }}/lint-imports --no-cache
+
+# Every test, those of the plugins included.
+test *args: setup
+    {{ bin }}/pytest {{ args }}

@@ -1,0 +1,1 @@
+"""fusemld plugin: the kserve-predictor step and its embedded inference server."""

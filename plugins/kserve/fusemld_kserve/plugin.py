@@ -1,0 +1,1 @@
+"""What the plugin brings, as hook implementations."""

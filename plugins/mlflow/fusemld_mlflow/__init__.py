@@ -1,0 +1,1 @@
+"""fusemld plugin: MLflow tracking, the mlflow-builder step and its runtime."""

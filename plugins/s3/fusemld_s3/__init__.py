@@ -1,0 +1,1 @@
+"""fusemld plugin: S3 object stores, one of them embedded."""
