@@ -11,30 +11,30 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
-class PinCodesets(Effect):
+class PinCodesets(Effect, frozen=True, kw_only=True):
     """Pin the run's codesets; answered by `CodesetsPinned` or `CodesetsUnavailable`."""
 
 
-class RequestSlot(Effect):
+class RequestSlot(Effect, frozen=True, kw_only=True):
     """Queue the step for admission; answered by `StepAdmitted`."""
 
     step: str
 
 
-class ReleaseSlot(Effect):
+class ReleaseSlot(Effect, frozen=True, kw_only=True):
     """The step no longer waits for a slot and holds none."""
 
     step: str
 
 
-class LaunchStep(Effect):
+class LaunchStep(Effect, frozen=True, kw_only=True):
     """Start the attempt, or take it up again if it is known; answered by `StepStarted`, `StepFinished`."""
 
     step: str
     attempt: int
 
 
-class KillStep(Effect):
+class KillStep(Effect, frozen=True, kw_only=True):
     """Stop the attempt; answered by `StepFinished`, however it ended."""
 
     step: str
@@ -42,7 +42,7 @@ class KillStep(Effect):
     ending: Ending
 
 
-class FinishRun(Effect):
+class FinishRun(Effect, frozen=True, kw_only=True):
     """The run reached a final state."""
 
 

@@ -13,34 +13,34 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     at: float
 
 
-class RunCreated(Event):
+class RunCreated(Event, frozen=True, kw_only=True, tag=True):
     """The first event of every run."""
 
 
-class CodesetsPinned(Event):
+class CodesetsPinned(Event, frozen=True, kw_only=True, tag=True):
     codesets: dict[str, PinnedCodeset]
 
 
-class CodesetsUnavailable(Event):
+class CodesetsUnavailable(Event, frozen=True, kw_only=True, tag=True):
     """A codeset does not exist or could not be had in time; the run fails with `message`."""
 
     message: str
 
 
-class StepAdmitted(Event):
+class StepAdmitted(Event, frozen=True, kw_only=True, tag=True):
     """The step got a slot."""
 
     step: str
 
 
-class StepStarted(Event):
+class StepStarted(Event, frozen=True, kw_only=True, tag=True):
     step: str
     attempt: int
     services: tuple[ResolvedService, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-class StepFinished(Event):
+class StepFinished(Event, frozen=True, kw_only=True, tag=True):
     """The attempt is over and leaves nothing running. `outputs` count only if it succeeded."""
 
     step: str
@@ -51,17 +51,17 @@ class StepFinished(Event):
     warnings: tuple[str, ...] = ()
 
 
-class DeadlinePassed(Event):
+class DeadlinePassed(Event, frozen=True, kw_only=True, tag=True):
     """The deadline that the step carried passed: of a queue, an attempt or a backoff."""
 
     step: str
 
 
-class CancelRequested(Event):
+class CancelRequested(Event, frozen=True, kw_only=True, tag=True):
     by: str = ""
 
 
-class RetryRequested(Event):
+class RetryRequested(Event, frozen=True, kw_only=True, tag=True):
     """Go on from what failed: steps that succeeded stay."""
 
     by: str = ""

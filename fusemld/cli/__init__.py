@@ -1,0 +1,1 @@
+"""The `fuseml` client and the `fusemld` entry point, thin."""

@@ -1,0 +1,1 @@
+"""Pinning codesets and giving attempts their private copies."""

@@ -1,0 +1,1 @@
+"""Configuration, lifecycle and the supervisor: the only place where the parts meet."""

@@ -1,0 +1,1 @@
+"""The Extension Registry: pure matching, resolution, and explanations."""

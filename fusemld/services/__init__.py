@@ -1,0 +1,1 @@
+"""Supervision of embedded services and of the servers of applications."""

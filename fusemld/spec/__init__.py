@@ -1,0 +1,1 @@
+"""From text to documents, or all their problems; expressions; no I/O."""

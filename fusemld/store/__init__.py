@@ -1,0 +1,1 @@
+"""The database: one writer, group commit, migrations."""
