@@ -57,3 +57,45 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     line: int = 1
     problems: tuple[Problem, ...] = ()
+
+
+class DocumentState(enum.StrEnum):
+    """`accepted`: in force. `rejected`: not, `detail` says why. `waiting`: in force, `detail` says what its run waits
+    for. `shadowed`: another file declared the name first. `unavailable`: its file cannot be read now, what it
+    declared stays. `removed`: kept for its generation only."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    WAITING = "waiting"
+    SHADOWED = "shadowed"
+    UNAVAILABLE = "unavailable"
+    REMOVED = "removed"
+
+
+class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of one document of the watched folder, or of a file none could be read from.
+
+    `key` is unique: `KIND/NAME` for the holder of a name, `run/FILE#INDEX` for a run request,
+    `shadowed/FILE#INDEX` for a document whose name is taken, `file/FILE` for the problems of a whole file
+    (`kind` None, `name` and `digest` empty). `file` is relative to the watched folder. `present` is False for what
+    the folder does not declare any more: such a row stays because generations never go back. A generation above
+    `started_generation` may start a run. `started_versions` says for an assignment which version of each
+    codeset reference it has run for. `canonical` is None for extensions: credentials are never stored.
+    """
+
+    key: str
+    file: str
+    index: int = 0
+    kind: Kind | None = None
+    name: str = ""
+    digest: str = ""
+    generation: int = 0
+    started_generation: int = 0
+    started_versions: dict[str, str] = {}
+    present: bool = True
+    state: DocumentState = DocumentState.ACCEPTED
+    detail: str = ""
+    canonical: str | None = None
+    owner: str = ""
+    line: int = 1
+    problems: tuple[Problem, ...] = ()
