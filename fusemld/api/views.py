@@ -1,0 +1,495 @@
+"""What the API returns. Times are RFC 3339 strings in UTC on the wire (`datetime` here: see `moment`),
+durations are seconds, unknown is `null`. Every field is always there, but for the parts of a workflow, which
+show what was written. No view ever holds the value of a credential.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from pathlib import Path
+
+import msgspec
+
+from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.extension import EndpointType, ResolvedService, Scope
+from fusemld.model.problem import Problem
+from fusemld.model.run import Ending, RunState, StepState
+
+Time = dt.datetime
+
+
+def moment(epoch: float) -> Time:
+    """The time of an epoch in seconds, to the millisecond."""
+    return dt.datetime.fromtimestamp(round(epoch, 3), dt.UTC)
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+# Runs
+
+
+class AttemptView(View, frozen=True, kw_only=True):
+    """`tail` are the last lines of its (masked) log, filled in where the attempt failed."""
+
+    number: int
+    reason: str
+    launched_at: Time
+    started_at: Time | None = None
+    ended_at: Time | None = None
+    duration_s: float | None = None
+    ending: Ending | None = None
+    message: str = ""
+    exit_status: int | None = None
+    tail: str = ""
+
+
+class StepView(View, frozen=True, kw_only=True):
+    """`reason`, `since` and `deadline` say what an unfinished step waits for, since when and until when;
+    `activity` is the live line of a step that is being worked on (`installing environment: 38 packages`).
+    `duration_s` runs from the first launch to the end of the last attempt, None until it is over.
+    """
+
+    name: str
+    image: str = ""
+    state: StepState
+    reason: str = ""
+    activity: str = ""
+    since: Time | None = None
+    deadline: Time | None = None
+    started_at: Time | None = None
+    finished_at: Time | None = None
+    duration_s: float | None = None
+    attempts: tuple[AttemptView, ...] = ()
+    outputs: dict[str, str] = {}
+    services: tuple[ResolvedService, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class RunSummary(View, frozen=True, kw_only=True):
+    """One line of a list. `now` says in a few words what goes on: `trainer: running`, or why it failed."""
+
+    id: str
+    workflow: str
+    project: str
+    user: str = ""
+    cause: str = ""
+    executor: str
+    state: RunState
+    message: str = ""
+    now: str = ""
+    created_at: Time
+    finished_at: Time | None = None
+    steps_done: int = 0
+    steps_total: int = 0
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+
+
+class RunView(View, frozen=True, kw_only=True):
+    """A run with its steps in the order of the workflow."""
+
+    id: str
+    workflow: str
+    project: str
+    user: str = ""
+    cause: str = ""
+    executor: str
+    state: RunState
+    message: str = ""
+    cancel_requested: bool = False
+    created_at: Time
+    finished_at: Time | None = None
+    inputs: dict[str, str] = {}
+    codesets: dict[str, PinnedCodeset] = {}
+    outputs: dict[str, str] = {}
+    steps: tuple[StepView, ...] = ()
+
+
+class WhyItem(View, frozen=True, kw_only=True):
+    """One step that has not succeeded: what it waits for and until when, or how it ended."""
+
+    step: str
+    state: StepState
+    reason: str
+    activity: str = ""
+    since: Time | None = None
+    deadline: Time | None = None
+    attempt: int = 0
+    tail: str = ""
+
+
+class WhyView(View, frozen=True, kw_only=True):
+    """Why a run is in its state. `headline` is the one sentence, `items` the steps behind it."""
+
+    run: str
+    workflow: str
+    state: RunState
+    headline: str
+    items: tuple[WhyItem, ...] = ()
+    next: tuple[str, ...] = ()
+    """Commands that help from here."""
+
+
+# The stream of changes: one JSON object a line
+
+
+class RunChanged(View, frozen=True, kw_only=True, tag_field="type", tag="run"):
+    """The run as it is now; states in between may have been left out."""
+
+    run: RunView
+
+
+class Ping(View, frozen=True, kw_only=True, tag_field="type", tag="ping"):
+    """Nothing happened for a while, and the daemon is alive."""
+
+    at: Time
+
+
+StreamItem = RunChanged | Ping
+
+
+class LogFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The log of one attempt on the daemon's disk. It may not exist yet; `finished` says that nothing follows."""
+
+    step: str
+    attempt: int
+    path: Path
+    finished: bool
+
+
+class LogFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """In the order in which the attempts were launched. `complete`: there will be no other file."""
+
+    files: tuple[LogFile, ...]
+    complete: bool
+
+
+# The watched folder
+
+
+class FileView(View, frozen=True, kw_only=True):
+    """One document of a file, or a file that could not be read at all (`kind` and `name` empty).
+
+    `state`: `registered`, `waiting` (for what `detail` names), `rejected` (for `problems`), `shadowed` (by
+    the file that `detail` names), `unavailable` (the folder has vanished), `pending` (not complete yet). `path` is
+    relative to the watched folder. `run` is the latest run that it started.
+    """
+
+    path: str
+    line: int = 1
+    kind: str = ""
+    name: str = ""
+    state: str
+    detail: str = ""
+    generation: int = 0
+    run: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+# Workflows: a superset of the reference's payload
+
+
+class WorkflowInputView(View, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    description: str = ""
+    type: str = "string"
+    default: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+class WorkflowOutputView(View, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    description: str = ""
+    type: str = "string"
+    value: str | None = None
+
+
+class CodesetMountView(View, frozen=True, kw_only=True):
+    name: str
+    path: str
+
+
+class StepInputView(View, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    value: str | None = None
+    codeset: CodesetMountView | None = None
+
+
+class OutputImageView(View, frozen=True, kw_only=True):
+    name: str
+    dockerfile: str
+
+
+class StepOutputView(View, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    image: OutputImageView | None = None
+
+
+class RequirementView(View, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    extension_id: str = ""
+    service_id: str = ""
+    product: str = ""
+    version: str = ""
+    zone: str = ""
+    service_resource: str = ""
+    service_category: str = ""
+
+
+class EnvVarView(View, frozen=True, kw_only=True):
+    name: str
+    value: str
+
+
+class ResourcesView(View, frozen=True, kw_only=True):
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+
+
+class RetryView(View, frozen=True, kw_only=True):
+    limit: int
+    backoff_s: float
+    max_backoff_s: float
+
+
+class WorkflowStepView(View, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    image: str
+    inputs: tuple[StepInputView, ...] = ()
+    outputs: tuple[StepOutputView, ...] = ()
+    extensions: tuple[RequirementView, ...] = ()
+    env: tuple[EnvVarView, ...] = ()
+    resources: ResourcesView = ResourcesView()
+    needs: tuple[str, ...] | None = None
+    retry: RetryView | None = None
+    timeout_s: float | None = None
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+
+
+class WorkflowView(View, frozen=True, kw_only=True):
+    """The reference's `Workflow` and what goes beyond it. `file` declared it, where it came from the folder."""
+
+    name: str
+    description: str = ""
+    inputs: tuple[WorkflowInputView, ...] = ()
+    outputs: tuple[WorkflowOutputView, ...] = ()
+    steps: tuple[WorkflowStepView, ...]
+    executor: str | None = None
+    order: str = "dag"
+    file: str = ""
+    created: Time | None = None
+
+
+# Codesets, applications, services: supersets of the reference's payloads
+
+
+class CodesetView(View, frozen=True, kw_only=True):
+    """`version` is what the latest run pinned, None where no run did. `url` has no credentials in it; of a
+    folder it is a `file:` URL."""
+
+    project: str
+    name: str
+    description: str = ""
+    labels: tuple[str, ...] = ()
+    url: str = ""
+    ref: str | None = None
+    path: str | None = None
+    version: str | None = None
+    file: str = ""
+
+
+class ObjectView(View, frozen=True, kw_only=True):
+    kind: str
+    name: str
+
+
+class ApplicationView(View, frozen=True, kw_only=True):
+    """`state` is that of its service (`ready`, `starting`, `failed`...), empty where the daemon runs none."""
+
+    name: str
+    type: str
+    url: str
+    description: str = ""
+    workflow: str = ""
+    k8s_namespace: str = ""
+    k8s_resources: tuple[ObjectView, ...] = ()
+    project: str = ""
+    run: str = ""
+    revision: int = 1
+    state: str = ""
+    services: tuple[str, ...] = ()
+    updated_at: Time | None = None
+
+
+class ServiceView(View, frozen=True, kw_only=True):
+    """An embedded service. `state`: `building`, `starting`, `ready`, `backoff`, `failed`, `stopped`; `detail` is
+    the live line or the reason; `log` is a path on the daemon's host."""
+
+    name: str
+    kind: str
+    state: str
+    url: str = ""
+    detail: str = ""
+    pid: int | None = None
+    since: Time | None = None
+    restarts: int = 0
+    log: str = ""
+
+
+# The Extension Registry
+
+
+HIDDEN = "***"
+"""Stands for the value of every credential, whatever it is."""
+
+
+class EndpointView(View, frozen=True, kw_only=True):
+    url: str
+    type: EndpointType
+    configuration: dict[str, str] = {}
+
+
+class CredentialsView(View, frozen=True, kw_only=True):
+    """`configuration` has the keys; every value is `HIDDEN`."""
+
+    id: str
+    scope: Scope
+    default: bool = False
+    projects: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    configuration: dict[str, str] = {}
+
+
+class ExtensionServiceView(View, frozen=True, kw_only=True):
+    id: str
+    resource: str = ""
+    category: str = ""
+    auth_required: bool = False
+    description: str = ""
+    configuration: dict[str, str] = {}
+    endpoints: tuple[EndpointView, ...] = ()
+    credentials: tuple[CredentialsView, ...] = ()
+
+
+class ExtensionView(View, frozen=True, kw_only=True):
+    """`origin` is the file that declares it, or `plugin NAME` for what a resolver offers."""
+
+    id: str
+    product: str = ""
+    version: str = ""
+    zone: str = ""
+    description: str = ""
+    configuration: dict[str, str] = {}
+    services: tuple[ExtensionServiceView, ...] = ()
+    origin: str = ""
+
+
+class NearMissView(View, frozen=True, kw_only=True):
+    """A service that was not picked; `selector` is the first one that refused it, `reason` says why in words."""
+
+    extension_id: str
+    service_id: str = ""
+    selector: str
+    reason: str
+
+
+class ExplainedRequirement(View, frozen=True, kw_only=True):
+    """`picked` is None where nothing fits; `reason` says why this one, or why none."""
+
+    step: str
+    requirement: str
+    wanted: dict[str, str]
+    picked: ResolvedService | None = None
+    origin: str = ""
+    reason: str = ""
+    near_misses: tuple[NearMissView, ...] = ()
+
+
+class ExplanationView(View, frozen=True, kw_only=True):
+    workflow: str
+    project: str
+    user: str
+    zone: str = ""
+    requirements: tuple[ExplainedRequirement, ...] = ()
+
+
+class CheckView(View, frozen=True, kw_only=True):
+    """What the live service said about one service of a record."""
+
+    extension_id: str
+    service_id: str
+    url: str = ""
+    ok: bool
+    message: str
+
+
+# The daemon itself
+
+
+class PluginView(View, frozen=True, kw_only=True):
+    name: str
+    version: str
+
+
+class VersionView(View, frozen=True, kw_only=True):
+    """The reference's `VersionInfo`, where it has a meaning here, and what goes beyond it."""
+
+    version: str
+    platform: str = ""
+    python: str = ""
+    plugins: tuple[PluginView, ...] = ()
+
+
+class HealthState(enum.StrEnum):
+    OK = "ok"
+    DEGRADED = "degraded"
+
+
+class ComponentHealth(View, frozen=True, kw_only=True):
+    """One part of the daemon (`keeper`, `watched folder`, `store`, an executor...)."""
+
+    name: str
+    ok: bool
+    message: str = ""
+
+
+class HealthView(View, frozen=True, kw_only=True):
+    """`degraded` if any component is not ok."""
+
+    state: HealthState
+    pid: int
+    started_at: Time
+    folder: str
+    state_folder: str
+    runs_active: int = 0
+    steps_active: int = 0
+    components: tuple[ComponentHealth, ...] = ()
+
+
+# What clients send
+
+
+class StartRun(View, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    workflow: str
+    inputs: dict[str, str] = {}
+    executor: str | None = None
+
+
+class StopDaemon(View, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`everything`: end steps, services and applications too."""
+
+    everything: bool = False
+
+
+class RunFilter(View, frozen=True, kw_only=True):
+    """Newest first, at most `limit`. `codeset` is `PROJECT/NAME`, used by any input of the run."""
+
+    workflow: str | None = None
+    project: str | None = None
+    state: RunState | None = None
+    codeset: str | None = None
+    limit: int = 100
