@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,8 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """Hash of what decides about the content."""
-        return hashlib.sha256(f"{self.python}\n{self.requirements}".encode()).hexdigest()[:24]
+        python = self.python or ".".join(platform.python_version_tuple()[:2])
+        return hashlib.sha256(f"{python}\n{self.requirements}".encode()).hexdigest()[:24]
 
 
 class Environments(Protocol):
