@@ -109,3 +109,6 @@ class Services(Protocol):
 
     def find(self, name: str) -> ServiceAddress | None:
         """The address of a service that exists, running or not."""
+
+    def folder(self, name: str) -> Path:
+        """Where a service of that name keeps its data, whether it exists yet or not; `remove` deletes it."""
