@@ -164,7 +164,7 @@ class Uv:
                 for line in process.stderr or ():
                     said.append(line.rstrip())
                     if note is not None and _WORTH_TELLING.match(line):
-                        note(line.strip().lower())
+                        note(line.strip()[0].lower() + line.strip()[1:])
             if process.returncode != 0:
                 words = "\n".join(said[-_LAST_LINES:]).strip() or f"it ended with status {process.returncode}"
                 raise StartError(f"uv: {words}")
