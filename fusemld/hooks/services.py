@@ -12,7 +12,7 @@ from fusemld.hooks.environments import EnvironmentSpec, Note
 
 
 class HttpProbe(msgspec.Struct, frozen=True, kw_only=True):
-    """Ready once `GET path` answers with a status below 400 or one of `accept`; `private` asks on the private port."""
+    """Ready once `GET path` answers with a status below 400 or one of `accept`; `private`: on the private port."""
 
     path: str
     private: bool = False
