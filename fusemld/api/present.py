@@ -1,0 +1,366 @@
+"""From the model to what the API returns. Pure; what is secret is left out or hidden here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from fusemld.api import views
+from fusemld.api.views import HIDDEN, Time, moment
+from fusemld.model.application import Application
+from fusemld.model.codeset import Codeset
+from fusemld.model.extension import Extension, Service
+from fusemld.model.run import Attempt, Ending, Run, RunState, StepRun, StepState
+from fusemld.model.template import Template
+from fusemld.model.workflow import (
+    CodesetMount,
+    OutputImage,
+    Requirement,
+    Retry,
+    Step,
+    StepInput,
+    StepOutput,
+    Workflow,
+)
+
+NO_ACTIVITY: Mapping[str, str] = {}
+
+_INTERESTING = (
+    StepState.FAILED,
+    StepState.RUNNING,
+    StepState.STARTING,
+    StepState.BACKOFF,
+    StepState.QUEUED,
+    StepState.WAITING,
+    StepState.CANCELLED,
+)
+"""Which step speaks for its run, first match wins."""
+
+
+def run_view(run: Run, workflow: Workflow | None, activity: Mapping[str, str] = NO_ACTIVITY) -> views.RunView:
+    """`workflow` is the one the run started with (it gives order and images); `activity` maps steps to their
+    live line."""
+    steps = {step.name: step for step in workflow.steps} if workflow else {}
+    return views.RunView(
+        id=run.id,
+        workflow=run.workflow,
+        project=run.project,
+        user=run.user,
+        cause=run.cause,
+        executor=run.executor,
+        state=run.state,
+        message=run.message,
+        cancel_requested=run.cancel_requested,
+        created_at=moment(run.created_at),
+        finished_at=_moment(run.finished_at),
+        inputs=run.inputs,
+        codesets=run.codesets or {},
+        outputs=run.outputs,
+        steps=tuple(
+            step_view(step, steps.get(step.name), activity.get(step.name, "")) for step in _in_order(run, steps)
+        ),
+    )
+
+
+def step_view(step: StepRun, declared: Step | None, activity: str = "") -> views.StepView:
+    started = step.attempts[0].launched_at if step.attempts else None
+    ended = step.attempts[-1].ended_at if step.attempts and step.state.is_final else None
+    return views.StepView(
+        name=step.name,
+        image=str(declared.image) if declared else "",
+        state=step.state,
+        reason=step.reason,
+        activity="" if step.state.is_final else activity,
+        since=_moment(step.since or None),
+        deadline=None if step.state.is_final else _moment(step.deadline),
+        started_at=_moment(started),
+        finished_at=_moment(ended),
+        duration_s=None if started is None or ended is None else round(ended - started, 3),
+        attempts=tuple(_attempt(attempt) for attempt in step.attempts),
+        outputs=step.outputs,
+        services=step.services,
+        warnings=step.warnings,
+    )
+
+
+def run_summary(
+    run: Run, workflow: Workflow | None = None, activity: Mapping[str, str] = NO_ACTIVITY
+) -> views.RunSummary:
+    steps = {step.name: step for step in workflow.steps} if workflow else {}
+    return views.RunSummary(
+        id=run.id,
+        workflow=run.workflow,
+        project=run.project,
+        user=run.user,
+        cause=run.cause,
+        executor=run.executor,
+        state=run.state,
+        message=run.message,
+        now=_now(run, list(_in_order(run, steps)), activity),
+        created_at=moment(run.created_at),
+        finished_at=_moment(run.finished_at),
+        steps_done=sum(step.state.is_final for step in run.steps.values()),
+        steps_total=len(run.steps),
+        inputs=run.inputs,
+        outputs=run.outputs,
+    )
+
+
+def why_view(run: Run, workflow: Workflow | None, activity: Mapping[str, str] = NO_ACTIVITY) -> views.WhyView:
+    steps = {step.name: step for step in workflow.steps} if workflow else {}
+    ordered = list(_in_order(run, steps))
+    behind = [step for step in ordered if step.state is not StepState.SUCCEEDED]
+    failed = [step.name for step in behind if step.state is StepState.FAILED]
+    commands = [f"fuseml logs {run.id} {name}" for name in failed[:1]]
+    match run.state:
+        case RunState.FAILED | RunState.CANCELLED:
+            commands.append(f"fuseml retry {run.id}")
+        case RunState.RUNNING:
+            commands += [f"fuseml watch {run.id}", f"fuseml cancel {run.id}"]
+        case RunState.SUCCEEDED:
+            behind = []
+    headline = f"run {run.id} of {run.workflow}: {_now(run, ordered, activity) or run.state}"
+    return views.WhyView(
+        run=run.id,
+        workflow=run.workflow,
+        state=run.state,
+        headline=headline,
+        items=tuple(_why_item(step, activity.get(step.name, "")) for step in behind),
+        next=tuple(commands),
+    )
+
+
+def workflow_view(workflow: Workflow, file: str = "", created: float | None = None) -> views.WorkflowView:
+    return views.WorkflowView(
+        name=workflow.name,
+        description=workflow.description,
+        inputs=tuple(
+            views.WorkflowInputView(
+                name=entry.name,
+                description=entry.description,
+                type=entry.type,
+                default=entry.default,
+                labels=entry.labels,
+            )
+            for entry in workflow.inputs
+        ),
+        outputs=tuple(
+            views.WorkflowOutputView(
+                name=output.name,
+                description=output.description,
+                type=output.type,
+                value=_text_or_none(output.value),
+            )
+            for output in workflow.outputs
+        ),
+        steps=tuple(_workflow_step(step) for step in workflow.steps),
+        executor=workflow.executor,
+        order=workflow.order,
+        file=file,
+        created=_moment(created),
+    )
+
+
+def codeset_view(codeset: Codeset, version: str | None = None, file: str = "") -> views.CodesetView:
+    return views.CodesetView(
+        project=codeset.project,
+        name=codeset.name,
+        description=codeset.description,
+        labels=codeset.labels,
+        url=f"file://{codeset.path}" if codeset.path else without_credentials(codeset.url or ""),
+        ref=codeset.ref,
+        path=codeset.path,
+        version=version,
+        file=file,
+    )
+
+
+def application_view(application: Application, state: str = "") -> views.ApplicationView:
+    """Objects are `apiVersion/kind/namespace/name` (the first may have a slash of its own)."""
+    objects = [entry.split("/") for entry in application.objects]
+    return views.ApplicationView(
+        name=application.name,
+        type=application.type,
+        url=application.url,
+        description=application.description,
+        workflow=application.workflow,
+        k8s_namespace=objects[0][-2] if objects else "",
+        k8s_resources=tuple(views.ObjectView(kind=entry[-3], name=entry[-1]) for entry in objects),
+        project=application.project,
+        run=application.run,
+        revision=application.revision,
+        state=state,
+        services=application.services,
+        updated_at=_moment(application.updated_at or None),
+    )
+
+
+def extension_view(extension: Extension, origin: str = "") -> views.ExtensionView:
+    return views.ExtensionView(
+        id=extension.id,
+        product=extension.product,
+        version=extension.version,
+        zone=extension.zone,
+        description=extension.description,
+        configuration=extension.configuration,
+        services=tuple(_extension_service(service) for service in extension.services),
+        origin=origin,
+    )
+
+
+def without_credentials(url: str) -> str:
+    """The URL with `***` for whatever stands before the `@` of its host, but for a bare user name of ssh."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    host, slash, path = rest.partition("/")
+    user, at, address = host.rpartition("@")
+    if not at or (scheme in ("ssh", "git+ssh") and ":" not in user):
+        return url
+    return f"{scheme}://{HIDDEN}@{address}{slash}{path}"
+
+
+def _in_order(run: Run, declared: Mapping[str, Step]) -> Iterable[StepRun]:
+    names = [name for name in declared if name in run.steps] if declared else sorted(run.steps)
+    return (run.steps[name] for name in names)
+
+
+def _now(run: Run, ordered: Sequence[StepRun], activity: Mapping[str, str]) -> str:
+    if run.state is RunState.SUCCEEDED:
+        return ""
+    for state in _INTERESTING:
+        for step in ordered:
+            if step.state is state:
+                last = step.attempts[-1].outcome if step.attempts else None
+                ended = last.message if last and state is StepState.FAILED else ""
+                return f"{step.name}: {ended or activity.get(step.name) or step.reason or state}"
+    return run.message
+
+
+def _why_item(step: StepRun, activity: str) -> views.WhyItem:
+    last = step.attempts[-1].outcome if step.attempts else None
+    explained = last is not None and last.ending is not Ending.SUCCEEDED and step.state.is_final
+    return views.WhyItem(
+        step=step.name,
+        state=step.state,
+        reason=(last.message or last.ending if last and explained else step.reason),
+        activity="" if step.state.is_final else activity,
+        since=_moment(step.since or None),
+        deadline=None if step.state.is_final else _moment(step.deadline),
+        attempt=step.attempt,
+        tail=last.tail if last and explained else "",
+    )
+
+
+def _attempt(attempt: Attempt) -> views.AttemptView:
+    outcome = attempt.outcome
+    ended = attempt.ended_at
+    return views.AttemptView(
+        number=attempt.number,
+        reason=attempt.reason,
+        launched_at=moment(attempt.launched_at),
+        started_at=_moment(attempt.started_at),
+        ended_at=_moment(ended),
+        duration_s=None if ended is None else round(ended - attempt.launched_at, 3),
+        ending=outcome.ending if outcome else None,
+        message=outcome.message if outcome else "",
+        exit_status=outcome.exit_status if outcome else None,
+        tail=outcome.tail if outcome and outcome.ending is not Ending.SUCCEEDED else "",
+    )
+
+
+def _workflow_step(step: Step) -> views.WorkflowStepView:
+    resources = views.ResourcesView(
+        requests={name: str(value) for name, value in step.resources.requests.items()},
+        limits={name: str(value) for name, value in step.resources.limits.items()},
+    )
+    return views.WorkflowStepView(
+        name=step.name,
+        image=str(step.image),
+        inputs=tuple(_step_input(entry) for entry in step.inputs),
+        outputs=tuple(_step_output(output) for output in step.outputs),
+        extensions=tuple(_requirement(requirement) for requirement in step.extensions),
+        env=tuple(views.EnvVarView(name=var.name, value=str(var.value)) for var in step.env),
+        resources=resources,
+        needs=step.needs,
+        retry=_retry(step.retry) if step.retry else None,
+        timeout_s=step.timeout_s,
+        command=_texts(step.command),
+        args=_texts(step.args),
+    )
+
+
+def _retry(retry: Retry) -> views.RetryView:
+    return views.RetryView(limit=retry.limit, backoff_s=retry.backoff_s, max_backoff_s=retry.max_backoff_s)
+
+
+def _step_input(entry: StepInput) -> views.StepInputView:
+    return views.StepInputView(
+        name=entry.name, value=_text_or_none(entry.value), codeset=_mount(entry.codeset) if entry.codeset else None
+    )
+
+
+def _mount(mount: CodesetMount) -> views.CodesetMountView:
+    return views.CodesetMountView(name=str(mount.name), path=mount.path)
+
+
+def _step_output(output: StepOutput) -> views.StepOutputView:
+    return views.StepOutputView(name=output.name, image=_image(output.image) if output.image else None)
+
+
+def _image(image: OutputImage) -> views.OutputImageView:
+    return views.OutputImageView(name=str(image.name), dockerfile=str(image.dockerfile))
+
+
+def _requirement(requirement: Requirement) -> views.RequirementView:
+    return views.RequirementView(
+        name=requirement.name,
+        extension_id=_text(requirement.extension_id),
+        service_id=_text(requirement.service_id),
+        product=_text(requirement.product),
+        version=_text(requirement.version),
+        zone=_text(requirement.zone),
+        service_resource=_text(requirement.service_resource),
+        service_category=_text(requirement.service_category),
+    )
+
+
+def _extension_service(service: Service) -> views.ExtensionServiceView:
+    return views.ExtensionServiceView(
+        id=service.id,
+        resource=service.resource,
+        category=service.category,
+        auth_required=service.auth_required,
+        description=service.description,
+        configuration=service.configuration,
+        endpoints=tuple(
+            views.EndpointView(url=endpoint.url, type=endpoint.type, configuration=endpoint.configuration)
+            for endpoint in service.endpoints
+        ),
+        credentials=tuple(
+            views.CredentialsView(
+                id=credentials.id,
+                scope=credentials.scope,
+                default=credentials.default,
+                projects=credentials.projects,
+                users=credentials.users,
+                configuration=dict.fromkeys(credentials.configuration, HIDDEN),
+            )
+            for credentials in service.credentials
+        ),
+    )
+
+
+def _moment(epoch: float | None) -> Time | None:
+    return None if epoch is None else moment(epoch)
+
+
+def _text(template: Template | None) -> str:
+    return "" if template is None else str(template)
+
+
+def _text_or_none(template: Template | None) -> str | None:
+    return None if template is None else str(template)
+
+
+def _texts(templates: Sequence[Template] | None) -> tuple[str, ...] | None:
+    return None if templates is None else tuple(str(template) for template in templates)
