@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from fusemld.hooks.environments import Environments, Note
+from fusemld.hooks.environments import Environments
 from fusemld.hooks.services import Services
 from fusemld.hooks.stores import ObjectStore
 from fusemld.model.application import Application
@@ -81,7 +81,11 @@ class StepContext(Protocol):
     environments: Environments
     applications: Applications
     folders: RuntimeFolders
-    note: Note
+    work: Path
+    """A folder of the plugin's own below the state folder; it persists."""
+
+    def note(self, text: str) -> None:
+        """One line that tells a person what is going on right now; it is logged too."""
 
     def log(self, text: str) -> None:
         """One line for the step's log, masked."""
