@@ -60,9 +60,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DocumentState(enum.StrEnum):
-    """`accepted`: in force. `rejected`: not, `detail` says why. `waiting`: in force, `detail` says what its run waits
-    for. `shadowed`: another file declared the name first. `unavailable`: its file cannot be read now, what it
-    declared stays. `removed`: kept for its generation only."""
+    """`accepted`: in force. `rejected`: not, `detail` says why. `waiting`: in force, `detail` says what its run
+    waits for. `shadowed`: another file declared the name first. `unavailable`: its file cannot be read now, what
+    it declared stays. `removed`: kept for its generation only."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -79,8 +79,8 @@ class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
     `shadowed/FILE#INDEX` for a document whose name is taken, `file/FILE` for the problems of a whole file
     (`kind` None, `name` and `digest` empty). `file` is relative to the watched folder. `present` is False for what
     the folder does not declare any more: such a row stays because generations never go back. A generation above
-    `started_generation` may start a run. `started_versions` says for an assignment which version of each
-    codeset reference it has run for. `canonical` is None for extensions: credentials are never stored.
+    `started_generation` may start a run. `started_versions` says for an assignment what it last ran for,
+    by codeset reference: `TERMS@VERSION`, TERMS being a digest of its workflow and inputs. `canonical` is None for extensions: credentials are never stored.
     """
 
     key: str

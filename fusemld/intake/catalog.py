@@ -1,0 +1,470 @@
+"""What the watched folder declares: names and their holders, generations, and the runs that are due; pure.
+
+Identity. A workflow, extension, codeset or assignment is its kind and name: renaming or moving its file changes
+nothing. A run request has no name of its own that counts; it is its place (`run/FILE#INDEX`), but follows its
+content: when a scan shows the same request elsewhere in the file, or in a new file while the old one went in that
+same scan (a rename), it stays the request it was. A copy is a new request.
+
+Generations. A document's generation grows when its digest changes, and when it comes back after the folder had
+stopped declaring it. A file that cannot be understood stops declaring, but is not a removal: the same content
+after the repair is no new generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from fusemld.intake.snapshot import FileReport, Read, Scan
+from fusemld.intake.triggers import Registered, Start, Verdict, judge, terms
+from fusemld.model.codeset import Codeset, CodesetReference, parse_reference
+from fusemld.model.document import Assignment, Document, DocumentRecord, DocumentState, Kind
+from fusemld.model.problem import Problem, Severity
+
+replace = msgspec.structs.replace
+
+
+class DueRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run to start now. `document` is the key of what asks for it; `version` is what an assignment's codeset was
+    seen at, and what the run should be pinned to. `user` is the owner of the file."""
+
+    document: str
+    generation: int
+    start: Start
+    user: str = ""
+    version: str = ""
+    mark: str = ""
+
+    @property
+    def cause(self) -> str:
+        """For people, and unique: a second run with the same cause must not be started."""
+        suffix = f" {self.start.reference} at {self.version}" if self.start.reference else ""
+        return f"{self.document} generation {self.generation}{suffix}"
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store has to learn: rows to write, and keys of rows to delete."""
+
+    records: tuple[DocumentRecord, ...] = ()
+    forgotten: tuple[str, ...] = ()
+
+
+class PolledCodeset(msgspec.Struct, frozen=True, kw_only=True):
+    """A codeset that an assignment in force watches."""
+
+    reference: CodesetReference
+    codeset: Codeset
+
+
+class _Claim(msgspec.Struct, kw_only=True):
+    """A document of a file that claims `key`. `document` is None until the file is read after a restart."""
+
+    key: str
+    file: str
+    index: int
+    document: Document | None
+    owner: str = ""
+
+
+class Catalog:
+    """Fed with scans, it knows what is in force and what is due. Give it the stored rows after a restart.
+
+    Rows that change are in the `Update` that every feeding method returns; the caller stores them. `restore` reads
+    `canonical` texts again (a registered workflow is there before its file was looked at); it needs `read`.
+    """
+
+    def __init__(self, records: Iterable[DocumentRecord] = (), read: Read | None = None) -> None:
+        self._rows: dict[str, DocumentRecord] = {}
+        self._claims: dict[str, list[_Claim]] = {}
+        self._files: dict[str, list[_Claim]] = {}
+        self._in_force: dict[str, Document] = {}
+        self._by_kind: dict[Kind, dict[str, Document]] = {kind: {} for kind in Kind}
+        self._open: dict[str, None] = {}
+        self._due: dict[str, tuple[DueRun, ...]] = {}
+        self._versions: dict[str, tuple[Codeset, str, str]] = {}
+        self._changed: dict[str, None] = {}
+        self._shadows: dict[str, set[str]] = {}
+        self._broken: dict[str, set[str]] = {}
+        self.available = True
+        self.warning = ""
+        self._restore(records, read)
+
+    # What is in force -------------------------------------------------------------------------------------------
+
+    @property
+    def records(self) -> tuple[DocumentRecord, ...]:
+        """Every row, ordered by file and place; those with `present` False are history."""
+        return tuple(sorted(self._rows.values(), key=lambda row: (row.file, row.index, row.key)))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file known to exist, relative to the watched folder."""
+        return tuple(self._files)
+
+    def registered(self, kind: Kind) -> Mapping[str, Document]:
+        """The documents of a kind that are in force, by name."""
+        return self._by_kind[kind]
+
+    def due(self) -> tuple[DueRun, ...]:
+        """The runs to start now. Each is there until `started` confirms it or it is due no more."""
+        return tuple(run for runs in self._due.values() for run in runs)
+
+    def polled(self) -> tuple[PolledCodeset, ...]:
+        """The codesets to watch for changes, each once."""
+        found: dict[str, PolledCodeset] = {}
+        for document in self._by_kind[Kind.ASSIGNMENT].values():
+            assert isinstance(document.declared, Assignment)
+            for reference in document.declared.codesets:
+                codeset = self._codeset(reference)
+                if codeset is not None:
+                    found.setdefault(str(reference), PolledCodeset(reference=reference, codeset=codeset))
+        return tuple(found.values())
+
+    # What changes it --------------------------------------------------------------------------------------------
+
+    def apply(self, scan: Scan) -> Update:
+        """Take in what the watcher saw."""
+        self.available, self.warning = scan.available, scan.warning
+        keys = self._run_keys(scan)
+        touched: dict[str, None] = {}
+        for file in scan.removed:
+            touched |= dict.fromkeys(self._replace(file, None))
+        for report in scan.files:
+            if report.readable:
+                claims = [
+                    _Claim(
+                        key=keys.get((report.file, index)) or f"{document.kind}/{document.name}",
+                        file=report.file,
+                        index=index,
+                        document=document,
+                        owner=report.owner,
+                    )
+                    for index, document in enumerate(report.documents)
+                ]
+                touched |= dict.fromkeys(self._replace(report.file, claims))
+            else:
+                self._files.setdefault(report.file, [])
+            self._note_file(report)
+        broken = {report.file for report in scan.files if _errors(report.problems)}
+        for key in touched:
+            self._settle(key, broken)
+        self._mend(scan, broken)
+        self._judge_after(touched)
+        return self._update()
+
+    def codeset_seen(self, polled: PolledCodeset, version: str, problem: str = "") -> Update:
+        """A poll found `version`, or failed with `problem` (then `version` is empty)."""
+        if self._codeset(polled.reference) == polled.codeset:
+            self._versions[str(polled.reference)] = (polled.codeset, version, problem)
+            self._judge(key for key in tuple(self._open) if key.startswith("assignment/"))
+        return self._update()
+
+    def started(self, due: DueRun) -> DocumentRecord:
+        """Take note that the run was started; the row belongs into the transaction that creates the run."""
+        row = self._rows[due.document]
+        if due.mark:
+            row = replace(row, started_versions={**row.started_versions, due.start.reference: due.mark})
+        row = replace(row, started_generation=max(row.started_generation, due.generation))
+        self._rows[due.document] = row
+        self._set_due(due.document, [run for run in self._due.get(due.document, ()) if run.cause != due.cause])
+        if not due.mark and row.started_generation >= row.generation:
+            self._open.pop(due.document, None)
+        return row
+
+    # Who claims what --------------------------------------------------------------------------------------------
+
+    def _replace(self, file: str, claims: list[_Claim] | None) -> list[str]:
+        """Put the claims of a file in the place of those it had; None: the file is gone. Returns the keys
+        concerned. A name that is claimed again keeps its place among those who claim it."""
+        old = self._files.pop(file, [])
+        if claims is None:
+            self._drop(f"file/{file}")
+        else:
+            self._files[file] = claims
+        left = list(claims or ())
+        for claim in old:
+            queue = self._claims[claim.key]
+            again = next((new for new in left if new.key == claim.key), None)
+            place = queue.index(claim)
+            if again is None:
+                del queue[place]
+            else:
+                queue[place] = again
+                left.remove(again)
+        for claim in left:
+            self._claims.setdefault(claim.key, []).append(claim)
+        return [claim.key for claim in (*old, *(claims or ()))]
+
+    def _run_keys(self, scan: Scan) -> dict[tuple[str, int], str]:
+        """The keys of the run requests in the files of a scan, by file and index; see the module's docstring."""
+        reports = [report for report in scan.files if report.readable]
+        requests = {
+            (report.file, index): document
+            for report in reports
+            for index, document in enumerate(report.documents)
+            if document.kind is Kind.RUN
+        }
+        keys: dict[tuple[str, int], str] = {}
+        taken: set[str] = set()
+
+        def take(place: tuple[str, int], candidates: list[_Claim], digest: str) -> None:
+            for claim in candidates:
+                if claim.key not in taken and self._rows[claim.key].digest == digest:
+                    keys[place] = claim.key
+                    taken.add(claim.key)
+                    return
+
+        gone = [claim for file in scan.removed for claim in self._requests(file)]
+        for place, document in requests.items():
+            take(place, self._requests(place[0]), document.digest)
+        for place, document in requests.items():
+            if place not in keys:
+                take(place, gone, document.digest)
+        looked_at = {*scan.removed, *(report.file for report in reports)}
+        for file, index in requests:
+            if (file, index) in keys:
+                continue
+            before = [claim.key for claim in self._requests(file) if claim.index == index]
+            number, key = 1, before[0] if before else f"run/{file}#{index}"
+            while key in taken or any(claim.file not in looked_at for claim in self._claims.get(key, ())):
+                number += 1
+                key = f"run/{file}#{index}~{number}"
+            keys[(file, index)] = key
+            taken.add(key)
+        return keys
+
+    def _requests(self, file: str) -> list[_Claim]:
+        return [claim for claim in self._files.get(file, ()) if claim.key.startswith("run/")]
+
+    def _settle(self, key: str, broken: set[str]) -> None:
+        """Find the holder of a name and write its row, and those of the documents in its shadow."""
+        claims = self._claims.get(key, [])
+        row = self._rows.get(key)
+        self._write_shadows(key, claims)
+        if not claims:
+            self._claims.pop(key, None)
+            self._forget(key)
+            if row is not None and row.present:
+                is_broken = row.file in broken
+                state = DocumentState.REJECTED if is_broken else DocumentState.REMOVED
+                detail = "its file cannot be understood" if is_broken else ""
+                versions = row.started_versions if is_broken else {}
+                self._put(
+                    replace(row, present=False, state=state, detail=detail, problems=(), started_versions=versions)
+                )
+                if is_broken:
+                    self._broken.setdefault(row.file, set()).add(key)
+            return
+        holder = claims[0]
+        if holder.document is None:
+            return
+        self._put(_row(key, holder, holder.document, row))
+        self._enforce(key, holder.document)
+
+    def _write_shadows(self, key: str, claims: list[_Claim]) -> None:
+        before = self._shadows.pop(key, set())
+        now: set[str] = set()
+        for claim in claims[1:]:
+            shadow = f"shadowed/{claim.file}#{claim.index}"
+            now.add(shadow)
+            if claim.document is not None:
+                first = f"{claim.document.kind} {claim.document.name!r} is declared by {claims[0].file} already"
+                row = replace(_row(shadow, claim, claim.document, None), generation=0, canonical=None)
+                self._put(replace(row, state=DocumentState.SHADOWED, detail=first))
+        for shadow in before - now:
+            old = self._rows.get(shadow)
+            if old is not None and f"{old.kind}/{old.name}" == key:
+                self._drop(shadow)
+        if now:
+            self._shadows[key] = now
+
+    def _note_file(self, report: FileReport) -> None:
+        """The row of the file itself, for what no document of it can show."""
+        key = f"file/{report.file}"
+        errors = _errors(report.problems)
+        if report.readable and report.documents and not report.problems:
+            self._drop(key)
+            return
+        state, detail = DocumentState.ACCEPTED, ""
+        if not report.readable:
+            state, detail = DocumentState.UNAVAILABLE, report.problems[0].message if report.problems else ""
+        elif errors:
+            state, detail = DocumentState.REJECTED, errors[0].message
+        elif not report.documents:
+            detail = "declares nothing"
+        self._put(
+            DocumentRecord(
+                key=key, file=report.file, state=state, detail=detail, owner=report.owner, problems=report.problems
+            )
+        )
+
+    def _mend(self, scan: Scan, broken: set[str]) -> None:
+        """What a broken file had declared is removed for good once the file is gone, or good without it."""
+        for file in (*scan.removed, *(report.file for report in scan.files if report.readable)):
+            if file in broken:
+                continue
+            for key in self._broken.pop(file, ()):
+                row = self._rows[key]
+                if not row.present:
+                    self._put(replace(row, state=DocumentState.REMOVED, detail="", started_versions={}))
+
+    # What is in force, and due ----------------------------------------------------------------------------------
+
+    def _enforce(self, key: str, document: Document) -> None:
+        self._in_force[key] = document
+        self._by_kind[document.kind][key if document.kind is Kind.RUN else document.name] = document
+        row = self._rows[key]
+        if document.kind is Kind.ASSIGNMENT or row.started_generation < row.generation:
+            self._open[key] = None
+
+    def _forget(self, key: str) -> None:
+        document = self._in_force.pop(key, None)
+        if document is not None:
+            self._by_kind[document.kind].pop(key if document.kind is Kind.RUN else document.name, None)
+        self._open.pop(key, None)
+        self._due.pop(key, None)
+
+    def _judge_after(self, touched: Iterable[str]) -> None:
+        """Others depend on workflows and codesets only."""
+        keys = list(touched)
+        if any(key.startswith(("workflow/", "codeset/")) for key in keys):
+            keys = list(self._open)
+        self._judge(keys)
+
+    def _judge(self, keys: Iterable[str]) -> None:
+        registered = Registered(workflows=self._by_kind[Kind.WORKFLOW], codesets=self._by_kind[Kind.CODESET])
+        for key in keys:
+            if key not in self._open:
+                continue
+            document = self._in_force[key]
+            verdict = judge(document, registered)
+            row = self._rows[key]
+            if isinstance(document.declared, Assignment):
+                runs, verdict = self._assigned(row, document.declared, verdict)
+            else:
+                runs = [_due(row, start) for start in verdict.starts]
+            self._set_due(key, runs)
+            problems = (*document.problems, *verdict.problems)
+            self._put(replace(row, state=verdict.state, detail=verdict.detail, problems=problems))
+
+    def _assigned(
+        self, row: DocumentRecord, assignment: Assignment, verdict: Verdict
+    ) -> tuple[list[DueRun], Verdict]:
+        """The runs of an assignment: one for each codeset whose version it has not run for."""
+        runs: list[DueRun] = []
+        waits = [verdict.detail] if verdict.detail else []
+        for start in verdict.starts:
+            codeset, version, problem = self._versions.get(start.reference, (None, "", ""))
+            if codeset is None or codeset != self._codeset(parse_reference(start.reference)):
+                waits.append(f"waiting for the version of codeset {start.reference}")
+                continue
+            if problem:
+                waits.append(problem)
+            if not version:
+                continue
+            mark = f"{terms(assignment)}@{version}"
+            if row.started_versions.get(start.reference) != mark:
+                runs.append(replace(_due(row, start), version=version, mark=mark))
+        if waits and verdict.state is not DocumentState.REJECTED:
+            verdict = replace(verdict, state=DocumentState.WAITING, detail="; ".join(waits))
+        return runs, verdict
+
+    def _codeset(self, reference: CodesetReference) -> Codeset | None:
+        found = self._by_kind[Kind.CODESET].get(f"{reference.project}/{reference.name}")
+        return found.declared if found is not None and isinstance(found.declared, Codeset) else None
+
+    def _set_due(self, key: str, runs: Iterable[DueRun]) -> None:
+        due = tuple(runs)
+        if due:
+            self._due[key] = due
+        else:
+            self._due.pop(key, None)
+
+    # Rows -------------------------------------------------------------------------------------------------------
+
+    def _put(self, row: DocumentRecord) -> None:
+        if self._rows.get(row.key) != row:
+            self._rows[row.key] = row
+            self._changed[row.key] = None
+
+    def _drop(self, key: str) -> None:
+        if self._rows.pop(key, None) is not None:
+            self._changed[key] = None
+
+    def _update(self) -> Update:
+        keys, self._changed = self._changed, {}
+        return Update(
+            records=tuple(self._rows[key] for key in keys if key in self._rows),
+            forgotten=tuple(key for key in keys if key not in self._rows),
+        )
+
+    def _restore(self, records: Iterable[DocumentRecord], read: Read | None) -> None:
+        shadows_last = sorted(records, key=lambda row: (row.state is DocumentState.SHADOWED, row.file, row.index))
+        for row in shadows_last:
+            self._rows[row.key] = row
+            if not row.present:
+                if row.state is DocumentState.REJECTED:
+                    self._broken.setdefault(row.file, set()).add(row.key)
+                continue
+            claims = self._files.setdefault(row.file, [])
+            if row.kind is None:
+                continue
+            shadowed = row.state is DocumentState.SHADOWED
+            key = f"{row.kind}/{row.name}" if shadowed else row.key
+            document = None if shadowed or read is None else _reread(row, read)
+            claim = _Claim(key=key, file=row.file, index=row.index, document=document, owner=row.owner)
+            claims.append(claim)
+            self._claims.setdefault(key, []).append(claim)
+            if shadowed:
+                self._shadows.setdefault(key, set()).add(row.key)
+            elif document is not None:
+                self._enforce(key, document)
+        self._judge(list(self._open))
+        self._changed.clear()
+
+
+def _row(key: str, claim: _Claim, document: Document, row: DocumentRecord | None) -> DocumentRecord:
+    """The row of a document that holds its name now; `row` is what was remembered under it."""
+    generation = row.generation if row else 0
+    same = row is not None and row.digest == document.digest
+    stayed = row is not None and (row.present or row.state is DocumentState.REJECTED)
+    if not (same and stayed):
+        generation += 1
+    keeps_state = same and row is not None and row.present and row.state is not DocumentState.SHADOWED
+    return DocumentRecord(
+        key=key,
+        file=claim.file,
+        index=claim.index,
+        kind=document.kind,
+        name=document.name,
+        digest=document.digest,
+        generation=generation,
+        started_generation=row.started_generation if row else 0,
+        started_versions=row.started_versions if row else {},
+        state=row.state if row and keeps_state else DocumentState.ACCEPTED,
+        detail=row.detail if row and keeps_state else "",
+        canonical=None if document.kind is Kind.EXTENSION else document.canonical,
+        owner=claim.owner,
+        line=document.line,
+        problems=row.problems if row and keeps_state else document.problems,
+    )
+
+
+def _due(row: DocumentRecord, start: Start) -> DueRun:
+    return DueRun(document=row.key, generation=row.generation, start=start, user=row.owner)
+
+
+def _errors(problems: Iterable[Problem]) -> list[Problem]:
+    return [problem for problem in problems if problem.severity is Severity.ERROR]
+
+
+def _reread(row: DocumentRecord, read: Read) -> Document | None:
+    """The document of a stored row, if its text still means the same to this version of the program."""
+    if row.canonical is None:
+        return None
+    documents = read(row.canonical.encode(), Path(row.file)).documents
+    if len(documents) != 1 or documents[0].digest != row.digest:
+        return None
+    return replace(documents[0], line=row.line)

@@ -1,0 +1,280 @@
+"""Which runs a document asks for now, or what keeps it waiting, or why it can never run; pure."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import msgspec
+
+from fusemld.model.codeset import DEFAULT_PROJECT, CodesetReference, parse_reference
+from fusemld.model.document import Assignment, Document, DocumentState, RunRequest
+from fusemld.model.problem import Problem
+from fusemld.model.template import Reference, Template, Value, render
+from fusemld.model.workflow import InputType, Workflow, WorkflowInput
+
+
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in force: workflows by name, codesets by `project/name`."""
+
+    workflows: Mapping[str, Document]
+    codesets: Mapping[str, Document]
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that can start now. `inputs` are all values, defaults included; `codesets` what the run will mount,
+    as far as that is known before it starts. `reference` is set for the run of an assignment: its codeset."""
+
+    workflow: Document
+    inputs: dict[str, str]
+    codesets: tuple[CodesetReference, ...] = ()
+    executor: str | None = None
+    reference: str = ""
+
+    @property
+    def project(self) -> str:
+        return self.codesets[0].project if self.codesets else DEFAULT_PROJECT
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    state: DocumentState = DocumentState.ACCEPTED
+    detail: str = ""
+    problems: tuple[Problem, ...] = ()
+    starts: tuple[Start, ...] = ()
+
+
+class InputValues(msgspec.Struct, frozen=True, kw_only=True):
+    """`values` has every input that has one; `problems` are messages for people, `missing` input names."""
+
+    values: dict[str, str]
+    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def resolve_inputs(workflow: Workflow, given: Mapping[str, str]) -> InputValues:
+    """Take the given values and the defaults together, and check that each fits its input."""
+    declared = {entry.name: entry for entry in workflow.inputs}
+    problems = [
+        f"workflow {workflow.name!r} has no input {name!r}{_hint(name, declared)}"
+        for name in given
+        if name not in declared
+    ]
+    values: dict[str, str] = {}
+    missing: list[str] = []
+    for entry in workflow.inputs:
+        value = given.get(entry.name, entry.default)
+        if value is None:
+            missing.append(entry.name)
+            continue
+        values[entry.name] = value
+        problem = _unfit(entry, value)
+        problems += [problem] if problem else []
+    return InputValues(values=values, missing=tuple(missing), problems=tuple(problems))
+
+
+def judge(document: Document, registered: Registered) -> Verdict:
+    """What `document` asks for, given everything that is in force. Whether it has had its run already is not the
+    question here."""
+    match document.declared:
+        case Workflow():
+            return _workflow(document, document.declared, registered)
+        case RunRequest():
+            return _request(document, document.declared, registered)
+        case Assignment():
+            return _assignment(document, document.declared, registered)
+        case _:
+            return Verdict()
+
+
+def terms(assignment: Assignment) -> str:
+    """A short digest of all that an assignment asks for, but for the list of codesets: naming one more codeset
+    does not run the others again."""
+    text = msgspec.json.encode([assignment.workflow, assignment.input, sorted(assignment.inputs.items())])
+    return hashlib.sha256(text).hexdigest()[:12]
+
+
+def mounted(workflow: Workflow, values: Mapping[str, str]) -> tuple[CodesetReference, ...]:
+    """The codesets that a run with these input values needs, in order, as far as inputs tell: the codeset inputs
+    and what the steps mount. Where only an output of a step can tell, nobody knows before that step has ended."""
+
+    def texts() -> Iterator[str]:
+        for entry in workflow.inputs:
+            if entry.type is InputType.CODESET and entry.name in values:
+                yield values[entry.name]
+        for step in workflow.steps:
+            for given in step.inputs:
+                if given.codeset is not None:
+                    text = _rendered(given.codeset.name, workflow, values)
+                    if text is not None:
+                        yield text
+
+    found: dict[str, CodesetReference] = {}
+    for text in texts():
+        try:
+            reference = parse_reference(text)
+        except ValueError:
+            continue
+        found.setdefault(str(reference), reference)
+    return tuple(found.values())
+
+
+def _workflow(document: Document, workflow: Workflow, registered: Registered) -> Verdict:
+    inputs = resolve_inputs(workflow, {})
+    if inputs.missing:
+        return Verdict()
+    return _ready(document, workflow, inputs, registered)
+
+
+def _request(document: Document, request: RunRequest, registered: Registered) -> Verdict:
+    found = registered.workflows.get(request.workflow)
+    if found is None or not isinstance(found.declared, Workflow):
+        return _waiting([f"workflow {request.workflow}"])
+    workflow = found.declared
+    inputs = resolve_inputs(workflow, request.inputs)
+    problems = [*inputs.problems, *_lacking(workflow, inputs.missing)]
+    if problems:
+        return _rejected(document, problems)
+    return _ready(found, workflow, inputs, registered, executor=request.executor)
+
+
+def _assignment(document: Document, assignment: Assignment, registered: Registered) -> Verdict:
+    found = registered.workflows.get(assignment.workflow)
+    if found is None or not isinstance(found.declared, Workflow):
+        return _waiting([f"workflow {assignment.workflow}"])
+    workflow = found.declared
+    target, problem = _target(workflow, assignment)
+    if problem:
+        return _rejected(document, [problem])
+    starts: list[Start] = []
+    lacking: list[str] = []
+    for reference in assignment.codesets:
+        inputs = resolve_inputs(workflow, {**assignment.inputs, target: str(reference)})
+        problems = [*inputs.problems, *_lacking(workflow, inputs.missing)]
+        if problems:
+            return _rejected(document, problems)
+        ready = _ready(found, workflow, inputs, registered, reference=str(reference))
+        starts += ready.starts
+        lacking += [] if ready.starts else [ready.detail.removeprefix("waiting for ")]
+    if not lacking:
+        return Verdict(starts=tuple(starts))
+    return msgspec.structs.replace(_waiting(lacking), starts=tuple(starts))
+
+
+def _target(workflow: Workflow, assignment: Assignment) -> tuple[str, str]:
+    """The input that takes the codeset, or what is wrong."""
+    candidates = [entry.name for entry in workflow.inputs if entry.type is InputType.CODESET]
+    if assignment.input is not None:
+        if assignment.input in candidates:
+            return assignment.input, ""
+        hint = _hint(assignment.input, candidates)
+        return "", f"workflow {workflow.name!r} has no codeset input {assignment.input!r}{hint}"
+    free = [name for name in candidates if name not in assignment.inputs]
+    if len(free) == 1:
+        return free[0], ""
+    if not free:
+        return "", f"workflow {workflow.name!r} has no codeset input that an assignment could set"
+    return "", f"workflow {workflow.name!r} has several codeset inputs ({', '.join(free)}): name one with `input:`"
+
+
+def _ready(
+    found: Document,
+    workflow: Workflow,
+    inputs: InputValues,
+    registered: Registered,
+    *,
+    executor: str | None = None,
+    reference: str = "",
+) -> Verdict:
+    codesets = mounted(workflow, inputs.values)
+    lacking = [
+        f"codeset {c.project}/{c.name}" for c in codesets if f"{c.project}/{c.name}" not in registered.codesets
+    ]
+    if lacking:
+        return _waiting(lacking)
+    start = Start(workflow=found, inputs=inputs.values, codesets=codesets, executor=executor, reference=reference)
+    return Verdict(starts=(start,))
+
+
+def _waiting(things: Iterable[str]) -> Verdict:
+    return Verdict(state=DocumentState.WAITING, detail="waiting for " + ", ".join(dict.fromkeys(things)))
+
+
+def _rejected(document: Document, messages: Iterable[str]) -> Verdict:
+    problems = tuple(Problem(message=message, line=document.line) for message in messages)
+    return Verdict(state=DocumentState.REJECTED, detail=problems[0].message, problems=problems)
+
+
+def _lacking(workflow: Workflow, missing: Iterable[str]) -> Iterator[str]:
+    declared = {entry.name: entry for entry in workflow.inputs}
+    for name in missing:
+        yield f"workflow {workflow.name!r} needs a value for its input {name!r} ({declared[name].type})"
+
+
+def _rendered(template: Template, workflow: Workflow, values: Mapping[str, str]) -> str | None:
+    """None where the text depends on more than the inputs."""
+    types = {entry.name: entry.type for entry in workflow.inputs}
+
+    def lookup(reference: Reference) -> Value:
+        match reference.path:
+            case ("inputs", name):
+                return Value(values[name])
+            case ("inputs", name, ("name" | "project") as part) if types.get(name) is InputType.CODESET:
+                return Value(str(getattr(parse_reference(values[name]), part)))
+            case ("workflow", "name"):
+                return Value(workflow.name)
+            case _:
+                raise LookupError(str(reference))
+
+    try:
+        return render(template, lookup).text
+    except (LookupError, ValueError):
+        return None
+
+
+def _unfit(entry: WorkflowInput, value: str) -> str | None:
+    """What is wrong with the value of an input, None if it fits."""
+    check = _CHECKS.get(entry.type)
+    try:
+        fits = check is None or check(value)
+    except ValueError as error:
+        if entry.type is InputType.CODESET:
+            return f"input {entry.name!r}: {error}"
+        fits = False
+    return None if fits else f"input {entry.name!r} takes {_TAKES[entry.type]}, not {value!r}"
+
+
+def _is_reference(value: str) -> bool:
+    parse_reference(value)
+    return True
+
+
+def _is_number(convert: Callable[[str], object]) -> Callable[[str], bool]:
+    def check(value: str) -> bool:
+        convert(value)
+        return True
+
+    return check
+
+
+_CHECKS: dict[InputType, Callable[[str], bool]] = {
+    InputType.CODESET: _is_reference,
+    InputType.INT: _is_number(int),
+    InputType.FLOAT: _is_number(float),
+    InputType.BOOL: lambda value: value.lower() in {"true", "false"},
+    InputType.PATH: lambda value: bool(value) and "\0" not in value,
+}
+_TAKES = {
+    InputType.INT: "a whole number",
+    InputType.FLOAT: "a number",
+    InputType.BOOL: "true or false",
+    InputType.PATH: "a path",
+}
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f": did you mean {near[0]!r}?"
+    return f" (it has {', '.join(names)})" if names else ""
