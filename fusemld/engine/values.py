@@ -1,0 +1,109 @@
+"""What the references of a workflow stand for in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fusemld.engine.plan import Plan
+from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.errors import InvalidInputError
+from fusemld.model.run import Run
+from fusemld.model.template import Lookup, Reference, Template, Value, render
+from fusemld.model.workflow import Workflow
+
+
+def run_lookup(run: Run, extensions: Lookup | None = None) -> Lookup:
+    """Values of `inputs`, `steps`, `workflow` and `run` references; those of `extensions` come from `extensions`.
+
+    The lookup raises `InvalidInputError` for a value that the run does not have (yet).
+    """
+
+    def lookup(reference: Reference) -> Value:
+        match reference.path:
+            case ("inputs", name) if name in run.inputs:
+                return Value(run.inputs[name])
+            case ("inputs", name, field) if name in run.inputs:
+                return Value(_codeset_field(run.codesets or {}, run.inputs[name], field, reference))
+            case ("steps", step, "outputs", name) if step in run.steps and name in run.steps[step].outputs:
+                return Value(run.steps[step].outputs[name])
+            case ("workflow", "name"):
+                return Value(run.workflow)
+            case ("run", "id"):
+                return Value(run.id)
+            case ("extensions", *_) if extensions is not None:
+                return extensions(reference)
+            case _:
+                raise InvalidInputError(f"cannot render {reference}: run {run.id} has no such value")
+
+    return lookup
+
+
+def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[str, ...]:
+    """The texts of the codeset references to pin before the first step of a run with these inputs starts.
+
+    They are the mounts' names and the codeset inputs of which a field is referenced. A mount whose name takes in
+    the output of a step or a value of an extension is known only when its step starts: pinned then, and told
+    to the run by another `CodesetsPinned`.
+    """
+    found: dict[str, None] = {}
+
+    def lookup(reference: Reference) -> Value:
+        match reference.path:
+            case ("inputs", name) if name in inputs:
+                return Value(inputs[name])
+            case ("workflow", "name"):
+                return Value(workflow.name)
+            case _:
+                raise InvalidInputError(f"cannot render {reference}: there is no such value")
+
+    def scan(template: Template) -> None:
+        for reference in template.references:
+            if reference.path[0] == "inputs" and len(reference.path) == 3 and reference.path[1] in inputs:
+                found[inputs[reference.path[1]]] = None
+
+    for step in workflow.steps:
+        for entry in step.inputs:
+            if entry.codeset is not None and _known_at_start(entry.codeset.name):
+                found[render(entry.codeset.name, lookup).text] = None
+        for template in step.templates:
+            scan(template)
+    for output in workflow.outputs:
+        if output.value is not None:
+            scan(output.value)
+    return tuple(found)
+
+
+def workflow_outputs(run: Run, plan: Plan) -> dict[str, str]:
+    """The outputs of a run whose steps have all succeeded. Raises `InvalidInputError` where a value is missing."""
+    lookup = run_lookup(run)
+    outputs: dict[str, str] = {}
+    for output in plan.workflow.outputs:
+        if output.value is not None:
+            outputs[output.name] = render(output.value, lookup).text
+        elif (step := plan.output_steps.get(output.name)) is not None:
+            outputs[output.name] = lookup(Reference(("steps", step, "outputs", output.name))).text
+    return outputs
+
+
+def _known_at_start(template: Template) -> bool:
+    return all(
+        reference.path[0] in ("inputs", "workflow") and len(reference.path) == 2
+        for reference in template.references
+    )
+
+
+def _codeset_field(pins: Mapping[str, PinnedCodeset], text: str, field: str, reference: Reference) -> str:
+    pin = pins.get(text)
+    if pin is None:
+        raise InvalidInputError(f"cannot render {reference}: codeset {text!r} is not pinned")
+    match field:
+        case "name":
+            return pin.name
+        case "project":
+            return pin.project
+        case "version":
+            return pin.version
+        case "url":
+            return pin.url
+        case _:
+            raise InvalidInputError(f"cannot render {reference}: a codeset has no field {field!r}")

@@ -1,0 +1,28 @@
+"""Identifiers of runs."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+RANDOM_BYTES = 4
+"""How many random bytes an id takes."""
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_NAME_LENGTH = 17
+
+
+def run_id(workflow: str, now: float, random: bytes) -> str:
+    """`mlflow-e2e-261123-081502-fgk3f9x2`: the workflow, the time (UTC), and what tells runs of one second apart.
+
+    At most 40 characters, a valid DNS label. Ids of one workflow sort by time down to the millisecond; those of the
+    same millisecond differ by the 30 bits of `random` that they take.
+    """
+    if len(random) < RANDOM_BYTES:
+        raise ValueError(f"a run id takes {RANDOM_BYTES} random bytes")
+    name = re.sub(r"[^a-z0-9]+", "-", workflow.lower())[:_NAME_LENGTH].strip("-") or "run"
+    moment = datetime.fromtimestamp(now, UTC)
+    fraction = moment.microsecond * 1024 // 1_000_000
+    unique = fraction << 30 | int.from_bytes(random[:RANDOM_BYTES]) >> 2
+    letters = "".join(_ALPHABET[unique >> shift & 31] for shift in range(35, -1, -5))
+    return f"{name}-{moment:%y%m%d-%H%M%S}-{letters}"
