@@ -9,7 +9,7 @@ import msgspec
 from fusemld.model.codeset import Codeset, CodesetReference
 from fusemld.model.extension import Extension
 from fusemld.model.problem import Problem
-from fusemld.model.workflow import Workflow
+from fusemld.model.workflow import CredentialRisk, Workflow
 
 
 class Kind(enum.StrEnum):
@@ -47,7 +47,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     `name` is unique per kind (`project/name` for a codeset, the id of an extension). `canonical` is the
     document as JSON in a normal form: equal content gives equal text, whatever its layout and comments;
-    `digest` is the SHA-256 of it. Nothing that holds a credential may be stored: see `Kind.EXTENSION`.
+    `digest` is the SHA-256 of it. For an extension the values under credentials are hidden in `canonical` (`***`),
+    and count for `digest` all the same. `risks` are a workflow's uses of configuration values where none may
+    come from credentials: the registry knows whether they do. `problems` are warnings.
     """
 
     kind: Kind
@@ -56,6 +58,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     canonical: str
     digest: str
     line: int = 1
+    risks: tuple[CredentialRisk, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 
@@ -98,4 +101,5 @@ class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
     canonical: str | None = None
     owner: str = ""
     line: int = 1
+    risks: tuple[CredentialRisk, ...] = ()
     problems: tuple[Problem, ...] = ()

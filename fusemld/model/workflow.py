@@ -140,3 +140,18 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     executor: str | None = None
     order: Order = Order.DAG
+
+
+class CredentialRisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration value of an extension, used where a secret must not be: in `place` (`image`, `command`,
+    `args`, `outputs`, `resources`) of a step. Refused where `key` may come from credentials.
+
+    The line and column are those of the expression in its file, 1 where that is not known.
+    """
+
+    step: str
+    place: str
+    requirement: str
+    key: str
+    line: int = 1
+    column: int = 1

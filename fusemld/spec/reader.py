@@ -1,0 +1,243 @@
+"""From nodes to shapes: every problem of a document is collected, and what is wrong is left blank.
+
+A blank keeps its place and its type, so that the checks of meaning can go on where the form was wrong. Values of
+tables are never quoted in messages: they may be credentials.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar, assert_never
+
+from fusemld.model.problem import Problem, Severity
+from fusemld.spec.leaves import Text
+from fusemld.spec.nodes import MappingNode, Node, Place, ScalarNode, SequenceNode
+from fusemld.spec.shapes import Shape
+from fusemld.spec.types import (
+    Choice,
+    Either,
+    Field,
+    Flag,
+    Ignored,
+    Leaf,
+    Listing,
+    NotYet,
+    Record,
+    Table,
+    Type,
+    Whole,
+    fields_of,
+)
+
+S = TypeVar("S", bound=Shape)
+
+MAX_FINDINGS: Final = 100
+_MAX_COMPARED: Final = 500
+_TRUE: Final = frozenset({"true", "yes", "on"})
+_FALSE: Final = frozenset({"false", "no", "off"})
+
+
+class Findings:
+    """The first `MAX_FINDINGS` problems in the order in which they were found, and how many more there were."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.left_out = 0
+        self.has_errors = False
+
+    def error(self, message: str, place: Place) -> None:
+        self.has_errors = True
+        self._add(Problem(message=message, line=place.line, column=place.column))
+
+    def warning(self, message: str, place: Place) -> None:
+        self._add(Problem(message=message, line=place.line, column=place.column, severity=Severity.WARNING))
+
+    def suggestion(self, name: str, known: Iterable[str]) -> str:
+        """`: did you mean 'x'?` where a known name is close, else nothing.
+
+        Comparing is slow, so it is only done for the first findings and not among very many names.
+        """
+        names = list(known)
+        if len(self.problems) >= MAX_FINDINGS or len(names) > _MAX_COMPARED or len(name) > _MAX_COMPARED:
+            return ""
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        return f": did you mean {close[0]!r}?" if close else ""
+
+    def _add(self, problem: Problem) -> None:
+        if len(self.problems) < MAX_FINDINGS:
+            self.problems.append(problem)
+        else:
+            self.left_out += 1
+
+
+def read_shape(node: MappingNode, shape: type[S], findings: Findings) -> S:
+    """The document as its shape. Complete only if no error was added to the findings."""
+    fields = fields_of(shape)
+    values: dict[str, Any] = {}
+    for name, (place, value) in node.entries.items():
+        field = fields.get(name)
+        if field is None:
+            findings.error(_unknown(name, shape, fields, findings), place)
+        elif isinstance(value, ScalarNode) and value.is_null and not isinstance(field.type, NotYet):
+            if field.required:
+                findings.error(f"{name!r} of {shape.noun} is empty: {_wanted(field)}", place)
+                values[field.attribute] = _blank(field.type, place)
+        else:
+            values[field.attribute] = _read(value, field.type, f"{name!r} of {shape.noun}", place, findings)
+    for name, field in fields.items():
+        if field.required and name not in node.entries:
+            findings.error(f"{shape.noun} needs {name!r}: {_wanted(field)}", node.place)
+            values[field.attribute] = _blank(field.type, node.place)
+    return shape(**values)
+
+
+def _unknown(name: str, shape: type[Shape], fields: dict[str, Field], findings: Findings) -> str:
+    known = [field.name for field in fields.values() if not isinstance(field.type, Ignored | NotYet)]
+    remedy = findings.suggestion(name, known) or f": it has {', '.join(known)}"
+    return f"unknown field {name[:60]!r} of {shape.noun}{remedy}"
+
+
+def _wanted(field: Field) -> str:
+    return field.description[:1].lower() + field.description[1:].rstrip(".")
+
+
+def _read(node: Node, type_: Type, where: str, key: Place, findings: Findings) -> Any:
+    """`key` is the place of the field's name, for problems of the field as a whole."""
+    match type_:
+        case Ignored():
+            return None
+        case NotYet():
+            findings.error(f"{where} is not supported yet: remove it", key)
+            return None
+        case Leaf():
+            return _read_leaf(node, type_, where, findings)
+        case Flag():
+            return _read_flag(node, where, findings)
+        case Whole():
+            return _read_whole(node, type_, where, findings)
+        case Choice():
+            return _read_choice(node, type_, where, findings)
+        case Listing():
+            return _read_listing(node, type_, where, findings)
+        case Table():
+            return _read_table(node, type_, where, findings)
+        case Record():
+            if isinstance(node, MappingNode):
+                return read_shape(node, type_.shape, findings)
+            names = ", ".join(name for name, field in fields_of(type_.shape).items() if field.required)
+            needs = f" with {names}" if names else ""
+            findings.error(f"{where} must be a mapping{needs}, not {_is(node)}", node.place)
+            return _blank(type_, node.place)
+        case Either():
+            part = type_.record if isinstance(node, MappingNode) else type_.leaf
+            return _read(node, part, where, key, findings)
+        case _:
+            assert_never(type_)
+
+
+def _read_leaf(node: Node, type_: Leaf, where: str, findings: Findings) -> Text:
+    if not isinstance(node, ScalarNode):
+        hint = ' (put an expression in quotes: "{{ inputs.x }}")' if isinstance(node, MappingNode) else ""
+        findings.error(f"{where} must be {type_.cls.what}, not {_is(node)}{hint}", node.place)
+        return _blank_text(type_.cls, node.place)
+    text = type_.cls(node)
+    if (complaint := text.complaint()) is not None:
+        findings.error(f"{where}: {complaint}", node.place)
+    return text
+
+
+def _read_flag(node: Node, where: str, findings: Findings) -> bool:
+    word = node.text.lower() if isinstance(node, ScalarNode) else ""
+    if word not in _TRUE | _FALSE:
+        findings.error(f"{where} must be true or false", node.place)
+    return word in _TRUE
+
+
+def _read_whole(node: Node, type_: Whole, where: str, findings: Findings) -> int:
+    if isinstance(node, ScalarNode) and node.text.isascii() and node.text.isdigit() and len(node.text) < 10:
+        number = int(node.text)
+        if type_.ge <= number <= type_.le:
+            return number
+    findings.error(f"{where} must be a whole number from {type_.ge} to {type_.le}", node.place)
+    return type_.ge
+
+
+def _read_choice(node: Node, type_: Choice, where: str, findings: Findings) -> Any:
+    word = node.text if isinstance(node, ScalarNode) else None
+    if word not in type_.words:
+        shown = _is(node) if word is None else repr(word[:60])
+        remedy = findings.suggestion(word or "", type_.words) or f": use {_one_of(type_.words)}"
+        findings.error(f"{where} cannot be {shown}{remedy}", node.place)
+        word = type_.words[0]
+    return word if type_.convert is None else type_.convert(word)
+
+
+def _read_listing(node: Node, type_: Listing, where: str, findings: Findings) -> tuple[Any, ...]:
+    if not isinstance(node, SequenceNode):
+        findings.error(f"{where} must be a list (lines that start with '- '), not {_is(node)}", node.place)
+        return ()
+    found = []
+    for item in node.items:
+        if isinstance(item, ScalarNode) and item.is_null:
+            findings.error(f"an entry of {where} is empty: remove it or fill it in", item.place)
+        else:
+            found.append(_read(item, type_.item, f"an entry of {where}", item.place, findings))
+    return tuple(found)
+
+
+def _read_table(node: Node, type_: Table, where: str, findings: Findings) -> dict[Text, Any]:
+    if not isinstance(node, MappingNode):
+        findings.error(f"{where} must be a mapping of names to values, not {_is(node)}", node.place)
+        return {}
+    table: dict[Text, Any] = {}
+    for name, (place, value) in node.entries.items():
+        key = type_.key(ScalarNode(place=place, text=name))
+        if (complaint := key.complaint()) is not None:
+            findings.error(f"{where}: {complaint}", place)
+        if isinstance(value, ScalarNode) and value.is_null:
+            findings.error(f'{name!r} in {where} is empty: give it a value, "" for empty text', place)
+        else:
+            table[key] = _read(value, type_.value, f"{name!r} in {where}", place, findings)
+    return table
+
+
+def _is(node: Node) -> str:
+    match node:
+        case ScalarNode():
+            return "nothing" if node.is_null else "text"
+        case SequenceNode():
+            return "a list"
+        case MappingNode():
+            return "a mapping"
+        case _:
+            assert_never(node)
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _blank(type_: Type, place: Place) -> Any:
+    match type_:
+        case Leaf():
+            return _blank_text(type_.cls, place)
+        case Listing():
+            return ()
+        case Table():
+            return {}
+        case Record():
+            fields = fields_of(type_.shape).values()
+            return type_.shape(**{field.attribute: _blank(field.type, place) for field in fields if field.required})
+        case Whole():
+            return type_.ge
+        case Either():
+            return _blank(type_.leaf, place)
+        case Choice() | Flag() | Ignored() | NotYet():
+            raise AssertionError("no shape requires a field of this type")
+        case _:
+            assert_never(type_)
+
+
+def _blank_text(cls: type[Text], place: Place) -> Text:
+    return cls(ScalarNode(place=place, text=""))
