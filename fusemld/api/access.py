@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import grp
 import os
 import pwd
@@ -55,10 +56,13 @@ def require(peer: Peer, rules: Rules, needed: Access) -> None:
     raise ForbiddenError(f"cannot do this for {user_name(peer.uid)}: only the daemon's own user and root may")
 
 
-def peer_of(connection: socket.socket) -> Peer:
-    """The user at the other end when it connected, with the groups that the user database gives it."""
+def peer_of(connection: socket.socket, rules: Rules) -> Peer:
+    """The user at the other end when it connected. Its groups (those that the user database gives it) are looked
+    up only where they count."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, gid = _UCRED.unpack(raw)
+    if rules.group is None or uid in (0, rules.uid):
+        return Peer(uid=uid)
     try:
         groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
     except KeyError:
@@ -66,6 +70,7 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(uid=uid, groups=frozenset(groups))
 
 
+@functools.lru_cache(maxsize=64)
 def user_name(uid: int) -> str:
     """The name of the user, or the number where it has none."""
     try:

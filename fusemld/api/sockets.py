@@ -66,7 +66,7 @@ def _prepare_folder(folder: Path, group: int | None) -> None:
 
 
 def _locked(path: Path) -> int:
-    """A descriptor that holds the lock: two daemons that start at once must not both find the same stale socket."""
+    """A descriptor that holds the lock: two daemons that start at once must not both find one stale socket."""
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
