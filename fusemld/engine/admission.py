@@ -1,10 +1,10 @@
 """Who gets the next slot: a limit for all steps, and one for each workflow.
 
 Waiting runs take turns: every run that has queued steps gets one of them admitted, oldest request first, and then
-goes to the back of the line. So a run of 10,000 steps delays another's step by one slot per turn, not by 10,000; how long
-a step waits is bounded by the number of runs, whatever their size. (Oldest run first would let a few large old
-runs starve all others.) Within a run the order is that of the requests, within a workflow at its limit nobody
-moves, and the runs of other workflows go past it.
+goes to the back of the line. So a run of 10,000 steps delays another's step by one slot a turn, not by 10,000: how
+long a step waits is bounded by the number of runs, whatever their size. (Oldest run first would let a few large
+old runs starve all others.) Within a run the order is that of the requests. Where a workflow is at its limit its
+runs wait, and those of other workflows go past them.
 """
 
 from __future__ import annotations
@@ -12,27 +12,8 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict
 
-import msgspec
-
-
-class SlotKey(msgspec.Struct, frozen=True):
-    """A step that wants or has a slot."""
-
-    run: str
-    step: str
-
-
-class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a queued step is: how many runs have their turn before its run, how many steps of its own run are
-    before it, and which limit holds it back (empty: it would be admitted now)."""
-
-    runs_before: int
-    steps_before: int
-    limit: str
-
-    def __str__(self) -> str:
-        place = f"{self.runs_before} other runs and {self.steps_before} steps of this run are before it"
-        return f"{place}; {self.limit}" if self.limit else place
+SlotKey = tuple[str, str]
+"""Run and step."""
 
 
 class _Run:
@@ -96,14 +77,14 @@ class Admission:
             return
         self._queued[key] = workflow
         line = self._lines.setdefault(workflow, OrderedDict())
-        run = line.get(key.run)
+        run = line.get(key[0])
         if run is None:
-            run = line[key.run] = _Run(self._next_turn())
-        run.steps[key.step] = None
+            run = line[key[0]] = _Run(self._next_turn())
+        run.steps[key[1]] = None
         if len(line) == 1 and len(run.steps) == 1:
             self._offer(workflow)
 
-    def hold(self, key: SlotKey, workflow: str) -> None:
+    def occupy(self, key: SlotKey, workflow: str) -> None:
         """The step has a slot from an earlier life of the daemon, whatever the limits."""
         if key in self._held:
             return
@@ -123,25 +104,24 @@ class Admission:
         workflow = self._queued.pop(key, None)
         if workflow is not None:
             line = self._lines[workflow]
-            run = line[key.run]
-            del run.steps[key.step]
+            run = line[key[0]]
+            del run.steps[key[1]]
             if not run.steps:
-                del line[key.run]
+                del line[key[0]]
                 self._offer(workflow)
 
     def admit(self) -> list[SlotKey]:
         """Give the free slots away; the keys have them from now on."""
         admitted = []
         while self._fronts and not self._is_full():
-            turn, workflow = heapq.heappop(self._fronts)
-            line = self._lines.get(workflow)
-            if not line or self._is_workflow_full(workflow):
+            front = heapq.heappop(self._fronts)
+            workflow = front[1]
+            if not self._is_front(front) or self._is_workflow_full(workflow):
                 continue
+            line = self._lines[workflow]
             name, run = next(iter(line.items()))
-            if run.turn != turn:
-                continue
             step, _ = run.steps.popitem(last=False)
-            key = SlotKey(name, step)
+            key = (name, step)
             del self._queued[key]
             self._held[key] = workflow
             self._held_by_workflow[workflow] += 1
@@ -154,24 +134,31 @@ class Admission:
             self._offer(workflow)
         return admitted
 
-    def position(self, key: SlotKey) -> Position | None:
-        """For people; looks at every waiting run. None if the step is not queued."""
+    def position(self, key: SlotKey) -> int | None:
+        """The place in the line as it is now, from 1; None if the step is not queued.
+
+        For people: looks at every waiting run, and does not foresee what the limits of workflows hold up."""
         workflow = self._queued.get(key)
         if workflow is None:
             return None
-        own = self._lines[workflow][key.run]
+        own = self._lines[workflow][key[0]]
+        turns = list(own.steps).index(key[1])
+        is_held_up = self._is_workflow_full(workflow)
+        place = turns + 1
+        for line in [self._lines[workflow]] if is_held_up else self._lines.values():
+            place += sum(
+                min(len(run.steps), turns + (run.turn < own.turn)) for run in line.values() if run is not own
+            )
+        return place
+
+    def holdup(self, key: SlotKey) -> str:
+        """Which limit keeps the queued step from a slot, in words; empty if it is the line alone."""
+        workflow = self._queued.get(key)
+        if workflow is None:
+            return ""
         if self._is_workflow_full(workflow):
-            held = self._held_by_workflow[workflow]
-            limit = f"all {held} slots of workflow {workflow} are taken"
-            lines = [self._lines[workflow]]
-        else:
-            limit = f"all {self.held} slots are taken" if self._is_full() else ""
-            lines = [line for name, line in self._lines.items() if not self._is_workflow_full(name)]
-        return Position(
-            runs_before=sum(run.turn < own.turn for line in lines for run in line.values()),
-            steps_before=list(own.steps).index(key.step),
-            limit=limit,
-        )
+            return f"workflow {workflow} has all {self._held_by_workflow[workflow]} slots that it may have"
+        return f"all {len(self._held)} slots are taken" if self._is_full() else ""
 
     def _next_turn(self) -> int:
         self._turn += 1
@@ -183,7 +170,15 @@ class Admission:
         if not line:
             self._lines.pop(workflow, None)
         elif not self._is_workflow_full(workflow):
+            if len(self._fronts) > 2 * len(self._lines) + 100:
+                self._fronts = [front for front in self._fronts if self._is_front(front)]
+                heapq.heapify(self._fronts)
             heapq.heappush(self._fronts, (next(iter(line.values())).turn, workflow))
+
+    def _is_front(self, front: tuple[int, str]) -> bool:
+        turn, workflow = front
+        line = self._lines.get(workflow)
+        return line is not None and next(iter(line.values())).turn == turn
 
     def _is_full(self) -> bool:
         return self._limit is not None and len(self._held) >= self._limit

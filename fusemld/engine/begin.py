@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping
 import immutables
 from msgspec.structs import replace
 
-from fusemld.engine.draft import Advance
 from fusemld.engine.effects import AnyEffect, KillStep, LaunchStep, PinCodesets, RequestSlot
 from fusemld.engine.plan import Plan
-from fusemld.engine.waits import unmet_steps, waiting_reason
+from fusemld.engine.waits import waiting_reason
 from fusemld.model.codeset import DEFAULT_PROJECT
 from fusemld.model.run import Run, RunState, StepRun, StepState
 
 
-def start(
+def new_run(
     plan: Plan,
     *,
     id: str,  # noqa: A002 - the name of the field
@@ -52,15 +51,14 @@ def start(
     )
 
 
-def resume(run: Run, plan: Plan) -> Advance:
-    """The loaded run with its derived fields, and all that must be done again for it, in listed order.
+def resume(run: Run, plan: Plan) -> tuple[AnyEffect, ...]:
+    """All that must be done again for a run that was loaded, in listed order.
 
     Queued steps are requested, active ones launched (the executor recognises what it knows) and, where that was
     asked for, killed; their slots are taken already. Timers follow from `deadlines`. Nothing for a finished run.
     """
-    run = _with_derived(run, plan)
     if run.state is not RunState.RUNNING:
-        return Advance(run=run)
+        return ()
     effects: list[AnyEffect] = [PinCodesets()] if run.codesets is None else []
     for name in plan.dag.names:
         step = run.steps[name]
@@ -70,19 +68,9 @@ def resume(run: Run, plan: Plan) -> Advance:
             effects.append(LaunchStep(step=name, attempt=step.attempt))
             if step.kill_requested is not None:
                 effects.append(KillStep(step=name, attempt=step.attempt, ending=step.kill_requested))
-    return Advance(run=run, effects=tuple(effects))
+    return tuple(effects)
 
 
 def deadlines(run: Run) -> Iterator[tuple[str, float]]:
     """Every step that has a deadline, and when. After each event only the changed steps need a look."""
     return ((name, step.deadline) for name, step in run.steps.items() if step.deadline is not None)
-
-
-def _with_derived(run: Run, plan: Plan) -> Run:
-    unmet = {
-        name: count
-        for name, step in run.steps.items()
-        if step.state is StepState.WAITING and (count := sum(1 for _ in unmet_steps(plan, run.steps, name)))
-    }
-    unfinished = sum(1 for step in run.steps.values() if not step.state.is_final)
-    return replace(run, unmet=immutables.Map(unmet), unfinished=unfinished)

@@ -46,6 +46,8 @@ class Draft:
     """
 
     def __init__(self, run: Run, plan: Plan, at: float) -> None:
+        if run.unfinished is None:
+            run = _with_derived(run, plan)
         self.run = run
         self.plan = plan
         self.at = at
@@ -56,7 +58,7 @@ class Draft:
         self._changed: dict[str, None] = {}
         self._steps = run.steps.mutate()
         self._unmet = run.unmet.mutate()
-        self._unfinished = run.unfinished
+        self._unfinished = run.unfinished or 0
 
     def step(self, name: str) -> StepRun:
         return self._steps[name]
@@ -180,3 +182,14 @@ def _finished(run: Run, plan: Plan, at: float) -> Run:
     except InvalidInputError as error:
         return replace(run, state=RunState.FAILED, finished_at=at, message=str(error))
     return replace(run, state=RunState.SUCCEEDED, finished_at=at, message="", outputs=outputs)
+
+
+def _with_derived(run: Run, plan: Plan) -> Run:
+    """The run as it was before it was stored."""
+    unmet = {
+        name: count
+        for name, step in run.steps.items()
+        if step.state is StepState.WAITING and (count := sum(1 for _ in unmet_steps(plan, run.steps, name)))
+    }
+    unfinished = sum(1 for step in run.steps.values() if not step.state.is_final)
+    return replace(run, unmet=immutables.Map(unmet), unfinished=unfinished)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from fusemld.engine.plan import Defaults
+from fusemld.model.backoff import backoff_s
 from fusemld.model.run import NOBODYS_FAULT, Outcome, StepRun
 from fusemld.model.workflow import Retry
-
-_MAX_EXPONENT = 60  # keeps 2**n within a float; every backoff has long met its maximum by then
 
 
 class Again(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,11 +25,11 @@ def again(step: StepRun, outcome: Outcome, retry: Retry | None, defaults: Defaul
     """
     if outcome.ending in NOBODYS_FAULT and step.losses < defaults.max_losses:
         losses = step.losses + 1
-        delay_s = _exponential(defaults.loss_backoff_s, losses, defaults.max_loss_backoff_s)
+        delay_s = backoff_s(losses, defaults.loss_backoff_s, defaults.max_loss_backoff_s)
         return Again(delay_s=delay_s, retries_used=step.retries_used, losses=losses)
     if retry is not None and step.retries_used < retry.limit:
         used = step.retries_used + 1
-        delay_s = _exponential(retry.backoff_s, used, retry.max_backoff_s)
+        delay_s = backoff_s(used, retry.backoff_s, retry.max_backoff_s)
         return Again(delay_s=delay_s, retries_used=used, losses=step.losses)
     return None
 
@@ -61,7 +60,3 @@ def duration(seconds: float) -> str:
         if seconds >= size and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"
     return f"{seconds:.3g}s" if seconds < 60 else f"{seconds:.0f}s"
-
-
-def _exponential(first_s: float, number: int, longest_s: float) -> float:
-    return float(min(first_s * 2.0 ** min(number - 1, _MAX_EXPONENT), longest_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import UTC, datetime
 
 RANDOM_BYTES = 4
@@ -12,12 +13,13 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _NAME_LENGTH = 17
 
 
-def run_id(workflow: str, now: float, random: bytes) -> str:
-    """`mlflow-e2e-261123-081502-fgk3f9x2`: the workflow, the time (UTC), and what tells runs of one second apart.
+def run_id(workflow: str, now: float, random: bytes | None = None) -> str:
+    """`mlflow-e2e-261123-081502-fgk3f9x2`: the workflow, the time (UTC), and what tells those of one second apart.
 
-    At most 40 characters, a valid DNS label. Ids of one workflow sort by time down to the millisecond; those of the
-    same millisecond differ by the 30 bits of `random` that they take.
+    At most 40 characters, a valid DNS label. Ids of one workflow sort by time down to the millisecond; those of
+    one millisecond differ by the 30 bits of `random` that they take (None: the system's).
     """
+    random = secrets.token_bytes(RANDOM_BYTES) if random is None else random
     if len(random) < RANDOM_BYTES:
         raise ValueError(f"a run id takes {RANDOM_BYTES} random bytes")
     name = re.sub(r"[^a-z0-9]+", "-", workflow.lower())[:_NAME_LENGTH].strip("-") or "run"
