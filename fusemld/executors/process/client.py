@@ -1,0 +1,308 @@
+"""The daemon's side of the keeper: finds it, starts it, asks it, hears from it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import msgspec
+import structlog
+from anyio.abc import TaskStatus
+
+from fusemld.executors.process.wire import (
+    VERSION,
+    Ask,
+    CloseListener,
+    Forget,
+    FrameError,
+    Hello,
+    ProcessEvent,
+    Reply,
+    Shutdown,
+    Spawn,
+    Stop,
+    ToKeeper,
+    Told,
+    bodies,
+    connect,
+    frame,
+    keeper_folder,
+    to_daemon,
+)
+from fusemld.hooks.processes import Observer, ProcessEnded, ProcessRequest, ProcessStarted
+from fusemld.model import faults
+from fusemld.model.errors import StartError, UnavailableError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_RESTART_PAUSES_S = (0.0, 0.1, 0.5, 2.0, 5.0)
+_PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", faults.VARIABLE)
+
+
+class Keeper:
+    """`Processes`, as long as `run` is running.
+
+    While there is no connection, requests wait up to `patience_s` for one and then raise `UnavailableError`.
+    After every (re)connection everything that the keeper knows is delivered to the observers.
+    """
+
+    def __init__(self, state_folder: Path, *, idle_s: float = 60.0, patience_s: float = 15.0) -> None:
+        self._state_folder = state_folder
+        self._idle_s = idle_s
+        self._patience_s = patience_s
+        self._observers: list[tuple[str, Observer]] = []
+        self._link: _Link | None = None
+        self._linked = anyio.Event()
+        self._unsent_forgets: set[str] = set()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep a connection until cancelled. Cancelling leaves the keeper and its processes alone.
+
+        Raises `StartError` if a keeper cannot be had at the beginning; later this is tried for ever.
+        """
+        is_first = True
+        failures = 0
+        while True:
+            try:
+                link = await self._open_link()
+            except (OSError, UnavailableError, StartError) as error:
+                if is_first:
+                    raise StartError(f"cannot start the keeper of processes: {error}") from error
+                _log.warning("keeper.unreachable", error=str(error))
+                failures = min(failures + 1, len(_RESTART_PAUSES_S) - 1)
+                await anyio.sleep(_RESTART_PAUSES_S[failures])
+                continue
+            failures = 0
+            try:
+                await self._serve(link)
+                if is_first:
+                    task_status.started()
+                    is_first = False
+                await link.closed.wait()
+                _log.warning("keeper.lost", pid=link.keeper_pid)
+            finally:
+                self._link, self._linked = None, anyio.Event()
+                link.close()
+
+    async def spawn(self, request: ProcessRequest) -> None:
+        env = {os.fsencode(k): os.fsencode(v) for k, v in {**request.env, **request.secret_env}.items()}
+        link = await self._connected()
+        await link.ask(
+            Spawn(
+                id=link.next_id(),
+                key=request.key,
+                argv=tuple(map(os.fsencode, request.argv)),
+                cwd=os.fsencode(request.cwd),
+                log=os.fsencode(request.log),
+                env=env,
+                secrets=tuple(map(os.fsencode, request.secrets)),
+                log_limit_bytes=request.log_limit_bytes,
+                results=os.fsencode(request.results) if request.results else b"",
+                outputs=request.outputs if request.results else (),
+                output_limit_bytes=request.output_limit_bytes,
+                listener=request.listener,
+            )
+        )
+
+    async def stop(self, key: str, grace_s: float) -> None:
+        link = await self._connected()
+        await link.ask(Stop(id=link.next_id(), key=key, grace_s=grace_s))
+
+    async def forget(self, key: str) -> None:
+        """Never fails: what the keeper did not hear it is told after the next connection."""
+        if self._link is None:
+            self._unsent_forgets.add(key)
+        else:
+            self._link.send(Forget(keys=(key,)))
+
+    async def known(self, prefix: str) -> Sequence[ProcessStarted | ProcessEnded]:
+        link = await self._connected()
+        return await link.ask(Ask(id=link.next_id(), prefix=prefix))
+
+    def observe(self, prefix: str, observer: Observer) -> None:
+        self._observers.append((prefix, observer))
+
+    async def close_listener(self, name: str) -> None:
+        link = await self._connected()
+        await link.ask(CloseListener(id=link.next_id(), name=name))
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Stop every process and the keeper, `run` running or not. Also ends what a killed keeper left."""
+        folder = keeper_folder(self._state_folder)
+        if not (folder / "journal").exists():
+            return
+        link = await self._open_link()
+        try:
+            await link.ask(Shutdown(id=link.next_id(), grace_s=grace_s))
+        finally:
+            link.close()
+
+    async def _connected(self) -> _Link:
+        if self._link is None:
+            with anyio.move_on_after(self._patience_s):
+                await self._linked.wait()
+        if self._link is None:
+            raise UnavailableError("cannot reach the keeper of processes: it is being started again")
+        return self._link
+
+    async def _serve(self, link: _Link) -> None:
+        """Tell the observers what happened meanwhile, then let requests through."""
+        if self._unsent_forgets:
+            link.send(Forget(keys=tuple(self._unsent_forgets)))
+            self._unsent_forgets.clear()
+        with contextlib.suppress(UnavailableError):
+            for event in await link.ask(Ask(id=link.next_id(), prefix="")):
+                self._notify(event)
+            self._link = link
+            self._linked.set()
+            _log.info("keeper.adopted", pid=link.keeper_pid)
+
+    def _notify(self, event: ProcessEvent) -> None:
+        for prefix, observer in self._observers:
+            if event.key.startswith(prefix):
+                observer(event)
+
+    async def _open_link(self) -> _Link:
+        folder = keeper_folder(self._state_folder)
+        try:
+            connection = connect(folder)
+        except OSError:
+            await self._start_keeper()
+            connection = await _connect_within(folder, self._patience_s)
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _transport, link = await loop.create_unix_connection(lambda: _Link(self._notify), sock=connection)
+        with anyio.move_on_after(self._patience_s):
+            await link.greeted.wait()
+        if link.keeper_version != VERSION:
+            link.close()
+            raise UnavailableError(
+                f"the keeper of {self._state_folder} speaks version {link.keeper_version}, not {VERSION}: "
+                "end it with `fusemld stop --all` of the release that started it"
+            )
+        return link
+
+    async def _start_keeper(self) -> None:
+        """The keeper's own log has the words of one that cannot start."""
+        folder = keeper_folder(self._state_folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = (sys.executable, "-m", "fusemld.executors.process.keeper")
+        with (folder / "keeper.log").open("ab") as log:
+            result = await anyio.run_process(
+                [*command, str(self._state_folder), str(self._idle_s)],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+                check=False,
+            )
+        if result.returncode:
+            raise StartError(f"it ended with exit status {result.returncode}, see {folder / 'keeper.log'}")
+
+
+class _Link(asyncio.Protocol):
+    """One connection. Requests are pipelined; frames of one turn of the loop leave in one write."""
+
+    def __init__(self, notify: Observer) -> None:
+        self.closed = anyio.Event()
+        self.greeted = anyio.Event()
+        self.keeper_version = 0
+        self.keeper_pid = 0
+        self._notify = notify
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._numbers = itertools.count(1)
+        self._received = bytearray()
+        self._outgoing = bytearray()
+        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._told: dict[int, list[ProcessEvent]] = {}
+
+    def next_id(self) -> int:
+        return next(self._numbers)
+
+    async def ask(self, request: Spawn | Stop | Ask | CloseListener | Shutdown) -> Sequence[ProcessEvent]:
+        """Raises `UnavailableError` if the answer is an error, or does not come."""
+        if self.closed.is_set():
+            raise UnavailableError("cannot reach the keeper of processes: it went away")
+        answer = self._answers[request.id] = self._loop.create_future()
+        self.send(request)
+        try:
+            await answer
+            return self._told.get(request.id, ())
+        finally:
+            self._answers.pop(request.id, None)
+            self._told.pop(request.id, None)
+
+    def send(self, message: ToKeeper) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing += frame(message)
+
+    def close(self) -> None:
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _flush(self) -> None:
+        if self._outgoing and self._transport is not None:
+            self._transport.write(bytes(self._outgoing))
+        self._outgoing.clear()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.send(Hello(version=VERSION, pid=os.getpid()))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
+        self.greeted.set()
+        reason = exc or "it went away"
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(UnavailableError(f"cannot reach the keeper of processes: {reason}"))
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        try:
+            for body in bodies(self._received):
+                self._take(to_daemon.decode(body))
+        except (FrameError, msgspec.MsgspecError) as error:
+            _log.warning("keeper.not_understood", error=str(error))
+            self.close()
+
+    def _take(self, message: Hello | Reply | Told) -> None:
+        match message:
+            case Hello():
+                self.keeper_version, self.keeper_pid = message.version, message.pid
+                self.greeted.set()
+            case Told(id=0):
+                self._notify(message.event)
+            case Told():
+                self._told.setdefault(message.id, []).append(message.event)
+            case Reply():
+                answer = self._answers.get(message.id)
+                if answer is None or answer.done():
+                    return
+                if message.error:
+                    answer.set_exception(UnavailableError(message.error))
+                else:
+                    answer.set_result(None)
+
+
+async def _connect_within(folder: Path, patience_s: float) -> socket.socket:
+    """Another daemon may have started the keeper at the same moment: it listens soon."""
+    deadline = anyio.current_time() + patience_s
+    while True:
+        try:
+            return connect(folder)
+        except OSError:
+            if anyio.current_time() > deadline:
+                raise
+        await anyio.sleep(0.02)

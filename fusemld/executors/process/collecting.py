@@ -1,0 +1,54 @@
+"""Reads the outputs that a process left behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+from fusemld.executors.process.masking import holds_any
+
+
+def collect(
+    results: bytes, names: Iterable[str], limit_bytes: int, patterns: tuple[bytes, ...]
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The outputs that exist, and the reasons why others were refused.
+
+    Only plain files are read, and no link is followed: a step in a sandbox must not make the keeper, which is
+    outside, read for it.
+    """
+    outputs: dict[str, bytes] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            data = _read(os.path.join(results, os.fsencode(name)), limit_bytes)  # noqa: PTH118 - paths are bytes
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            refused[name] = str(error)
+        except OSError as error:
+            refused[name] = f"it cannot be read: {os.strerror(error.errno or 0)}"
+        else:
+            if holds_any(data, patterns):
+                refused[name] = "it holds a secret"
+            else:
+                outputs[name] = data
+    return outputs, refused
+
+
+def _read(path: bytes, limit_bytes: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError("it is not a plain file")
+        if state.st_size > limit_bytes:
+            raise ValueError(f"it has {state.st_size} bytes; at most {limit_bytes} are allowed")
+        data = b""
+        while len(data) <= limit_bytes and (piece := os.read(descriptor, limit_bytes + 1 - len(data))):
+            data += piece
+        if len(data) > limit_bytes:
+            raise ValueError(f"it has more than the {limit_bytes} bytes that are allowed")
+        return data
+    finally:
+        os.close(descriptor)

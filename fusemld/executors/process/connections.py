@@ -1,0 +1,94 @@
+"""The keeper's side of its socket: non-blocking connections that read frames and queue answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+
+import msgspec
+
+from fusemld.executors.process.wire import (
+    FRAME_LIMIT_BYTES,
+    FrameError,
+    ToDaemon,
+    ToKeeper,
+    bodies,
+    frame,
+    socket_address,
+    to_keeper,
+)
+
+_READ_BYTES = 256 * 1024
+
+
+class ClosedError(Exception):
+    """the other side is gone, or does not speak the protocol"""
+
+
+class Connection:
+    """One daemon, or a command that talks to the keeper."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        peer.setblocking(False)
+        self.peer = peer
+        self.greeted = False
+        self.is_blocked = False
+        self._received = bytearray()
+        self._outgoing = bytearray()
+
+    def receive(self) -> list[ToKeeper]:
+        """The complete messages that have arrived. Raises `ClosedError`."""
+        try:
+            data = self.peer.recv(_READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise ClosedError(str(error)) from error
+        if not data:
+            raise ClosedError
+        self._received += data
+        try:
+            return [to_keeper.decode(body) for body in bodies(self._received)]
+        except (FrameError, msgspec.MsgspecError) as error:
+            raise ClosedError(f"not understood: {error}") from error
+
+    def send(self, message: ToDaemon) -> None:
+        self._outgoing += frame(message)
+
+    @property
+    def has_outgoing(self) -> bool:
+        return bool(self._outgoing)
+
+    def flush(self) -> bool:
+        """True when everything is sent. Raises `ClosedError`, also for a peer that does not read."""
+        try:
+            while self._outgoing:
+                sent = self.peer.send(self._outgoing)
+                del self._outgoing[:sent]
+        except BlockingIOError:
+            if len(self._outgoing) > 2 * FRAME_LIMIT_BYTES:
+                raise ClosedError("it does not read") from None
+            return False
+        except OSError as error:
+            raise ClosedError(str(error)) from error
+        return True
+
+
+def listen(folder: Path) -> socket.socket:
+    """Bind the keeper's socket in its private folder. Only the holder of the lock may: what is there is stale."""
+    (folder / "keeper.sock").unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.setblocking(False)
+    with socket_address(folder) as address:
+        server.bind(address)
+    server.listen(64)
+    return server
+
+
+def is_allowed(peer: socket.socket) -> bool:
+    """Only the keeper's own user and root; the folder's mode keeps others out already."""
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", credentials)
+    return uid in (0, os.getuid())

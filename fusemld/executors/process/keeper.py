@@ -1,0 +1,580 @@
+"""The keeper: the process that starts processes, holds their pipes and sockets, and outlives the daemon.
+
+`python -m fusemld.executors.process.keeper STATE_FOLDER` detaches itself, and the command returns once the
+keeper listens (or another one has the lock). One thread around epoll: a turn takes what has arrived, writes the
+claims, starts the processes, writes what happened, and only then tells the daemon.
+
+It imports the standard library and msgspec only: it starts in 0.1 s and stays small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import msgspec
+
+from fusemld.executors.process import detaching, recovery
+from fusemld.executors.process.collecting import collect
+from fusemld.executors.process.connections import ClosedError, Connection, is_allowed, listen
+from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
+from fusemld.executors.process.masking import needles
+from fusemld.executors.process.pump import Pump
+from fusemld.executors.process.spawning import (
+    ExecError,
+    boot_id,
+    kill,
+    marked,
+    signal_group,
+    start,
+    start_ticks,
+)
+from fusemld.executors.process.wire import (
+    VERSION,
+    Ask,
+    CloseListener,
+    Forget,
+    Hello,
+    ProcessEvent,
+    Reply,
+    Shutdown,
+    Spawn,
+    Stop,
+    ToKeeper,
+    Told,
+    keeper_folder,
+)
+from fusemld.hooks.processes import Listener, ProcessEnded, ProcessStarted
+from fusemld.model import faults
+
+P = ParamSpec("P")
+
+_SPAWNS_PER_TURN = 8
+_DRAIN_S = 0.2
+"""How long after the end of a leader its pipe may stay open before somebody who escaped is looked for."""
+_DRAIN_READS = 4
+"""More than a pipe holds, but not for ever: somebody may still be writing."""
+_SWEEP_EVERY_S = 5.0
+_TERMINATED_GRACE_S = 5.0
+
+
+class Child(msgspec.Struct, kw_only=True):
+    """A process group that the keeper started. `status` is the leader's, once reaped (as of `waitpid`)."""
+
+    key: str
+    pid: int
+    pump: Pump
+    patterns: tuple[bytes, ...]
+    results: bytes
+    outputs: tuple[str, ...]
+    output_limit_bytes: int
+    status: int | None = None
+    killed: bool = False
+    kill_at: float | None = None
+    drain_until: float | None = None
+    swept: bool = False
+
+
+class Keeper:
+    """All state is in memory; the journal brings back what matters. Never raises into its loop for what one
+    key, connection or file does."""
+
+    def __init__(self, folder: Path, idle_s: float) -> None:
+        self._folder = folder
+        self._idle_s = idle_s
+        self._journal = Journal(folder / "journal")
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._connections: dict[int, Connection] = {}
+        self._children: dict[int, Child] = {}
+        self._by_key: dict[str, Child] = {}
+        self._latest: dict[str, ProcessEvent] = {}
+        self._forgotten_early: set[str] = set()
+        self._waiting: deque[tuple[Connection, Spawn]] = deque()
+        self._news: list[ProcessEvent] = []
+        self._listeners: dict[str, tuple[Listener, socket.socket]] = {}
+        self._marker = ""
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._idle_since = time.monotonic()
+        self._ended_since_sweep: set[str] = set()
+        self._shutdowns: list[tuple[Connection, int]] = []
+        self._stopping = False
+        self._terminated = False
+        self._oom = detaching.lower_oom_score()
+
+    def open(self) -> None:
+        """Settle what an earlier keeper left, then listen."""
+        self._journal.open()
+        opened = self._journal.opened
+        self._marker = opened.marker if opened else secrets.token_hex(8)
+        boot = boot_id()
+        ends = recovery.settle(self._journal, boot, self._marker)
+        self._journal.add(Opened(boot=boot, marker=self._marker), *(Ended(event=end) for end in ends))
+        self._journal.commit()
+        for key, entry in self._journal.entries.items():
+            if entry.ended is not None:
+                self._latest[key] = entry.ended.event
+        for end in ends:
+            _log(f"lost {end.key}: {end.lost}")
+        self._watch_signals()
+        server = listen(self._folder)
+        self._watch(server.fileno(), select.EPOLLIN, lambda _mask: self._accept(server))
+
+    def serve(self) -> None:
+        """Until told to shut down, or idle for long enough with nobody connected."""
+        while not self._is_over():
+            self._turn()
+        for connection, request in self._shutdowns:
+            connection.send(Reply(id=request))
+            connection.peer.setblocking(True)
+            with contextlib.suppress(ClosedError):
+                connection.flush()
+
+    def _is_over(self) -> bool:
+        if self._children or self._waiting:
+            self._idle_since = time.monotonic()
+            return False
+        if self._stopping:
+            return True
+        if self._connections:
+            self._idle_since = time.monotonic()
+        return time.monotonic() - self._idle_since > self._idle_s
+
+    def _turn(self) -> None:
+        for descriptor, mask in self._epoll.poll(self._pause_s()):
+            if handler := self._handlers.get(descriptor):
+                _survive(handler, mask)
+        self._run_timers()
+        if self._terminated:
+            self._stop_everything(_TERMINATED_GRACE_S)
+        self._reap()
+        self._spawn_some()
+        try:
+            self._journal.commit()
+        except OSError as error:
+            # What is not safe yet is not told; processes go on, and the next turn tries again.
+            _log(f"cannot write the journal: {error}")
+            self._after(1.0, lambda: None)
+            return
+        self._tell()
+
+    def _pause_s(self) -> float:
+        if self._waiting:
+            return 0
+        if self._timers:
+            return max(0.0, self._timers[0][0] - time.monotonic())
+        return max(1.0, self._idle_s / 4)
+
+    # Descriptors, timers and signals
+
+    def _watch(self, descriptor: int, mask: int, handler: Callable[[int], None]) -> None:
+        self._epoll.register(descriptor, mask)
+        self._handlers[descriptor] = handler
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def _after(self, delay_s: float, callback: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._numbers), callback))
+
+    def _run_timers(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            _survive(heapq.heappop(self._timers)[2])
+
+    def _watch_signals(self) -> None:
+        receiver, sender = socket.socketpair()
+        for end in (receiver, sender):
+            end.setblocking(False)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        # Handlers, unlike SIG_IGN, are not inherited by what is started.
+        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.signal(signal.SIGTERM, self._terminate)
+
+        def woken(_mask: int) -> None:
+            with contextlib.suppress(BlockingIOError):
+                receiver.recv(4096)
+            _ = sender  # lives as long as this handler
+
+        self._watch(receiver.fileno(), select.EPOLLIN, woken)
+
+    def _terminate(self, _number: int, _frame: object) -> None:
+        self._terminated = True
+
+    # Connections
+
+    def _accept(self, server: socket.socket) -> None:
+        try:
+            peer, _address = server.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            _log(f"cannot accept a connection: {error}")
+            return
+        if not is_allowed(peer):
+            peer.close()
+            return
+        connection = Connection(peer)
+        self._connections[peer.fileno()] = connection
+        self._watch(peer.fileno(), select.EPOLLIN, lambda mask: self._serve(connection, mask))
+        connection.send(Hello(version=VERSION, pid=os.getpid()))
+        self._flush(connection)
+
+    def _serve(self, connection: Connection, mask: int) -> None:
+        try:
+            if mask & ~select.EPOLLOUT:
+                for message in connection.receive():
+                    self._handle(connection, message)
+        except ClosedError as closed:
+            self._drop(connection, str(closed))
+        else:
+            if mask & select.EPOLLOUT:
+                self._flush(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        descriptor = connection.peer.fileno()
+        if descriptor < 0:
+            return
+        try:
+            done = connection.flush()
+        except ClosedError as closed:
+            self._drop(connection, str(closed))
+        else:
+            if done is connection.is_blocked:
+                connection.is_blocked = not done
+                self._epoll.modify(descriptor, select.EPOLLIN if done else select.EPOLLIN | select.EPOLLOUT)
+
+    def _drop(self, connection: Connection, reason: str) -> None:
+        descriptor = connection.peer.fileno()
+        if descriptor < 0:
+            return
+        if reason:
+            _log(f"connection dropped: {reason}")
+        self._unwatch(descriptor)
+        del self._connections[descriptor]
+        connection.peer.close()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, []
+        for connection in tuple(self._connections.values()):
+            if connection.greeted:
+                for event in news:
+                    connection.send(Told(id=0, event=event))
+            if connection.has_outgoing:
+                self._flush(connection)
+
+    def _handle(self, connection: Connection, message: ToKeeper) -> None:
+        match message:
+            case Hello():
+                connection.greeted = message.version == VERSION
+            case Spawn():
+                self._waiting.append((connection, message))
+            case Stop():
+                self._stop(message.key, message.grace_s)
+                connection.send(Reply(id=message.id))
+            case Forget():
+                self._forget(message.keys)
+            case Ask():
+                for key, event in self._latest.items():
+                    if key.startswith(message.prefix):
+                        connection.send(Told(id=message.id, event=event))
+                connection.send(Reply(id=message.id))
+            case CloseListener():
+                if opened := self._listeners.pop(message.name, None):
+                    opened[1].close()
+                connection.send(Reply(id=message.id))
+            case Shutdown():
+                self._shutdowns.append((connection, message.id))
+                self._stop_everything(message.grace_s)
+
+    # Starting
+
+    def _spawn_some(self) -> None:
+        """Claim a few keys with one write, then start them."""
+        taken = [self._waiting.popleft() for _ in range(min(_SPAWNS_PER_TURN, len(self._waiting)))]
+        prepared: list[tuple[Connection, Spawn, socket.socket | None, tuple[int, int]]] = []
+        claimed: set[str] = set()
+        for connection, request in taken:
+            if request.key in self._latest or request.key in claimed:
+                connection.send(Reply(id=request.id))
+                if event := self._latest.get(request.key):
+                    connection.send(Told(id=0, event=event))
+                continue
+            try:
+                if self._stopping:
+                    raise OSError(errno.ESHUTDOWN, "everything is being stopped")
+                listener = self._listener(request.listener)
+                pipe = os.pipe2(os.O_CLOEXEC)
+            except OSError as error:
+                connection.send(Reply(id=request.id, error=error.strerror or str(error)))
+                continue
+            claimed.add(request.key)
+            prepared.append((connection, request, listener, pipe))
+        if not prepared:
+            return
+        try:
+            self._journal.claim(
+                Claimed(key=request.key, at=time.time(), log=os.fsdecode(request.log))
+                for _connection, request, _listener, _pipe in prepared
+            )
+        except OSError as error:
+            for connection, request, _listener, pipe in prepared:
+                os.close(pipe[0])
+                os.close(pipe[1])
+                connection.send(Reply(id=request.id, error=f"cannot write the journal: {error.strerror}"))
+            return
+        faults.point("keeper.claimed")
+        for connection, request, listener, pipe in prepared:
+            connection.send(self._spawn(request, listener, pipe))
+
+    def _spawn(self, request: Spawn, listener: socket.socket | None, pipe: tuple[int, int]) -> Reply:
+        reader, writer = pipe
+        patterns = needles(request.secrets)
+        try:
+            descriptor = listener.fileno() if listener else None
+            pid = start(request, self._marker, writer, self._null, descriptor)
+        except ExecError as error:
+            os.close(reader)
+            self._record_end(
+                ProcessEnded(key=request.key, at=time.time(), exit_status=127, never_started=str(error))
+            )
+            return Reply(id=request.id)
+        except OSError as error:
+            os.close(reader)
+            self._journal.add(Forgotten(key=request.key))
+            return Reply(id=request.id, error=f"cannot start a process: {error.strerror}")
+        finally:
+            os.close(writer)
+        faults.point("keeper.spawned")
+        if self._oom is not None:
+            detaching.set_oom_score(pid, self._oom)
+        os.set_blocking(reader, False)
+        child = Child(
+            key=request.key,
+            pid=pid,
+            pump=Pump(reader, request.log, request.log_limit_bytes, patterns),
+            patterns=patterns,
+            results=request.results,
+            outputs=request.outputs,
+            output_limit_bytes=request.output_limit_bytes,
+        )
+        self._children[pid] = child
+        self._by_key[request.key] = child
+        self._watch(reader, select.EPOLLIN, lambda _mask: self._pump(child))
+        started = ProcessStarted(key=request.key, at=time.time(), pid=pid)
+        self._journal.add(Spawned(key=request.key, at=started.at, pid=pid, ticks=start_ticks(pid)))
+        self._latest[request.key] = started
+        self._news.append(started)
+        return Reply(id=request.id)
+
+    def _listener(self, wanted: Listener | None) -> socket.socket | None:
+        """The listening socket of that name, opened if need be. Raises OSError."""
+        if wanted is None:
+            return None
+        if known := self._listeners.get(wanted.name):
+            if known[0] == wanted:
+                return known[1]
+            known[1].close()
+            del self._listeners[wanted.name]
+        server = socket.socket(socket.AF_INET6 if ":" in wanted.host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((wanted.host, wanted.port))
+            server.listen(1024)
+        except OSError as error:
+            server.close()
+            message = f"cannot listen on {wanted.host}:{wanted.port}: {os.strerror(error.errno or 0)}"
+            raise OSError(error.errno, message) from error
+        self._listeners[wanted.name] = (wanted, server)
+        return server
+
+    # Stopping
+
+    def _stop(self, key: str, grace_s: float) -> None:
+        child = self._by_key.get(key)
+        if child is None:
+            return
+        deadline = time.monotonic() + max(0.0, grace_s)
+        if child.kill_at is not None and child.kill_at <= deadline:
+            return
+        child.killed, child.kill_at = True, deadline
+        if grace_s > 0:
+            signal_group(child.pid, signal.SIGTERM)
+            signal_group(child.pid, signal.SIGCONT)
+            self._after(grace_s, lambda: self._kill_if_due(child))
+        else:
+            self._kill_if_due(child)
+
+    def _kill_if_due(self, child: Child) -> None:
+        if child.key in self._by_key and child.kill_at is not None and child.kill_at <= time.monotonic():
+            signal_group(child.pid, signal.SIGKILL)
+            if child.status is not None:
+                self._settle(child)
+
+    def _stop_everything(self, grace_s: float) -> None:
+        self._stopping = True
+        for key in tuple(self._by_key):
+            self._stop(key, grace_s)
+
+    # Ending
+
+    def _reap(self) -> None:
+        """Take note of every child that has ended, strangers included (their parents ended before them)."""
+        ended: list[Child] = []
+        strangers = False
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                break
+            if found is None:
+                break
+            child = self._children.get(found.si_pid)
+            lingers = child is not None and child.killed and (child.kill_at or 0.0) > time.monotonic()
+            if child is not None and not lingers:
+                # Before the leader is reaped, its pid cannot be anybody else's.
+                signal_group(child.pid, signal.SIGKILL)
+            _pid, status = os.waitpid(found.si_pid, 0)
+            if child is None:
+                strangers = True
+                continue
+            faults.point("keeper.reaped")
+            del self._children[child.pid]
+            child.status = status
+            ended.append(child)
+        if strangers:
+            # One of them may have been the last of a group.
+            ended = [child for child in self._by_key.values() if child.status is not None]
+        for child in ended:
+            _survive(self._settle, child)
+
+    def _pump(self, child: Child) -> None:
+        child.pump.read()
+        if child.pump.at_end:
+            self._unwatch(child.pump.descriptor)
+
+    def _settle(self, child: Child) -> None:
+        """The leader has ended: wait a bounded time for the rest of its group and for the end of its output."""
+        now = time.monotonic()
+        for _ in range(_DRAIN_READS):
+            if not child.pump.read():
+                break
+        if child.pump.at_end:
+            self._unwatch(child.pump.descriptor)
+        alive = signal_group(child.pid, 0)
+        if child.pump.at_end and not alive:
+            self._finish(child)
+            return
+        if alive and child.kill_at is not None and now < child.kill_at:
+            self._after(0.05, lambda: self._settle_again(child))
+            return
+        if child.drain_until is None:
+            child.drain_until = now + _DRAIN_S
+        if now < child.drain_until:
+            self._after(0.02, lambda: self._settle_again(child))
+        elif not child.swept:
+            child.swept = True
+            child.drain_until = now + _DRAIN_S
+            self._sweep({child.key})
+            self._after(0.02, lambda: self._settle_again(child))
+        else:
+            self._finish(child)
+
+    def _settle_again(self, child: Child) -> None:
+        if child.key in self._by_key:
+            self._settle(child)
+
+    def _finish(self, child: Child) -> None:
+        del self._by_key[child.key]
+        self._unwatch(child.pump.descriptor)
+        child.pump.close()
+        outputs, refused = collect(child.results, child.outputs, child.output_limit_bytes, child.patterns)
+        code = os.waitstatus_to_exitcode(child.status or 0)
+        self._record_end(
+            ProcessEnded(
+                key=child.key,
+                at=time.time(),
+                exit_status=code if code >= 0 else None,
+                signal=-code if code < 0 else None,
+                killed=child.killed,
+                outputs=outputs,
+                refused_outputs=refused,
+                tail=child.pump.tail,
+            )
+        )
+        if not self._ended_since_sweep:
+            self._after(_SWEEP_EVERY_S, self._sweep_ended)
+        self._ended_since_sweep.add(child.key)
+
+    def _record_end(self, event: ProcessEnded) -> None:
+        self._journal.add(Ended(event=event))
+        self._latest[event.key] = event
+        self._news.append(event)
+        if event.key in self._forgotten_early:
+            self._forget((event.key,))
+
+    def _sweep(self, keys: set[str]) -> None:
+        """Kill what left its group (by a session of its own) and still carries the mark of an ended key."""
+        for pid, key in marked(self._marker).items():
+            if key in keys:
+                kill(pid)
+
+    def _sweep_ended(self) -> None:
+        keys, self._ended_since_sweep = self._ended_since_sweep, set()
+        self._sweep(keys)
+
+    def _forget(self, keys: tuple[str, ...]) -> None:
+        for key in keys:
+            if key in self._by_key:
+                self._forgotten_early.add(key)
+            elif self._latest.pop(key, None) is not None:
+                self._forgotten_early.discard(key)
+                self._journal.add(Forgotten(key=key))
+
+
+def _survive(callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    try:
+        callback(*args, **kwargs)
+    except Exception:  # noqa: BLE001 - the others' processes depend on this one
+        _log(traceback.format_exc())
+
+
+def _log(text: str) -> None:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    print(f"{stamp} keeper[{os.getpid()}] {text}", file=sys.stderr, flush=True)  # noqa: T201 - its own log file
+
+
+def main() -> None:
+    state_folder = Path(sys.argv[1])
+    idle_s = float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
+    folder = keeper_folder(state_folder)
+    with detaching.detached(folder) as ready:
+        if ready is None:
+            return
+        keeper = Keeper(folder, idle_s)
+        keeper.open()
+        ready()
+        _log("ready")
+        keeper.serve()
+        _log("done")
+
+
+if __name__ == "__main__":
+    main()
