@@ -49,4 +49,3 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     message: str = ""
     log: str = ""
-    starts: int = 0
