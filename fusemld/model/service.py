@@ -12,8 +12,8 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `kind` and `parameters` describe the process `start`, which is (or was) the one that serves; `replacement`
     is the number of a process that is to take over from it, 0 where there is none. `counter` is the last
-    number given to a process of this service: numbers are never used twice. `wanted` is true once the service
-    was ready, and makes the daemon start it again whenever it is found dead.
+    number given to a process of this service: numbers are never used twice. `starts` counts its processes.
+    `wanted` is true once the service was ready, and makes the daemon start it again whenever it is found dead.
     """
 
     name: str
@@ -24,6 +24,7 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     start: int = 0
     replacement: int = 0
     counter: int = 0
+    starts: int = 0
     wanted: bool = False
 
 
@@ -49,3 +50,4 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     message: str = ""
     log: str = ""
+    starts: int = 0

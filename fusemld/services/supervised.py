@@ -75,6 +75,7 @@ class Supervised:
             pid=self._tools.endings.pid(self._key()) if alive else None,
             message=self._message,
             log=str(log_of(self._tools, self.record.name, self.record.start)),
+            starts=self.record.starts,
         )
 
     def attend(self) -> None:
@@ -158,7 +159,14 @@ class Supervised:
         parameters = dict(planned.context.parameters)
         await self._end_all(self._grace_s)
         await self._save(
-            replace(self.record, kind=planned.kind, parameters=parameters, start=number, counter=number)
+            replace(
+                self.record,
+                kind=planned.kind,
+                parameters=parameters,
+                start=number,
+                counter=number,
+                starts=self.record.starts + 1,
+            )
         )
         self._become(ServiceCondition.STARTING, "")
         try:
@@ -176,7 +184,7 @@ class Supervised:
         number, before = self.record.counter + 1, self.record.start
         parameters = dict(planned.context.parameters)
         beside = planned.plan.inherit_socket and planned.kind == self.record.kind
-        await self._save(replace(self.record, replacement=number, counter=number))
+        await self._save(replace(self.record, replacement=number, counter=number, starts=self.record.starts + 1))
         try:
             if not beside:
                 await self._end_all(self._grace_s)
