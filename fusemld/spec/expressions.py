@@ -147,7 +147,9 @@ def _step_output(rest: str, scope: Scope) -> Reference:
         raise _UnknownReferenceError(f"unknown step {_shown(step)}{remedy}")
     step, output = known[-1]
     outputs = scope.steps[step]
-    remedy = scope.suggest(output, outputs) or f": declare it under the step's 'outputs' (it has {_listed(outputs)})"
+    remedy = (
+        scope.suggest(output, outputs) or f": declare it under the step's 'outputs' (it has {_listed(outputs)})"
+    )
     raise _UnknownReferenceError(f"step {step!r} declares no output {_shown(output)}{remedy}")
 
 
@@ -163,7 +165,8 @@ def _extension(rest: str, scope: Scope) -> Reference:
         if field_name in EXTENSION_FIELDS:
             return Reference(("extensions", name, field_name))
         remedy = scope.suggest(field_name, EXTENSION_FIELDS) or (
-            f": it has {', '.join(EXTENSION_FIELDS)}, and configuration values at {{{{ extensions.{name}.cfg.KEY }}}}"
+            f": it has {', '.join(EXTENSION_FIELDS)}, "
+            f"and configuration values at {{{{ extensions.{name}.cfg.KEY }}}}"
         )
         raise _UnknownReferenceError(f"unknown field {_shown(field_name)} of the extension {name!r}{remedy}")
     if rest in scope.extensions or rest.removesuffix(".cfg") in scope.extensions:
@@ -177,7 +180,7 @@ def _extension(rest: str, scope: Scope) -> Reference:
 
 def _splits(text: str, separator: str) -> list[tuple[str, str]]:
     """Every way to split the text in two at the separator, both sides non-empty, the shortest left side first."""
-    found = []
+    found: list[tuple[str, str]] = []
     index = text.find(separator)
     while index >= 0 and len(found) < 100:
         if text[:index] and text[index + len(separator) :]:

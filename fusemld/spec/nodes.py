@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import yaml
 
@@ -69,6 +69,15 @@ class MappingNode:
     entries: dict[str, tuple[Place, Node]] = field(default_factory=dict)
 
 
+class _Mark(Protocol):
+    """Where PyYAML or libyaml saw something, counted from 0."""
+
+    @property
+    def line(self) -> int: ...
+    @property
+    def column(self) -> int: ...
+
+
 Node = ScalarNode | SequenceNode | MappingNode
 
 
@@ -120,7 +129,9 @@ def decode(data: bytes) -> str:
             start,
         )
     if data.startswith(_OTHER_BOMS):
-        raise _Refused("the file is not UTF-8 (its byte order mark says UTF-16 or UTF-32): save it as UTF-8", start)
+        raise _Refused(
+            "the file is not UTF-8 (its byte order mark says UTF-16 or UTF-32): save it as UTF-8", start
+        )
     data = data.removeprefix(_UTF8_BOM)
     try:
         text = data.decode("utf-8")
@@ -131,7 +142,9 @@ def decode(data: bytes) -> str:
         ) from None
     if found := _CONTROL.search(text):
         name = "NUL byte" if found.group() == "\0" else f"control character U+{ord(found.group()):04X}"
-        raise _Refused(f"{name}: remove it, YAML text holds printable characters only", _end_of(text[: found.start()]))
+        raise _Refused(
+            f"{name}: remove it, YAML text holds printable characters only", _end_of(text[: found.start()])
+        )
     return text
 
 
@@ -207,7 +220,8 @@ class _Composer:
         self._count += nodes
         if self._count > MAX_NODES:
             raise _Refused(
-                f"more than {MAX_NODES:,} values once aliases are expanded: use fewer aliases or several files", place
+                f"more than {MAX_NODES:,} values once aliases are expanded: use fewer aliases or several files",
+                place,
             )
 
     def _close(self) -> None:
@@ -242,7 +256,9 @@ class _Composer:
 
     def _key(self, mapping: MappingNode, node: Node, place: Place) -> tuple[str, Place] | None:
         if isinstance(node, MappingNode):
-            self._problem('braces start a mapping in YAML: put an expression in quotes, as in "{{ inputs.x }}"', place)
+            self._problem(
+                'braces start a mapping in YAML: put an expression in quotes, as in "{{ inputs.x }}"', place
+            )
             return None
         if isinstance(node, SequenceNode):
             self._problem("the name of a field must be plain text, not a list", place)
@@ -278,8 +294,7 @@ def _events(text: str) -> Iterator[yaml.Event]:
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> _Refused:
-    mark = error.problem_mark or error.context_mark
-    place = Place(line=1, column=1) if mark is None else _place(mark)
+    place = _place(error.problem_mark or error.context_mark)
     lines = text.splitlines()
     for number in (place.line, place.line - 1):
         if 1 <= number <= len(lines):
@@ -295,13 +310,17 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> _Refused:
     return _Refused(f"not valid YAML: {what}{within}", place)
 
 
-def _place(mark: yaml.Mark) -> Place:
+def _place(mark: _Mark | None) -> Place:
+    if mark is None:
+        return Place(line=1, column=1)
     return Place(line=mark.line + 1, column=mark.column + 1)
 
 
 def _check_tag(tag: str | None, allowed: frozenset[str], place: Place) -> None:
     if tag is not None and tag not in allowed:
-        raise _Refused("this YAML tag is not allowed: remove it, or put text that starts with '!' in quotes", place)
+        raise _Refused(
+            "this YAML tag is not allowed: remove it, or put text that starts with '!' in quotes", place
+        )
 
 
 def _scalar(event: yaml.ScalarEvent, place: Place) -> ScalarNode:
@@ -309,7 +328,9 @@ def _scalar(event: yaml.ScalarEvent, place: Place) -> ScalarNode:
     plain = event.style in (None, "")
     quotes = 0 if plain else 1
     exact = (
-        event.style in (None, "", "'", '"')
+        start is not None
+        and end is not None
+        and event.style in (None, "", "'", '"')
         and start.line == end.line
         and end.column - start.column == len(event.value) + 2 * quotes
     )

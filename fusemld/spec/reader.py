@@ -64,6 +64,13 @@ class Findings:
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
         return f": did you mean {close[0]!r}?" if close else ""
 
+    def take(self, other: Findings) -> None:
+        """Add what another part of the file has found."""
+        self.has_errors |= other.has_errors
+        self.left_out += other.left_out
+        for problem in other.problems:
+            self._add(problem)
+
     def _add(self, problem: Problem) -> None:
         if len(self.problems) < MAX_FINDINGS:
             self.problems.append(problem)
@@ -228,7 +235,9 @@ def _blank(type_: Type, place: Place) -> Any:
             return {}
         case Record():
             fields = fields_of(type_.shape).values()
-            return type_.shape(**{field.attribute: _blank(field.type, place) for field in fields if field.required})
+            return type_.shape(
+                **{field.attribute: _blank(field.type, place) for field in fields if field.required}
+            )
         case Whole():
             return type_.ge
         case Either():

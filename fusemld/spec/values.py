@@ -44,7 +44,9 @@ def codeset_complaint(text: str) -> str | None:
         return str(error)
     for name in (reference.project, reference.name):
         if _NAME.fullmatch(name) is None:
-            return f"{name[:60]!r} is not a valid name of a codeset or project: use letters, digits, '.', '_' and '-'"
+            return (
+                f"{name[:60]!r} is not a valid name of a codeset or project: use letters, digits, '.', '_' and '-'"
+            )
     if reference.ref is not None and _REF.fullmatch(reference.ref) is None:
         return f"{reference.ref[:60]!r} is not a valid branch, tag or commit"
     return None

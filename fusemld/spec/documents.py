@@ -1,0 +1,175 @@
+"""The entry point: the bytes of a file become its documents, or all that is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Container
+from pathlib import PurePath
+from typing import Final
+
+import msgspec
+
+from fusemld.model.document import Declared, Document, Kind
+from fusemld.model.problem import Problem, Severity
+from fusemld.model.workflow import CredentialRisk
+from fusemld.spec.canonical import canonical_of
+from fusemld.spec.leaves import NAME_PATTERN
+from fusemld.spec.nodes import MappingNode, Node, ScalarNode, SequenceNode, parse
+from fusemld.spec.reader import Findings, read_shape
+from fusemld.spec.records import read_assignment, read_codeset, read_extension, read_run
+from fusemld.spec.shapes import AssignmentShape, CodesetShape, ExtensionShape, RunShape, WorkflowShape
+from fusemld.spec.workflows import read_workflow
+
+_NAME: Final = re.compile(NAME_PATTERN)
+_HOW_TO_BE: Final = (
+    "a workflow has 'steps', an extension 'services', a codeset 'name' with 'url' or 'path', an assignment "
+    "'workflow' with 'codesets', a run request 'workflow' with 'inputs'; or say which it is with 'kind'"
+)
+
+
+class Parsed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file holds. With an error among the problems there are no documents.
+
+    `problems` are in the order of the file; at most the first hundred are listed, and the last says how many
+    were left out.
+    """
+
+    documents: tuple[Document, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def is_accepted(self) -> bool:
+        return not any(problem.severity is Severity.ERROR for problem in self.problems)
+
+
+def read(data: bytes, *, file: PurePath | str, root: PurePath | str | None = None) -> Parsed:
+    """The documents of a file, or everything that is wrong with it; raises nothing.
+
+    `file` is its absolute path: relative paths of codesets are relative to its folder, and a run request or an
+    assignment without a name gets one that is made of the file's path (below `root`, if given) and its position.
+    """
+    path = PurePath(file)
+    nodes, syntax_problems = parse(data)
+    findings = Findings()
+    documents = []
+    seen: dict[tuple[Kind, str], int] = {}
+    for number, node in enumerate(nodes, start=1):
+        before = len(findings.problems)
+        document = _document(node, path, _default_name(path, root, number), findings)
+        if document is None:
+            continue
+        key = (document.kind, document.name)
+        if key in seen:
+            findings.error(
+                f"this file already declares the {document.kind.value} {document.name!r} in line {seen[key]}: "
+                "rename or remove one",
+                node.place,
+            )
+        seen.setdefault(key, document.line)
+        warnings = tuple(findings.problems[before:])
+        documents.append(msgspec.structs.replace(document, problems=warnings))
+    parsed = Parsed(documents=tuple(documents), problems=_sorted([*syntax_problems, *findings.problems]))
+    if findings.left_out:
+        more = Problem(
+            message=f"and {findings.left_out} more problems",
+            line=parsed.problems[-1].line,
+            severity=Severity.ERROR if findings.has_errors else Severity.WARNING,
+        )
+        parsed = msgspec.structs.replace(parsed, problems=(*parsed.problems, more))
+    return parsed if parsed.is_accepted else msgspec.structs.replace(parsed, documents=())
+
+
+def _sorted(problems: list[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+
+
+def _document(node: Node, file: PurePath, default_name: str, findings: Findings) -> Document | None:
+    """None where the document has an error."""
+    if not isinstance(node, MappingNode):
+        is_list = isinstance(node, SequenceNode)
+        findings.error(
+            f"a document must be a mapping of fields, not {'a list' if is_list else 'text'}: {_HOW_TO_BE}",
+            node.place,
+        )
+        return None
+    kind = _kind(node, findings)
+    if kind is None:
+        return None
+    own = Findings()
+    declared, name, risks = _declared(node, kind, file, default_name, own)
+    findings.take(own)
+    if own.has_errors:
+        return None
+    canonical, digest = canonical_of(declared)
+    return Document(
+        kind=kind,
+        name=name,
+        declared=declared,
+        canonical=canonical,
+        digest=digest,
+        line=node.place.line,
+        risks=risks,
+    )
+
+
+def _declared(
+    node: MappingNode, kind: Kind, file: PurePath, default_name: str, findings: Findings
+) -> tuple[Declared, str, tuple[CredentialRisk, ...]]:
+    match kind:
+        case Kind.WORKFLOW:
+            workflow, risks = read_workflow(read_shape(node, WorkflowShape, findings), findings)
+            return workflow, workflow.name, risks
+        case Kind.EXTENSION:
+            extension = read_extension(read_shape(node, ExtensionShape, findings), findings)
+            return extension, extension.id, ()
+        case Kind.CODESET:
+            codeset = read_codeset(read_shape(node, CodesetShape, findings), file, findings)
+            return codeset, codeset.key, ()
+        case Kind.ASSIGNMENT:
+            assignment = read_assignment(read_shape(node, AssignmentShape, findings), default_name, findings)
+            return assignment, assignment.name, ()
+        case Kind.RUN:
+            run = read_run(read_shape(node, RunShape, findings), default_name)
+            return run, run.name, ()
+
+
+def _kind(node: MappingNode, findings: Findings) -> Kind | None:
+    kinds = [kind.value for kind in Kind]
+    if "kind" in node.entries:
+        _, value = node.entries["kind"]
+        if isinstance(value, ScalarNode) and not value.is_null:
+            if value.text in kinds:
+                return Kind(value.text)
+            remedy = findings.suggestion(value.text, kinds) or f": use one of {', '.join(kinds)}"
+            findings.error(f"unknown kind {value.text[:60]!r}{remedy}", value.place)
+            return None
+    inferred = _inferred(node.entries)
+    if inferred is None:
+        shown = ", ".join(name[:60] for name in list(node.entries)[:10]) or "no field"
+        findings.error(f"cannot tell what this document is (it has {shown}): {_HOW_TO_BE}", node.place)
+    return inferred
+
+
+def _inferred(given: Container[str]) -> Kind | None:
+    if "steps" in given:
+        return Kind.WORKFLOW
+    if "services" in given:
+        return Kind.EXTENSION
+    if "name" in given and ("url" in given or "path" in given):
+        return Kind.CODESET
+    if "workflow" in given and "codesets" in given:
+        return Kind.ASSIGNMENT
+    if "workflow" in given and "inputs" in given:
+        return Kind.RUN
+    return None
+
+
+def _default_name(file: PurePath, root: PurePath | str | None, number: int) -> str:
+    """A valid name made of the file's path and the document's position in it."""
+    inside = file.relative_to(root) if root is not None and file.is_relative_to(root) else PurePath(file.name)
+    name = ".".join(inside.with_suffix("").parts) + ("" if number == 1 else f".{number}")
+    if _NAME.fullmatch(name):
+        return name
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-")[:80]
+    return f"{cleaned or 'file'}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
