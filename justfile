@@ -36,3 +36,7 @@ check: setup
 # Every test, those of the plugins included.
 test *args: setup
     {{ bin }}/pytest {{ args }}
+
+# The whole chain on this machine: build, train, track, store, serve, predict (`--keep` leaves it running).
+demo *args: setup
+    {{ bin }}/python examples/demo.py {{ args }}
