@@ -76,17 +76,20 @@ class Client:
             yield from _chunks(response)
 
     def changes(self, run: str | None) -> Iterator[views.RunView]:
-        """The run (None: every unfinished one) now and at every change."""
+        """The run (None: every unfinished one) now and at every change; of a run at least once."""
         decoder = msgspec.json.Decoder(views.StreamItem)
         path = url("runs", run, "events") if run else "/events"
         with self._request("GET", path, {}) as response:
-            rest = b""
+            rest, told = b"", False
             for chunk in _chunks(response):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     item: views.StreamItem = decoder.decode(line)
                     if isinstance(item, views.RunChanged):
+                        told = True
                         yield item.run
+            if run and not told:
+                raise errors.FusemldError(f"cannot follow run {run}: the daemon says nothing about it")
 
     def _answered(
         self,

@@ -1,0 +1,84 @@
+"""`fuseml application`."""
+
+from __future__ import annotations
+
+import click
+
+from fusemld.api import views
+from fusemld.api.client import url
+from fusemld.cli import tables
+from fusemld.cli.options import Output, connect, output_option, socket_option
+
+
+@click.group("application")
+@socket_option
+def application() -> None:
+    """List, show or delete what predictor steps have left behind."""
+
+
+@application.command("list")
+@click.option("--type", "kind", help="Only applications of this type")
+@click.option("--workflow", help="Only applications of this workflow")
+@output_option
+@socket_option
+def list_applications(kind: str | None, workflow: str | None, output: Output) -> None:
+    """List applications."""
+    found = connect().get("/applications", tuple[views.ApplicationView, ...], type=kind, workflow=workflow)
+
+    def table() -> str:
+        if not found and not (kind or workflow):
+            return "no applications yet: a run with a predictor step leaves one behind"
+        if not found:
+            return "no such applications"
+        return tables.table(
+            ("name", "type", "state", "url", "workflow", "run", "updated"), (_row(each) for each in found)
+        )
+
+    tables.emit(output, found, table)
+
+
+@application.command("get")
+@click.argument("name")
+@output_option
+@socket_option
+def get(name: str, output: Output) -> None:
+    """Show the application NAME."""
+    found = connect().get(url("applications", name), views.ApplicationView)
+    pairs = (
+        ("application", found.name),
+        ("type", found.type),
+        ("state", found.state),
+        ("url", found.url),
+        ("description", found.description),
+        ("project", found.project),
+        ("workflow", found.workflow),
+        ("run", found.run),
+        ("revision", str(found.revision)),
+        ("updated", tables.ago(found.updated_at)),
+        ("services", ", ".join(found.services)),
+        ("objects", ", ".join(f"{each.kind}/{each.name}" for each in found.k8s_resources)),
+    )
+    tables.emit(output, found, lambda: tables.fields(pairs))
+
+
+@application.command("delete")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@socket_option
+def delete(names: tuple[str, ...]) -> None:
+    """Stop what serves each application and forget it."""
+    client = connect()
+    for name in names:
+        client.send("DELETE", url("applications", name))
+        click.echo(f"application {name} is deleted")
+
+
+def _row(application: views.ApplicationView) -> tuple[str, ...]:
+    return (
+        application.name,
+        application.type,
+        application.state,
+        application.url,
+        application.workflow,
+        application.run,
+        tables.ago(application.updated_at),
+    )

@@ -1,0 +1,70 @@
+"""Exit statuses, and the one place where errors become words on standard error.
+
+| status | meaning |
+| --- | --- |
+| 0 | done; a run that was waited for succeeded |
+| 1 | a run that was waited for failed, a file has problems, a check failed, or the daemon could not do it |
+| 2 | wrong usage, or input that the daemon refuses |
+| 3 | there is no such run, workflow, file... |
+| 4 | the daemon cannot be reached |
+| 5 | the daemon refuses this user |
+| 6 | the thing is not in a state that allows this |
+| 130 | interrupted by the user |
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+
+import click
+
+from fusemld.model import errors
+
+
+class ExitStatus(enum.IntEnum):
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNREACHABLE = 4
+    FORBIDDEN = 5
+    CONFLICT = 6
+    INTERRUPTED = 130
+
+
+STATUSES: dict[type[errors.FusemldError], ExitStatus] = {
+    errors.InvalidInputError: ExitStatus.USAGE,
+    errors.NotFoundError: ExitStatus.NOT_FOUND,
+    errors.ForbiddenError: ExitStatus.FORBIDDEN,
+    errors.ConflictError: ExitStatus.CONFLICT,
+}
+"""The nearest class counts; everything else is 1, and a daemon out of reach 4."""
+
+
+def status_of(error: errors.FusemldError) -> ExitStatus:
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            return STATUSES[kind]
+        if kind.__name__ == "UnreachableError":  # its module is loaded only by commands that need a daemon
+            return ExitStatus.UNREACHABLE
+    return ExitStatus.FAILED
+
+
+def run_command(command: click.Group, name: str) -> int:
+    """Run the program and return its exit status; every error is one message, never a trace."""
+    try:
+        result = command.main(prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return ExitStatus.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return ExitStatus.INTERRUPTED
+    except errors.FusemldError as error:
+        click.echo(f"{name}: {error}", err=True)
+        return status_of(error)
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python must not complain again while it shuts down.
+        sys.stdout = None
+        return ExitStatus.FAILED
+    return result if isinstance(result, int) else ExitStatus.OK
