@@ -1,0 +1,1 @@
+"""What runs in the environment of a served model; standalone, the daemon never imports it."""
