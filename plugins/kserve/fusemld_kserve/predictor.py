@@ -95,7 +95,7 @@ async def _current(context: StepContext, name: str) -> Application | None:
     current = await context.applications.get(name)
     if current is not None and current.run_created_at > context.run_created_at:
         raise ConflictError(
-            f"cannot update application {name}: the newer run {current.run} has updated it already, and its model stays"
+            f"cannot update application {name}: the newer run {current.run} has updated it, and its model stays"
         )
     return current
 

@@ -38,12 +38,18 @@ class KServeResolver:
     """Nothing needs to be started before a model is there, so access costs nothing."""
 
     name = "kserve"
-    resources = RESOURCES
+    resources: tuple[str, ...] = RESOURCES
 
     def offers(self, executor: str) -> tuple[Extension, ...]:
         return (_OFFER,) if executor == "process" else ()
 
-    async def access(self, extension_id: str, service_id: str, services: Services, note: Note) -> Extension:
+    async def access(
+        self,
+        extension_id: str,
+        service_id: str,
+        services: Services,  # noqa: ARG002
+        note: Note,  # noqa: ARG002
+    ) -> Extension:
         for service in _OFFER.services:
             if (extension_id, service_id) == (_OFFER.id, service.id):
                 reachable = msgspec.structs.replace(service, endpoints=(Endpoint(url=LOCAL_URL),))

@@ -21,7 +21,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, Re
 OUTPUT_NAME = "predict"
 
 
-class MlflowRuntime(MLModel):  # type: ignore[misc]  # MLServer has no types here
+class MlflowRuntime(MLModel):
     """Loads with `mlflow.pyfunc`; a wrong request is answered with status 400 and the reason."""
 
     async def load(self) -> bool:

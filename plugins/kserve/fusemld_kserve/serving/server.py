@@ -15,7 +15,6 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from mlserver.registry import MultiModelRegistry
 from mlserver.repository.factory import ModelRepositoryFactory
 from mlserver.rest.app import create_app
 from mlserver.settings import ModelParameters
+from runtime import MlflowRuntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from runtime import MlflowRuntime
 
 LISTEN_FD = 3
 KEEP_ALIVE_S = 5
@@ -97,7 +96,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         deadline = loop.time() + timeout_s
-        while self.server_state.connections and loop.time() < deadline:
+        while self.server_state.connections and loop.time() < deadline:  # noqa: ASYNC110 - uvicorn tells nobody
             await asyncio.sleep(0.05)
 
 
