@@ -1,0 +1,178 @@
+"""What can be written, and the statements for it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import assert_never
+
+import msgspec
+
+from fusemld.model.application import Application
+from fusemld.model.document import DocumentRecord
+from fusemld.model.run import Run, StepRun
+from fusemld.model.service import ServiceRecord
+from fusemld.store.codec import encode, to_bytes, to_text
+from fusemld.store.records import StoredRun, StoredStep
+
+
+class PutRun(msgspec.Struct, frozen=True):
+    """Insert the run with all its steps (`changed` None), or update it and the steps that changed."""
+
+    run: Run
+    changed: tuple[str, ...] | None = None
+
+
+class PutWorkflow(msgspec.Struct, frozen=True):
+    """The content that runs refer to by its digest; the same digest is never written twice."""
+
+    digest: str
+    name: str
+    canonical: str
+
+
+class PutDocument(msgspec.Struct, frozen=True):
+    record: DocumentRecord
+
+
+class DeleteDocument(msgspec.Struct, frozen=True):
+    key: str
+
+
+class PutApplication(msgspec.Struct, frozen=True):
+    application: Application
+
+
+class DeleteApplication(msgspec.Struct, frozen=True):
+    name: str
+
+
+class PutService(msgspec.Struct, frozen=True):
+    record: ServiceRecord
+
+
+class DeleteService(msgspec.Struct, frozen=True):
+    name: str
+
+
+class PutMeta(msgspec.Struct, frozen=True):
+    key: str
+    value: str
+
+
+Change = (
+    PutRun
+    | PutWorkflow
+    | PutDocument
+    | DeleteDocument
+    | PutApplication
+    | DeleteApplication
+    | PutService
+    | DeleteService
+    | PutMeta
+)
+
+
+def apply(connection: sqlite3.Connection, change: Change) -> None:
+    """Execute the change within the transaction of the connection. Raises `sqlite3.Error`."""
+    match change:
+        case PutRun(run, changed):
+            if changed is None:
+                _insert_run(connection, run)
+            else:
+                _update_run(connection, run, changed)
+        case PutWorkflow():
+            connection.execute(
+                "INSERT OR IGNORE INTO workflows (digest, name, canonical) VALUES (?, ?, ?)",
+                (change.digest, change.name, change.canonical),
+            )
+        case PutDocument(record):
+            _put(connection, "documents", record.key, record)
+        case DeleteDocument(key):
+            _delete(connection, "documents", key)
+        case PutApplication(application):
+            _put(connection, "applications", application.name, application)
+        case DeleteApplication(name):
+            _delete(connection, "applications", name)
+        case PutService(record):
+            _put(connection, "services", record.name, record)
+        case DeleteService(name):
+            _delete(connection, "services", name)
+        case PutMeta(key, value):
+            connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+        case _:
+            assert_never(change)
+
+
+def _insert_run(connection: sqlite3.Connection, run: Run) -> None:
+    connection.execute(
+        "INSERT INTO runs (id, workflow, workflow_digest, project, user, cause, executor, created_at,"
+        " state, message, cancel_requested, finished_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            run.id,
+            run.workflow,
+            run.workflow_digest,
+            run.project,
+            run.user,
+            to_text(run.cause),
+            run.executor,
+            run.created_at,
+            *_state(run),
+        ),
+    )
+    _put_details(connection, run)
+    _put_steps(connection, run.id, run.steps.values())
+
+
+def _update_run(connection: sqlite3.Connection, run: Run, changed: tuple[str, ...]) -> None:
+    state = _state(run)
+    # Most events change a step only: the page of an unchanged row need not be written.
+    connection.execute(
+        "UPDATE runs SET state = ?, message = ?, cancel_requested = ?, finished_at = ? WHERE id = ?"
+        " AND (state, message, cancel_requested, finished_at) IS NOT (?, ?, ?, ?)",
+        (*state, run.id, *state),
+    )
+    _put_details(connection, run)
+    _put_steps(connection, run.id, [run.steps[name] for name in changed])
+
+
+def _state(run: Run) -> tuple[str, str, bool, float | None]:
+    return run.state.value, to_text(run.message), run.cancel_requested, run.finished_at
+
+
+def _put_details(connection: sqlite3.Connection, run: Run) -> None:
+    data = encode(StoredRun(inputs=run.inputs, codesets=run.codesets))
+    connection.execute(
+        "INSERT INTO run_details (run, data) VALUES (?, ?)"
+        " ON CONFLICT (run) DO UPDATE SET data = excluded.data WHERE data IS NOT excluded.data",
+        (run.id, data),
+    )
+    if run.finished_at is not None:
+        _put_outputs(connection, run.id, "", run.outputs)
+
+
+def _put_steps(connection: sqlite3.Connection, run: str, steps: Iterable[StepRun]) -> None:
+    steps = tuple(steps)
+    connection.executemany(
+        "INSERT INTO steps (run, name, state, data) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (run, name) DO UPDATE SET state = excluded.state, data = excluded.data",
+        [(run, step.name, step.state.value, encode(StoredStep.of(step))) for step in steps],
+    )
+    for step in steps:
+        if step.outputs:
+            _put_outputs(connection, run, step.name, step.outputs)
+
+
+def _put_outputs(connection: sqlite3.Connection, run: str, step: str, outputs: dict[str, str]) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO outputs (run, step, name, value) VALUES (?, ?, ?, ?)",
+        [(run, step, name, to_bytes(value)) for name, value in outputs.items()],
+    )
+
+
+def _put(connection: sqlite3.Connection, table: str, key: str, record: msgspec.Struct) -> None:
+    connection.execute(f"INSERT OR REPLACE INTO {table} (key, data) VALUES (?, ?)", (key, encode(record)))  # noqa: S608 - our own names
+
+
+def _delete(connection: sqlite3.Connection, table: str, key: str) -> None:
+    connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))  # noqa: S608 - our own names

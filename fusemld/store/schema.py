@@ -1,0 +1,75 @@
+"""The tables, and how an older database becomes a current one."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from fusemld.model.errors import StartError
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE workflows (digest TEXT PRIMARY KEY, name TEXT NOT NULL, canonical TEXT NOT NULL)",
+        """CREATE TABLE runs (
+            id TEXT PRIMARY KEY, workflow TEXT NOT NULL, workflow_digest TEXT NOT NULL, project TEXT NOT NULL,
+            user TEXT NOT NULL, cause TEXT NOT NULL, executor TEXT NOT NULL, state TEXT NOT NULL,
+            message TEXT NOT NULL, cancel_requested INTEGER NOT NULL, created_at REAL NOT NULL, finished_at REAL
+        )""",
+        "CREATE INDEX runs_by_time ON runs (created_at)",
+        "CREATE INDEX runs_by_workflow ON runs (workflow, created_at)",
+        "CREATE INDEX runs_unfinished ON runs (id) WHERE finished_at IS NULL",
+        # What is long or seldom changes, so that a change of state does not rewrite it.
+        """CREATE TABLE run_details (
+            run TEXT PRIMARY KEY REFERENCES runs ON DELETE CASCADE, data TEXT NOT NULL
+        )""",
+        """CREATE TABLE steps (
+            run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, name TEXT NOT NULL, state TEXT NOT NULL,
+            data TEXT NOT NULL, PRIMARY KEY (run, name)
+        ) WITHOUT ROWID""",
+        # Of a step, or of the run where `step` is empty. Any bytes.
+        """CREATE TABLE outputs (
+            run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step TEXT NOT NULL, name TEXT NOT NULL,
+            value BLOB NOT NULL, PRIMARY KEY (run, step, name)
+        )""",
+        "CREATE TABLE documents (key TEXT PRIMARY KEY, data TEXT NOT NULL)",
+        "CREATE TABLE applications (key TEXT PRIMARY KEY, data TEXT NOT NULL)",
+        "CREATE TABLE services (key TEXT PRIMARY KEY, data TEXT NOT NULL)",
+    ),
+)
+"""What leads from each schema version to the next; the number of them is the current version (`user_version`)."""
+
+
+def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+    """Bring the database to the current version, each step in a transaction of its own.
+
+    A database that is not new is copied to `PATH.schema-N` first. Raises `StartError` for one that a newer
+    fusemld wrote: it is left as it is.
+    """
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found > len(migrations):
+        raise StartError(
+            f"cannot open the database {path}: a newer fusemld wrote it (schema {found}, this one knows "
+            f"{len(migrations)}); start that fusemld, or use another state folder"
+        )
+    if 0 < found < len(migrations):
+        _back_up(connection, path.with_name(f"{path.name}.schema-{found}"))
+    for version, statements in enumerate(migrations[found:], start=found + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def _back_up(connection: sqlite3.Connection, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    with contextlib.closing(sqlite3.connect(path)) as copy:
+        connection.backup(copy)

@@ -1,0 +1,290 @@
+"""The database: one writer that commits what has gathered, readers beside it.
+
+SQLite in WAL mode with `synchronous=FULL`: what `write` has returned from survives the power cord. All changes
+that arrive while a commit is under way are committed together by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar, cast
+
+import aiosqlite
+import anyio
+
+from fusemld.model.application import Application
+from fusemld.model.document import DocumentRecord
+from fusemld.model.run import Run, RunState
+from fusemld.model.service import ServiceRecord
+from fusemld.store import reads
+from fusemld.store.changes import (
+    Change,
+    DeleteApplication,
+    DeleteDocument,
+    DeleteService,
+    PutApplication,
+    PutDocument,
+    PutMeta,
+    PutRun,
+    PutService,
+    PutWorkflow,
+    apply,
+)
+from fusemld.store.errors import StoreConflictError, StoreError, unavailable
+from fusemld.store.reads import RunFilter
+from fusemld.store.schema import migrate
+
+__all__ = [
+    "Change",
+    "DeleteApplication",
+    "DeleteDocument",
+    "DeleteService",
+    "PutApplication",
+    "PutDocument",
+    "PutMeta",
+    "PutRun",
+    "PutService",
+    "PutWorkflow",
+    "Store",
+    "StoreConflictError",
+    "StoreError",
+]
+
+T = TypeVar("T")
+
+INSTANCE = "instance"
+"""Key of the identity of this state folder in `meta`."""
+CLOSE_S = 10.0
+
+
+class _Connection(aiosqlite.Connection):
+    """aiosqlite with a way to do several things in one trip to the thread of the connection."""
+
+    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        return cast("T", await self._execute(function, self._conn))  # type: ignore[no-untyped-call]
+
+
+class _Waiting:
+    """What one caller of `write` waits for."""
+
+    __slots__ = ("changes", "future")
+
+    def __init__(self, changes: tuple[Change, ...]) -> None:
+        self.changes = changes
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, error: Exception | None) -> None:
+        if self.future.done():  # the caller was cancelled
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)
+
+
+class Store:
+    """Made by `Store.open`. Every method raises `StoreError` where the database cannot be read or written."""
+
+    def __init__(self, writer: _Connection, reader: _Connection) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self.commits = 0
+        """How many transactions were committed, each for one or more writes."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncGenerator[Store]:
+        """Create or migrate the database (mode 0600); at the end, what was asked to be written is written.
+
+        Raises `StartError` for the database of a newer fusemld.
+        """
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        async with _connected(path) as writer:
+            await writer.call(partial(_prepare, path=path))
+            async with _connected(path) as reader:
+                await reader.call(lambda connection: connection.execute("PRAGMA query_only = ON"))
+                store = cls(writer, reader)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(store._serve, name="store writer")
+                    try:
+                        yield store
+                    finally:
+                        store._close()
+
+    async def write(self, *changes: Change) -> None:
+        """Returns when all changes are durable; either all of them are or none.
+
+        Raises `StoreConflictError` where a change contradicts what is stored. A caller that is cancelled does
+        not know whether they were written.
+        """
+        if not changes:
+            return
+        if self._closing:
+            raise StoreError("cannot write to the database: it is closed")
+        waiting = _Waiting(changes)
+        self._waiting.append(waiting)
+        self._arrived.set()
+        await waiting.future
+
+    async def unfinished_runs(self) -> list[Run]:
+        """In the order of their creation; derived fields are left to the engine."""
+        return await self._read(reads.unfinished)
+
+    async def run(self, id: str) -> Run | None:  # noqa: A002
+        return await self._read(partial(reads.run, id=id))
+
+    async def runs(
+        self,
+        *,
+        workflow: str | None = None,
+        project: str | None = None,
+        state: RunState | None = None,
+        codeset: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[Run]:
+        """Newest first, finished or not. `codeset` is the `PROJECT/NAME` of one that the run pinned."""
+        wanted = RunFilter(workflow=workflow, project=project, state=state, codeset=codeset)
+        return await self._read(partial(reads.runs, wanted=wanted, limit=limit, offset=offset))
+
+    async def run_count(
+        self,
+        *,
+        workflow: str | None = None,
+        project: str | None = None,
+        state: RunState | None = None,
+        codeset: str | None = None,
+    ) -> int:
+        wanted = RunFilter(workflow=workflow, project=project, state=state, codeset=codeset)
+        return await self._read(partial(reads.count, wanted=wanted))
+
+    async def find_run(self, text: str) -> str:
+        """The id of the run that a person means by its id, the beginning or the end of it, or `latest`.
+
+        Raises `NotFoundError`, and `InvalidInputError` with candidates where it could be several.
+        """
+        return await self._read(partial(reads.find, text=text))
+
+    async def workflow(self, digest: str) -> str | None:
+        """The canonical text of a workflow that a run was created with."""
+        return await self._read(partial(reads.workflow, digest=digest))
+
+    async def documents(self) -> list[DocumentRecord]:
+        return await self._read(partial(reads.records, table="documents", decode=reads.document))
+
+    async def applications(self) -> list[Application]:
+        return await self._read(partial(reads.records, table="applications", decode=reads.application))
+
+    async def services(self) -> list[ServiceRecord]:
+        return await self._read(partial(reads.records, table="services", decode=reads.service))
+
+    async def meta(self, key: str) -> str | None:
+        return await self._read(partial(reads.meta, key=key))
+
+    async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._reader.call(function)
+        except sqlite3.Error as error:
+            raise unavailable("read", error) from error
+
+    async def _serve(self) -> None:
+        """The one writer."""
+        try:
+            while self._waiting or not self._closing:
+                await self._arrived.wait()
+                self._arrived.clear()
+                while self._waiting:
+                    await self._commit_waiting()
+        finally:
+            for waiting in self._waiting:
+                waiting.settle(StoreError("cannot write to the database: it was closed"))
+
+    async def _commit_waiting(self) -> None:
+        batch, self._waiting = self._waiting, []
+        settled = False
+        try:
+            errors = await self._writer.call(partial(_commit, batch=[waiting.changes for waiting in batch]))
+            settled = True
+        finally:
+            if not settled:
+                for waiting in batch:
+                    waiting.settle(StoreError("cannot tell whether the database was written: it was closed"))
+        self.commits += 1
+        for waiting, error in zip(batch, errors, strict=True):
+            waiting.settle(error)
+
+    def _close(self) -> None:
+        self._closing = True
+        self._arrived.set()
+
+
+@asynccontextmanager
+async def _connected(path: Path) -> AsyncGenerator[_Connection]:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    try:
+        connection = _Connection(connect, iter_chunk_size=64)
+        await connection
+    except sqlite3.Error as error:
+        raise unavailable("open", error) from error
+    try:
+        yield connection
+    finally:
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await connection.close()
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        migrate(connection, path)
+        connection.execute(
+            "INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (INSTANCE, secrets.token_hex(8))
+        )
+    except sqlite3.Error as error:
+        raise unavailable("prepare", error) from error
+
+
+def _commit(connection: sqlite3.Connection, batch: Sequence[tuple[Change, ...]]) -> list[Exception | None]:
+    """One transaction for all callers. A change that is refused fails its caller only, a broken disk all."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        errors = [_apply_all(connection, changes) for changes in batch]
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        return [unavailable("write to", error) for _ in batch]
+    return errors
+
+
+def _apply_all(connection: sqlite3.Connection, changes: tuple[Change, ...]) -> Exception | None:
+    connection.execute("SAVEPOINT caller")
+    try:
+        for change in changes:
+            apply(connection, change)
+    except (sqlite3.IntegrityError, sqlite3.DataError) as error:
+        connection.execute("ROLLBACK TO caller")
+        return StoreConflictError(f"cannot write {type(change).__name__} to the database: {error}")
+    except sqlite3.Error:
+        raise
+    except Exception as error:  # noqa: BLE001 - a bug of this caller, raised where it called
+        connection.execute("ROLLBACK TO caller")
+        return error
+    finally:
+        if connection.in_transaction:
+            connection.execute("RELEASE caller")
+    return None
