@@ -99,6 +99,15 @@ def lock_requirements(requirements: str, python: str, folders: RuntimeFolders, n
         return answer.read_text()
 
 
+def find_interpreter(version: str, folders: RuntimeFolders, note: Note) -> str:
+    """The path of an interpreter of that version: the daemon's own, one of the host, or one fetched now.
+
+    Raises `StartError` with uv's own words where it cannot be had.
+    """
+    with _locked(folders.environments / f".python-{version}.lock", f"Python {version}", note) as lock:
+        return Uv(folders, lock).find_interpreter(version, note)
+
+
 def network_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Of these variables those that say how packages are reached: indexes, proxies, certificates."""
     matches = (_KEPT_UV_VARIABLES, _NETWORK_VARIABLES)
