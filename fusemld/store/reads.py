@@ -30,13 +30,15 @@ application = Decoder(Application)
 service = Decoder(ServiceRecord)
 
 
-class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Every field that is set must agree; `codeset` is the `PROJECT/NAME` of one that the run pinned."""
 
     workflow: str | None = None
     project: str | None = None
     state: RunState | None = None
     codeset: str | None = None
+    limit: int = 100
+    offset: int = 0
 
 
 def unfinished(connection: sqlite3.Connection) -> list[Run]:
@@ -48,15 +50,15 @@ def run(connection: sqlite3.Connection, id: str) -> Run | None:  # noqa: A002
     return next(iter(_runs(connection, "SELECT ?", (id,), "id")), None)
 
 
-def runs(connection: sqlite3.Connection, wanted: RunFilter, limit: int, offset: int) -> list[Run]:
+def runs(connection: sqlite3.Connection, query: RunQuery) -> list[Run]:
     """Newest first."""
-    where, parameters = _where(wanted)
+    where, parameters = _where(query)
     chosen = f"SELECT id FROM runs {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"  # noqa: S608
-    return _runs(connection, chosen, (*parameters, limit, offset), "created_at DESC, id DESC")
+    return _runs(connection, chosen, (*parameters, query.limit, query.offset), "created_at DESC, id DESC")
 
 
-def count(connection: sqlite3.Connection, wanted: RunFilter) -> int:
-    where, parameters = _where(wanted)
+def count(connection: sqlite3.Connection, query: RunQuery) -> int:
+    where, parameters = _where(query)
     return int(connection.execute(f"SELECT count(*) FROM runs {where}", parameters).fetchone()[0])  # noqa: S608
 
 
@@ -103,17 +105,17 @@ def records(connection: sqlite3.Connection, table: str, decode: Decoder[R]) -> l
     return [decode(data) for (data,) in connection.execute(f"SELECT data FROM {table} ORDER BY key")]  # noqa: S608
 
 
-def _where(wanted: RunFilter) -> tuple[str, list[str]]:
-    columns = {"workflow": wanted.workflow, "project": wanted.project, "state": wanted.state}
+def _where(query: RunQuery) -> tuple[str, list[str]]:
+    columns = {"workflow": query.workflow, "project": query.project, "state": query.state}
     terms = [f"{column} = ?" for column, value in columns.items() if value is not None]
     parameters = [str(value) for value in columns.values() if value is not None]
-    if wanted.codeset is not None:
+    if query.codeset is not None:
         terms.append(
             "EXISTS (SELECT 1 FROM run_details, json_each(run_details.data, '$.codesets') AS pin"
             " WHERE run_details.run = runs.id"
             " AND json_extract(pin.value, '$.project') || '/' || json_extract(pin.value, '$.name') = ?)"
         )
-        parameters.append(wanted.codeset)
+        parameters.append(query.codeset)
     return ("WHERE " + " AND ".join(terms) if terms else ""), parameters
 
 

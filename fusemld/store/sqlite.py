@@ -21,7 +21,7 @@ import anyio
 
 from fusemld.model.application import Application
 from fusemld.model.document import DocumentRecord
-from fusemld.model.run import Run, RunState
+from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
 from fusemld.store import reads
 from fusemld.store.changes import (
@@ -38,7 +38,7 @@ from fusemld.store.changes import (
     apply,
 )
 from fusemld.store.errors import StoreConflictError, StoreError, unavailable
-from fusemld.store.reads import RunFilter
+from fusemld.store.reads import RunQuery
 from fusemld.store.schema import migrate
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "PutRun",
     "PutService",
     "PutWorkflow",
+    "RunQuery",
     "Store",
     "StoreConflictError",
     "StoreError",
@@ -143,30 +144,13 @@ class Store:
     async def run(self, id: str) -> Run | None:  # noqa: A002
         return await self._read(partial(reads.run, id=id))
 
-    async def runs(
-        self,
-        *,
-        workflow: str | None = None,
-        project: str | None = None,
-        state: RunState | None = None,
-        codeset: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-    ) -> list[Run]:
-        """Newest first, finished or not. `codeset` is the `PROJECT/NAME` of one that the run pinned."""
-        wanted = RunFilter(workflow=workflow, project=project, state=state, codeset=codeset)
-        return await self._read(partial(reads.runs, wanted=wanted, limit=limit, offset=offset))
+    async def runs(self, query: RunQuery | None = None) -> list[Run]:
+        """Newest first, finished or not."""
+        return await self._read(partial(reads.runs, query=query or RunQuery()))
 
-    async def run_count(
-        self,
-        *,
-        workflow: str | None = None,
-        project: str | None = None,
-        state: RunState | None = None,
-        codeset: str | None = None,
-    ) -> int:
-        wanted = RunFilter(workflow=workflow, project=project, state=state, codeset=codeset)
-        return await self._read(partial(reads.count, wanted=wanted))
+    async def run_count(self, query: RunQuery | None = None) -> int:
+        """How many runs match, whatever the limit."""
+        return await self._read(partial(reads.count, query=query or RunQuery()))
 
     async def find_run(self, text: str) -> str:
         """The id of the run that a person means by its id, the beginning or the end of it, or `latest`.
