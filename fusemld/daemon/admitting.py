@@ -1,0 +1,85 @@
+"""What only the daemon can say about a document: whether its plugins, executors and records allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from fusemld.daemon.performing import check_inputs
+from fusemld.hooks.manager import Plugins, repository
+from fusemld.intake.snapshot import FileReport, Scan
+from fusemld.model.document import Document, Kind
+from fusemld.model.errors import InvalidInputError
+from fusemld.model.extension import Extension
+from fusemld.model.problem import Problem
+from fusemld.model.workflow import Workflow
+from fusemld.registry.credentials import secret_keys
+from fusemld.spec.risks import credential_risks
+
+
+class Admitting:
+    """Adds problems to what was read; a file with one is rejected whole, like one that cannot be understood."""
+
+    def __init__(self, plugins: Plugins, executors: Iterable[str], default_executor: str) -> None:
+        self._plugins = plugins
+        self._executors = sorted(executors)
+        self._default_executor = default_executor
+
+    def check(self, scan: Scan, registered: Mapping[str, Document]) -> Scan:
+        """`registered` are the extensions in force; those of the scan itself count too."""
+        arriving = [document for report in scan.files for document in report.documents]
+        documents = {**registered, **{d.name: d for d in arriving if d.kind is Kind.EXTENSION}}
+        records = tuple(d.declared for d in documents.values() if isinstance(d.declared, Extension))
+        return msgspec.structs.replace(scan, files=tuple(self._checked(report, records) for report in scan.files))
+
+    def problems(self, document: Document, records: tuple[Extension, ...]) -> tuple[Problem, ...]:
+        if not isinstance(document.declared, Workflow):
+            return ()
+        return tuple(self._workflow_problems(document, document.declared, records))
+
+    def _checked(self, report: FileReport, records: tuple[Extension, ...]) -> FileReport:
+        found = [problem for document in report.documents for problem in self.problems(document, records)]
+        if not found:
+            return report
+        return msgspec.structs.replace(report, documents=(), problems=(*report.problems, *found))
+
+    def _workflow_problems(
+        self, document: Document, workflow: Workflow, records: tuple[Extension, ...]
+    ) -> Iterator[Problem]:
+        executor = workflow.executor or self._default_executor
+        if executor not in self._executors:
+            known = ", ".join(self._executors)
+            yield Problem(
+                message=f"workflow {workflow.name!r} wants the executor {executor!r}; this daemon has: {known}",
+                line=document.line,
+            )
+        yield from self._exposed(document, workflow, records)
+        for step in workflow.steps:
+            if any(output.image is not None for output in step.outputs):
+                yield Problem(
+                    message=f"step {step.name!r}: no image builder is configured for the executor {executor!r}, "
+                    "so `outputs[].image` cannot be built; build the image elsewhere and name it in `image`",
+                    line=document.line,
+                )
+            if step.image.references:
+                continue
+            claimed = repository(str(step.image))
+            owner = self._plugins.steps.get(claimed) or self._plugins.runtimes.get(claimed)
+            if owner is not None:
+                try:
+                    check_inputs(step, owner.inputs)
+                except InvalidInputError as error:
+                    yield Problem(message=str(error), line=document.line)
+
+    @staticmethod
+    def _exposed(document: Document, workflow: Workflow, records: tuple[Extension, ...]) -> Iterator[Problem]:
+        """Credentials where others could see them."""
+        requirements = {(step.name, entry.name): entry for step in workflow.steps for entry in step.extensions}
+        for risk in credential_risks(workflow):
+            if risk.key in secret_keys(requirements[risk.step, risk.requirement], records):
+                yield Problem(
+                    message=f"step {risk.step!r}: extensions.{risk.requirement}.cfg.{risk.key} comes from "
+                    f"credentials and would be seen in {risk.place}; hand it over in env or an input instead",
+                    line=document.line,
+                )

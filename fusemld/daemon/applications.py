@@ -1,0 +1,45 @@
+"""What predictor steps leave behind: recorded, listed and deleted."""
+
+from __future__ import annotations
+
+import anyio
+
+from fusemld.hooks.services import Services
+from fusemld.model.application import Application
+from fusemld.model.errors import ConflictError, NotFoundError
+from fusemld.store.changes import DeleteApplication, PutApplication
+from fusemld.store.sqlite import Store
+
+
+class ApplicationBook:
+    """Implements `fusemld.hooks.steps.Applications` over the store."""
+
+    def __init__(self, store: Store, services: Services) -> None:
+        self._store = store
+        self._services = services
+        self._lock = anyio.Lock()
+
+    async def all(self) -> list[Application]:
+        return sorted(await self._store.applications(), key=lambda application: application.name)
+
+    async def get(self, name: str) -> Application | None:
+        return next((entry for entry in await self._store.applications() if entry.name == name), None)
+
+    async def record(self, application: Application) -> None:
+        async with self._lock:
+            known = await self.get(application.name)
+            if known is not None and known.run_created_at > application.run_created_at:
+                raise ConflictError(
+                    f"cannot update application {application.name}: the newer run {known.run} has updated it"
+                )
+            await self._store.write(PutApplication(application))
+
+    async def delete(self, name: str) -> None:
+        """Stop what serves it, then forget it: killed in between, it can be deleted again."""
+        async with self._lock:
+            known = await self.get(name)
+            if known is None:
+                raise NotFoundError(f"cannot delete application {name}: there is none of that name")
+            for service in known.services:
+                await self._services.remove(service)
+            await self._store.write(DeleteApplication(name))

@@ -1,0 +1,155 @@
+"""From the watched folder to runs: scans feed the catalog, the catalog says which runs are due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import anyio
+import structlog
+
+from fusemld.daemon.admitting import Admitting
+from fusemld.daemon.plans import Plans
+from fusemld.daemon.supervisor import Supervisor
+from fusemld.engine.begin import new_run
+from fusemld.intake.catalog import Catalog, PolledCodeset, Update
+from fusemld.intake.snapshot import Scan
+from fusemld.intake.triggers import Start
+from fusemld.model.codeset import Codeset, parse_reference
+from fusemld.model.document import Document, DocumentState, Kind
+from fusemld.model.extension import Extension
+from fusemld.model.ids import run_id
+from fusemld.model.run import Run
+from fusemld.registry.registry import Registry
+from fusemld.store.changes import Change, DeleteDocument, PutDocument, PutWorkflow
+from fusemld.store.errors import StoreError
+from fusemld.store.sqlite import Store
+
+log = structlog.get_logger(__name__)
+
+STORE_RETRY_S = 1.0
+
+
+class Folder:
+    """Owns the catalog. Whatever it learns is stored before anything is done about it."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        registry: Registry,
+        store: Store,
+        supervisor: Supervisor,
+        admitting: Admitting,
+        plans: Plans,
+        default_executor: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.catalog = catalog
+        self.runs: dict[str, str] = {}
+        """The latest run that a document started, by the document's key; of this daemon's life."""
+        self._registry = registry
+        self._store = store
+        self._supervisor = supervisor
+        self._admitting = admitting
+        self._plans = plans
+        self._default_executor = default_executor
+        self._clock = clock
+        self._lock = anyio.Lock()
+
+    def registered(self, kind: Kind) -> Mapping[str, Document]:
+        return self.catalog.registered(kind)
+
+    async def on_scan(self, scan: Scan) -> None:
+        """Take in what the watcher saw, and start what became due."""
+        async with self._lock:
+            was_available = self.catalog.available
+            checked = self._admitting.check(scan, self.registered(Kind.EXTENSION))
+            update = self.catalog.apply(checked)
+            if was_available != self.catalog.available:
+                log.warning("folder.available" if self.catalog.available else "folder.unavailable")
+            self._tell(update)
+            self._register_extensions()
+            await self._store_update(update)
+            await self._start_due()
+
+    async def codeset_seen(self, polled: PolledCodeset, version: str, problem: str) -> None:
+        """A codeset of an assignment was looked at."""
+        async with self._lock:
+            await self._store_update(self.catalog.codeset_seen(polled, version, problem))
+            await self._start_due()
+
+    async def start(
+        self, start: Start, *, user: str, cause: str, version: str = "", changes: tuple[Change, ...] = ()
+    ) -> Run:
+        """Create the run of a `Start`, with `changes` in the same transaction."""
+        workflow = start.workflow
+        now = self._clock()
+        plan = self._plans.add(workflow.digest, workflow.canonical)
+        inputs = dict(start.inputs)
+        if version and not self._is_folder(start.reference):
+            inputs = {name: _at(text, start.reference, version) for name, text in inputs.items()}
+        run = new_run(
+            plan,
+            id=run_id(workflow.name, now),
+            created_at=now,
+            inputs=inputs,
+            project=start.project,
+            user=user,
+            cause=cause,
+            executor=start.executor or plan.workflow.executor or self._default_executor,
+        )
+        stored = PutWorkflow(workflow.digest, workflow.name, workflow.canonical)
+        await self._supervisor.create(run, (stored, *changes))
+        log.info("run.created", run=run.id, workflow=run.workflow, cause=cause)
+        return run
+
+    def _is_folder(self, reference: str) -> bool:
+        """A folder has no versions that one could ask for: a run takes it as it is."""
+        parsed = parse_reference(reference)
+        document = self.registered(Kind.CODESET).get(f"{parsed.project}/{parsed.name}")
+        return document is None or not isinstance(document.declared, Codeset) or document.declared.path is not None
+
+    async def _start_due(self) -> None:
+        for due in self.catalog.due():
+            row = self.catalog.started(due)
+            run = await self.start(
+                due.start, user=due.user, cause=due.cause, version=due.version, changes=(PutDocument(row),)
+            )
+            self.runs[due.document] = run.id
+
+    async def _store_update(self, update: Update) -> None:
+        changes: list[Change] = [PutDocument(row) for row in update.records]
+        changes += [DeleteDocument(key) for key in update.forgotten]
+        while changes:
+            try:
+                await self._store.write(*changes)
+                return
+            except StoreError as error:
+                log.warning("store.unavailable", error=str(error))
+                await anyio.sleep(STORE_RETRY_S)
+
+    def _register_extensions(self) -> None:
+        declared = {name: document.declared for name, document in self.registered(Kind.EXTENSION).items()}
+        for record in self._registry.list():
+            if record.id not in declared:
+                self._registry.remove(record.id)
+        for extension in declared.values():
+            assert isinstance(extension, Extension)
+            self._registry.upsert(extension)
+
+    @staticmethod
+    def _tell(update: Update) -> None:
+        """The journal carries what `fuseml files` shows."""
+        for row in update.records:
+            for problem in row.problems:
+                log.warning("document.problem", text=problem.at(row.file))
+            if row.state is not DocumentState.REJECTED or not row.problems:
+                log.info("document.changed", key=row.key, file=row.file, state=row.state, detail=row.detail)
+
+
+def _at(text: str, reference: str, version: str) -> str:
+    """The input that names the assignment's codeset, pinned to what was seen of it."""
+    if text != reference:
+        return text
+    return f"{reference.partition('@')[0]}@{version}"

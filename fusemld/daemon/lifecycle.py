@@ -1,0 +1,234 @@
+"""Starts the parts in order, stops them in the other, and says why when one cannot start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.abc import TaskStatus
+
+from fusemld import __version__
+from fusemld.api import server
+from fusemld.codesets.codesets import Codesets
+from fusemld.codesets.polling import Poller
+from fusemld.daemon import journal
+from fusemld.daemon.admitting import Admitting
+from fusemld.daemon.applications import ApplicationBook
+from fusemld.daemon.folder import Folder
+from fusemld.daemon.locking import state_lock
+from fusemld.daemon.operations import DaemonOperations
+from fusemld.daemon.performing import Parts, StepPerformer
+from fusemld.daemon.pinning import Pinner
+from fusemld.daemon.plans import Plans
+from fusemld.daemon.settings import Settings
+from fusemld.daemon.stored_services import StoredServices
+from fusemld.daemon.supervisor import Supervisor
+from fusemld.engine.admission import Admission
+from fusemld.engine.plan import Defaults
+from fusemld.executors.process.client import Keeper
+from fusemld.executors.process.executor import ProcessExecutor, ProcessExecutorSettings
+from fusemld.hooks.executors import Executor
+from fusemld.hooks.manager import load_plugins
+from fusemld.hooks.steps import RuntimeFolders
+from fusemld.intake.catalog import Catalog
+from fusemld.intake.watcher import Timing, Watcher
+from fusemld.model.document import Kind
+from fusemld.model.errors import FusemldError
+from fusemld.registry.credentials import AllowedSources
+from fusemld.registry.registry import Registry
+from fusemld.services.environments import KeeperEnvironments
+from fusemld.services.supervisor import ServiceSupervisor
+from fusemld.spec.documents import Parsed, read
+from fusemld.store.sqlite import Store
+
+log = structlog.get_logger(__name__)
+
+STOP_S = 8.0
+"""How long stopping may take before it is forced: the promise is ten seconds."""
+
+
+def serve(settings: Settings) -> int:
+    """Be the daemon until SIGTERM or SIGINT; the exit status. Everything that runs goes on without it."""
+    journal.configure(settings.log)
+    os.umask(0o077)
+    try:
+        with state_lock(settings.state):
+            anyio.run(_Daemon(settings).run)
+    except FusemldError as error:
+        print(f"fusemld: {error}", file=sys.stderr)  # noqa: T201 the one line that a person reads
+        return 1
+    return 0
+
+
+async def stop_everything(settings: Settings) -> None:
+    """End what a daemon that is not running any more has left. Raises `StartError` where one is running."""
+    with state_lock(settings.state):
+        await Keeper(settings.state).shutdown(settings.steps.grace_s)
+
+
+class _Daemon:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = anyio.Event()
+        self._stops_everything = False
+
+    async def run(self) -> None:
+        settings = self._settings
+        log.info("daemon.starting", version=__version__, state=str(settings.state), folder=str(settings.folder))
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        keeper = Keeper(settings.state)
+        async with anyio.create_task_group() as outer:
+            await outer.start(self._signals)
+            await outer.start(keeper.run)
+            async with Store.open(settings.state / "fusemld.db") as store:
+                services = await self._serve(store, keeper)
+            if self._stops_everything:
+                log.info("daemon.stopping_everything")
+                await services.stop_all(settings.steps.grace_s)
+                await keeper.shutdown(settings.steps.grace_s)
+            outer.cancel_scope.cancel()
+        log.info("daemon.stopped")
+
+    async def _serve(self, store: Store, keeper: Keeper) -> ServiceSupervisor:
+        settings = self._settings
+        plugins = load_plugins()
+        folders = RuntimeFolders(environments=settings.state / "environments", cache=settings.state / "cache")
+        passed = {name: os.environ[name] for name in settings.process.pass_env if name in os.environ}
+        environments = KeeperEnvironments(keeper, folders, settings.state / "logs" / "environments")
+        services = ServiceSupervisor(
+            keeper, environments, plugins.service_kinds, settings.state, StoredServices(store)
+        )
+        executor = ProcessExecutor(
+            keeper,
+            plugins.runtimes,
+            folders,
+            ProcessExecutorSettings(
+                state=settings.state,
+                zone=settings.process.zone,
+                sandbox=settings.process.sandbox,
+                default_command=settings.process.default_command,
+                images=settings.process.images,
+                passed_env=passed,
+                log_limit_bytes=settings.log.step_limit_bytes,
+            ),
+        )
+        executors: Mapping[str, Executor] = {executor.name: executor}
+        reader = partial(_read, settings.folder)
+        catalog = Catalog(await store.documents(), reader)
+        registry = Registry(
+            plugins.resolvers.values(),
+            AllowedSources(variables=frozenset(settings.secrets.env), folders=settings.secrets.files),
+        )
+        codesets = Codesets(
+            settings.state, (settings.folder, *settings.codesets.roots), limit_bytes=settings.codesets.limit_bytes
+        )
+        pinner = Pinner(
+            codesets,
+            registry,
+            services,
+            lambda: catalog.registered(Kind.CODESET),
+            zone=settings.process.zone,
+            timeout_s=settings.steps.pin_timeout_s,
+        )
+        defaults = Defaults(
+            timeout_s=settings.steps.timeout_s,
+            queue_timeout_s=settings.steps.queue_timeout_s,
+            pin_timeout_s=settings.steps.pin_timeout_s,
+        )
+        plans = Plans(store, defaults)
+        limits = settings.limits
+        supervisor = Supervisor(
+            store=store,
+            planner=plans,
+            admission=Admission(limits.steps or None, limits.steps_per_workflow or None),
+            clock=time.time,
+        )
+        applications = ApplicationBook(store, services)
+        performer = StepPerformer(
+            Parts(
+                plugins=plugins,
+                executors=executors,
+                registry=registry,
+                pinner=pinner,
+                services=services,
+                environments=environments,
+                applications=applications,
+                folders=folders,
+                state=settings.state,
+                grace_s=settings.steps.grace_s,
+            ),
+            supervisor,
+        )
+        folder = Folder(
+            catalog=catalog,
+            registry=registry,
+            store=store,
+            supervisor=supervisor,
+            admitting=Admitting(plugins, executors, settings.executor),
+            plans=plans,
+            default_executor=settings.executor,
+        )
+        operations = DaemonOperations(
+            settings=settings,
+            plugins=plugins,
+            store=store,
+            supervisor=supervisor,
+            performer=performer,
+            plans=plans,
+            folder=folder,
+            registry=registry,
+            applications=applications,
+            services=services,
+            executors=executors,
+            stop=self._stop,
+        )
+        await supervisor.load(await store.unfinished_runs())
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(services.run, name="services")
+            await tasks.start(performer.run, name="performer")
+            await tasks.start(supervisor.run, performer, name="supervisor")
+            await tasks.start(server.serve, operations, settings.socket, settings.group, name="api")
+            timing = Timing(rescan_s=settings.intake.rescan_s)
+            watcher = Watcher(settings.folder, reader, known=catalog.files, timing=timing)
+            await tasks.start(watcher.run, folder.on_scan, name="watcher")
+            poller = Poller(settings.codesets.poll_s, catalog.polled, pinner.version, folder.codeset_seen)
+            tasks.start_soon(poller.run, name="poller")
+            log.info("daemon.ready", socket=str(settings.socket), runs=len(supervisor.active))
+            _notify("READY=1")
+            await self._stopping.wait()
+            _notify("STOPPING=1")
+            tasks.cancel_scope.cancel()
+        return services
+
+    def _stop(self, everything: bool) -> None:
+        self._stops_everything = self._stops_everything or everything
+        self._stopping.set()
+
+    async def _signals(self, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            task_status.started()
+            async for number in received:
+                log.info("daemon.signalled", signal=signal.Signals(number).name)
+                self._stop(everything=False)
+
+
+def _read(folder: Path, data: bytes, file: Path) -> Parsed:
+    return read(data, file=folder / file, root=folder)
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (`sd_notify(3)`); nothing happens without it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        address = "\0" + address[1:] if address.startswith("@") else address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.connect(address)
+            notify.sendall(state.encode())

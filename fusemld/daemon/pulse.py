@@ -1,0 +1,23 @@
+"""Tells any number of waiters that something changed, without queues that could grow."""
+
+from __future__ import annotations
+
+import anyio
+
+
+class Pulse:
+    """`version` grows with every `fire`; `wait` returns once it differs from what the waiter has seen."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._event = anyio.Event()
+
+    def fire(self) -> None:
+        self.version += 1
+        self._event.set()
+        self._event = anyio.Event()
+
+    async def wait(self, seen: int) -> int:
+        while self.version == seen:
+            await self._event.wait()
+        return self.version

@@ -1,0 +1,164 @@
+"""Steering steps of plugins: async code in the daemon, resumed after a restart, safe to repeat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from fusemld.hooks.environments import Environments, Note
+from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Report
+from fusemld.hooks.services import Services
+from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders
+from fusemld.hooks.stores import ObjectStore, ObjectStoreFactory
+from fusemld.model.backoff import backoff_s
+from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.errors import FusemldError, StartError, UnavailableError
+from fusemld.model.extension import ServiceAccess
+from fusemld.model.run import AttemptKey, Ending, Outcome
+
+log = structlog.get_logger(__name__)
+
+TAIL_LINES = 20
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 60.0
+
+
+class StepLog:
+    """The log of a steering step: whole lines, masked before they reach the disk."""
+
+    def __init__(self, path: Path, secrets: frozenset[str]) -> None:
+        self._path = path
+        self._secrets = sorted(secrets, key=len, reverse=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def write(self, text: str) -> None:
+        with self._path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(self.masked(text).rstrip("\n") + "\n")
+
+    def tail(self) -> str:
+        if not self._path.exists():
+            return ""
+        return "\n".join(self._path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+
+class Context:
+    """What a plugin step may use: see `fusemld.hooks.steps.StepContext`."""
+
+    def __init__(
+        self,
+        *,
+        key: AttemptKey,
+        workflow: str,
+        project: str,
+        executor: str,
+        run_created_at: float,
+        inputs: Mapping[str, str],
+        codesets: Mapping[str, PinnedCodeset],
+        extensions: Mapping[str, ServiceAccess],
+        outputs: tuple[str, ...],
+        services: Services,
+        environments: Environments,
+        applications: Applications,
+        folders: RuntimeFolders,
+        work: Path,
+        note: Note,
+        step_log: StepLog,
+        object_stores: Mapping[str, ObjectStoreFactory],
+    ) -> None:
+        self.key = key
+        self.workflow = workflow
+        self.project = project
+        self.executor = executor
+        self.run_created_at = run_created_at
+        self.inputs = inputs
+        self.codesets = codesets
+        self.extensions = extensions
+        self.outputs = outputs
+        self.services = services
+        self.environments = environments
+        self.applications = applications
+        self.folders = folders
+        self.work = work
+        self.step_log = step_log
+        self._note = note
+        self._object_stores = object_stores
+
+    def note(self, text: str) -> None:
+        text = self.step_log.masked(text)
+        self.step_log.write(text)
+        self._note(text)
+
+    def log(self, text: str) -> None:
+        self.step_log.write(text)
+
+    def object_store(self, access: ServiceAccess) -> ObjectStore:
+        factory = self._object_stores.get("s3")
+        if factory is None:
+            raise StartError("cannot reach the object store: no plugin gives access to s3: install fusemld-s3")
+        return factory.open(access)
+
+
+class Steering:
+    """Runs plugin steps as tasks and reports on them like an executor. Cancelling its task group leaves no
+    trace: a step that has not ended is run again by the next daemon, at the same attempt."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._running: dict[AttemptKey, anyio.CancelScope] = {}
+
+    def launch(self, tasks: TaskGroup, step: PluginStep, context: Context, report: Report) -> None:
+        if context.key not in self._running:
+            scope = self._running[context.key] = anyio.CancelScope()
+            tasks.start_soon(self._run, step, context, report, scope, name=f"step {context.key}")
+
+    def kill(self, key: AttemptKey) -> None:
+        if key in self._running:
+            self._running[key].cancel()
+
+    async def _run(self, step: PluginStep, context: Context, report: Report, scope: anyio.CancelScope) -> None:
+        key = context.key
+        report(AttemptStarted(key=key, at=self._clock()))
+        outcome = Outcome(ending=Ending.CANCELLED, message="stopped")
+        outputs: Mapping[str, str] = {}
+        with scope:
+            outcome, outputs = await self._until_done(step, context)
+        del self._running[key]
+        if outcome.ending is not Ending.SUCCEEDED:
+            context.log(outcome.message)
+        report(AttemptFinished(key=key, at=self._clock(), outcome=outcome, outputs=outputs))
+
+    async def _until_done(self, step: PluginStep, context: Context) -> tuple[Outcome, Mapping[str, str]]:
+        tries = 0
+        while True:
+            try:
+                outputs = await step.run(context)
+            except UnavailableError as error:
+                tries += 1
+                pause_s = backoff_s(tries, FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
+                context.note(f"{error}; trying again in {pause_s:.0f} s")
+                await anyio.sleep(pause_s)
+            except FusemldError as error:
+                return self._failed(context, str(error)), {}
+            except Exception as error:
+                log.exception("step.crashed", key=str(context.key))
+                return self._failed(context, f"the plugin failed: {type(error).__name__}: {error}"), {}
+            else:
+                missing = [name for name in context.outputs if name not in outputs]
+                if missing:
+                    message = f"the plugin did not give the output {', '.join(missing)}"
+                    return Outcome(ending=Ending.OUTPUT_MISSING, message=message), {}
+                return Outcome(ending=Ending.SUCCEEDED), {name: outputs[name] for name in context.outputs}
+
+    def _failed(self, context: Context, message: str) -> Outcome:
+        message = context.step_log.masked(message)
+        return Outcome(ending=Ending.PROGRAM_FAILED, message=message, tail=context.step_log.tail())

@@ -1,0 +1,72 @@
+"""Settings come from a file, then variables, then flags, and say where they came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fusemld.daemon.settings import Loaded, load_settings
+from fusemld.model.errors import InvalidInputError
+
+
+def load(tmp_path: Path, text: str = "", flags: dict[str, str] | None = None, **environ: str) -> Loaded:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    return load_settings(config, flags, {"FUSEMLD_STATE": str(tmp_path / "state"), **environ})
+
+
+def test_defaults_need_nothing_but_an_environment(tmp_path: Path) -> None:
+    loaded = load_settings(None, None, {"HOME": str(tmp_path), "FUSEMLD_STATE": str(tmp_path)})
+
+    assert loaded.settings.state == tmp_path
+    assert loaded.settings.folder == tmp_path / "inbox"
+    assert loaded.settings.executor == "process"
+    assert loaded.origins["limits.steps"] == ("16", "default")
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) -> None:
+    text = 'executor = "process"\n[limits]\nsteps = 2\nsteps_per_workflow = 3\n[steps]\ngrace_s = 4\n'
+
+    loaded = load(tmp_path, text, {"limits.steps": "9"}, FUSEMLD_LIMITS_STEPS="7", FUSEMLD_STEPS_GRACE_S="5.5")
+
+    assert loaded.settings.limits.steps == 9
+    assert loaded.settings.limits.steps_per_workflow == 3
+    assert loaded.settings.steps.grace_s == 5.5
+    assert loaded.origins["limits.steps"] == ("9", "flag --limits.steps")
+    assert loaded.origins["steps.grace_s"] == ("5.5", "FUSEMLD_STEPS_GRACE_S")
+    assert loaded.origins["limits.steps_per_workflow"][1].endswith("config.toml")
+
+
+def test_lists_and_tables_can_be_variables(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        FUSEMLD_CODESETS_ROOTS="/srv/code, /home/ml",
+        FUSEMLD_PROCESS_IMAGES='{"busybox": ["sh", "-c"]}',
+    )
+
+    assert loaded.settings.codesets.roots == (Path("/srv/code"), Path("/home/ml"))
+    assert loaded.settings.process.images == {"busybox": ("sh", "-c")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[limits]\nstep = 2\n", "there is no setting 'limits.step'; did you mean 'limits.steps'?"),
+        ("[limits]\nsteps = 'many'\n", "cannot read setting limits.steps from"),
+        ("[limits]\nsteps = -1\n", "-1 is below 0"),
+        ('executor = "docker"\n', "cannot read setting executor from"),
+        ("limits = [\n", "cannot read settings from"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_source(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidInputError) as error:
+        load(tmp_path, text)
+
+    assert message in str(error.value)
+    assert "config.toml" in str(error.value)
+
+
+def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no setting 'sokket'; did you mean 'socket'"):
+        load(tmp_path, flags={"sokket": "/x"})
