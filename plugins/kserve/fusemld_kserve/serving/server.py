@@ -28,8 +28,6 @@ from mlserver.rest.app import create_app
 from mlserver.settings import ModelParameters
 from runtime import MlflowRuntime
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 LISTEN_FD = 3
 KEEP_ALIVE_S = 5
 ACCEPT_SETTLE_S = 0.2
