@@ -83,7 +83,7 @@ def match(
     user: str,
     offers: bool = False,
 ) -> Match:
-    """`zone` is the executor's; the requirement's own takes its place. `offers` need no endpoint or credentials."""
+    """`zone` is the executor's; the requirement's own takes its place. `offers` need no endpoint."""
     zone = selectors.zone or zone
     candidates: list[Candidate] = []
     near_misses: list[NearMiss] = []
