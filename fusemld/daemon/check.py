@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+from uv import find_uv_bin
 
 from fusemld.api import access
 from fusemld.api.client import Client, UnreachableError
@@ -66,16 +67,13 @@ def check(settings: Settings) -> list[Finding]:
 
 
 def _python(_: Settings) -> Iterator[Finding]:
-    version = platform.python_version()
-    if sys.version_info >= (3, 11):
-        yield _ok("python", f"{version}, {sys.executable}")
-    else:
-        yield _fail("python", f"{version} is too old", "install Python 3.11 or later")
+    yield _ok("python", f"{platform.python_version()}, {sys.executable}")
 
 
 def _uv(_: Settings) -> Iterator[Finding]:
-    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if uv is None:
+    try:
+        uv = find_uv_bin()
+    except FileNotFoundError:
         yield _fail("uv", "not found: no environment can be built", "pip install uv")
         return
     version = _output(uv, "--version")
