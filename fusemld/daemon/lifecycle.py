@@ -34,7 +34,8 @@ from fusemld.daemon.supervisor import Supervisor
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Defaults
 from fusemld.executors.process.client import Keeper
-from fusemld.executors.process.executor import ProcessExecutor, ProcessExecutorSettings
+from fusemld.executors.process.executor import ProcessExecutor
+from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.hooks.executors import Executor
 from fusemld.hooks.manager import load_plugins
 from fusemld.hooks.steps import RuntimeFolders
@@ -101,7 +102,6 @@ class _Daemon:
         settings = self._settings
         plugins = load_plugins()
         folders = RuntimeFolders(environments=settings.state / "environments", cache=settings.state / "cache")
-        passed = {name: os.environ[name] for name in settings.process.pass_env if name in os.environ}
         environments = KeeperEnvironments(keeper, folders, settings.state / "logs" / "environments")
         services = ServiceSupervisor(
             keeper, environments, plugins.service_kinds, settings.state, StoredServices(store)
@@ -116,7 +116,8 @@ class _Daemon:
                 sandbox=settings.process.sandbox,
                 default_command=settings.process.default_command,
                 images=settings.process.images,
-                passed_env=passed,
+                hidden=(settings.socket.parent,),
+                pass_env=settings.process.pass_env,
                 log_limit_bytes=settings.log.step_limit_bytes,
             ),
         )

@@ -6,7 +6,7 @@ import weakref
 
 from fusemld.engine.plan import Defaults, Plan, make_plan
 from fusemld.model.errors import NotFoundError
-from fusemld.spec.documents import workflow_from_canonical
+from fusemld.spec.canonical import workflow_from_canonical
 from fusemld.store.sqlite import Store
 
 
