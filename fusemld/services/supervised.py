@@ -187,6 +187,7 @@ class Supervised:
         await self._save(replace(self.record, replacement=number, counter=number, starts=self.record.starts + 1))
         try:
             if not beside:
+                self._become(ServiceCondition.STARTING, "restarting with other parameters")
                 await self._end_all(self._grace_s)
             await self._launch(planned, number, note)
             await self._save(
@@ -199,8 +200,10 @@ class Supervised:
                     wanted=True,
                 )
             )
-        except BaseException:
+        except BaseException as error:
             await self._abandon(number)
+            if isinstance(error, FusemldError) and not self._is_alive():
+                await self._start_again()
             self.attend()
             raise
         self._become(ServiceCondition.READY, "")
