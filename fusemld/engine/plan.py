@@ -30,7 +30,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     kill_repeat_s: float = 60.0
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, dict=True, weakref=True):
     """A workflow with its order. `digest` is that of its document: equal digests may share one plan."""
 
     workflow: Workflow
