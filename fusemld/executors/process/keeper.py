@@ -287,6 +287,8 @@ class Keeper:
             case Spawn():
                 self._waiting.append((connection, message))
             case Stop():
+                while self._waiting:
+                    self._spawn_some()
                 self._stop(message.key, message.grace_s)
                 connection.send(Reply(id=message.id))
             case Forget():

@@ -1,0 +1,341 @@
+"""The executor that runs attempts as processes of this host, through the keeper."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+import structlog
+from anyio.abc import TaskStatus
+
+from fusemld.executors.process.folders import AttemptFolder, AttemptNote, attempt_folder
+from fusemld.executors.process.images import Images
+from fusemld.executors.process.outcomes import diagnose, oom_kills
+from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
+from fusemld.executors.process.settings import ProcessExecutorSettings
+from fusemld.executors.process.spawning import boot_id
+from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, Report
+from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
+from fusemld.hooks.steps import LocalCommand, ProcessRuntime, RuntimeFolders
+from fusemld.model.errors import StartError
+from fusemld.model.run import AttemptKey, Ending, Outcome
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_PREFIX = "step/"
+_LONGEST_VARIABLE_BYTES = 128 * 1024 - 1
+"""`NAME=value` of one variable, a limit of Linux (MAX_ARG_STRLEN)."""
+_UNWANTED_GRACE_S = 10.0
+
+
+class _Boot(msgspec.Struct, frozen=True):
+    """`lost` are attempts that were running when the host went down, of which the keeper knows nothing: its
+    journal is not synced. They must never be launched again."""
+
+    boot: str
+    lost: frozenset[str] = frozenset()
+
+
+class _Attempt(msgspec.Struct, kw_only=True):
+    """What is in memory of an attempt; of one that was adopted after a restart, less."""
+
+    oom_kills: int | None = None
+    spawned: bool = False
+    started: bool = False
+    finished: bool = False
+    unwanted: bool = False
+    """Nobody waits for its end: it is forgotten then."""
+
+
+class ProcessExecutor:
+    """An `Executor`. `processes` must be running before `recover` is called."""
+
+    name = "process"
+
+    def __init__(
+        self,
+        processes: Processes,
+        runtimes: Mapping[str, ProcessRuntime],
+        folders: RuntimeFolders,
+        settings: ProcessExecutorSettings,
+    ) -> None:
+        self.zone = settings.zone
+        self._processes = processes
+        self._settings = settings
+        self._images = Images(runtimes, folders, settings)
+        self._attempts: dict[AttemptKey, _Attempt] = {}
+        self._stopped: set[AttemptKey] = set()
+        """Told to stop before the keeper knew them."""
+        self._report: Report | None = None
+        self._bwrap: str | None = None
+        self._home = Path(os.environ.get("HOME") or "/")
+        self._leftovers, self._leftovers_to_remove = anyio.create_memory_object_stream[AttemptKey](math.inf)
+        processes.observe(_PREFIX, self._observe)
+
+    async def run(self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Raises `StartError` where the settings demand a sandbox that cannot be had."""
+        self._report = report
+        if self._settings.sandbox != "off":
+            self._bwrap = await anyio.to_thread.run_sync(find_bwrap, self._settings.sandbox == "bwrap")
+        _log.info("executor.ready", executor=self.name, sandbox=self._bwrap or "none")
+        task_status.started()
+        async for key in self._leftovers_to_remove:
+            await self._processes.forget(_name(key))
+            await self._remove_folder(key)
+
+    async def launch(self, launch: Launch) -> None:
+        known = self._attempts.get(launch.key)
+        attempt = known or _Attempt()
+        self._attempts[launch.key] = attempt
+        if (launch.recovered or known is not None) and await self._is_known(launch.key):
+            return
+        try:
+            request = await self._prepare(launch)
+            if launch.key in self._stopped:
+                outcome = Outcome(ending=Ending.CANCELLED, message="it was told to stop before it was started")
+                self._finish(launch.key, attempt, time.time(), outcome, {})
+                return
+            attempt.oom_kills = oom_kills()
+            await self._processes.spawn(request)
+        except StartError:
+            self._attempts.pop(launch.key, None)
+            await self._remove_folder(launch.key)
+            raise
+        attempt.spawned = True
+        if launch.key in self._stopped:
+            await self._processes.stop(_name(launch.key), 0)
+
+    async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+        wanted = frozenset(keys)
+        found = {_key(event.key): event for event in await self._processes.known(_PREFIX)}
+        lost = await anyio.to_thread.run_sync(self._lost_with_the_host, wanted - found.keys())
+        for key, event in found.items():
+            attempt = self._attempts.setdefault(key, _Attempt())
+            attempt.spawned = True
+            if key in wanted:
+                self._observe(event)
+            else:
+                await self._drop(key, attempt, event)
+        for key in lost:
+            outcome = Outcome(ending=Ending.LOST, message="the host went down while it ran")
+            self._finish(key, self._attempts.setdefault(key, _Attempt()), time.time(), outcome, {})
+        return (wanted & found.keys()) | lost
+
+    async def kill(self, key: AttemptKey, grace_s: float) -> None:
+        attempt = self._attempts.get(key)
+        if attempt is not None and not attempt.spawned:
+            self._stopped.add(key)
+        await self._processes.stop(_name(key), grace_s)
+
+    async def forget(self, key: AttemptKey) -> None:
+        self._stopped.discard(key)
+        if self._attempts.pop(key, None) is not None:
+            await self._processes.forget(_name(key))
+            await self._remove_folder(key)
+
+    def log_path(self, key: AttemptKey) -> Path:
+        return self._settings.state / "logs" / key.run / f"{key.step}.{key.attempt}.log"
+
+    async def _drop(self, key: AttemptKey, attempt: _Attempt, event: ProcessStarted | ProcessEnded) -> None:
+        """End what no run waits for (any more), and forget it."""
+        if isinstance(event, ProcessEnded):
+            del self._attempts[key]
+            self._leftovers.send_nowait(key)
+        else:
+            attempt.unwanted = True
+            await self._processes.stop(_name(key), _UNWANTED_GRACE_S)
+
+    async def _remove_folder(self, key: AttemptKey) -> None:
+        folder = attempt_folder(self._settings.state, key)
+        if not folder.remove_if_empty():
+            await anyio.to_thread.run_sync(folder.remove)
+
+    def _lost_with_the_host(self, unknown: frozenset[AttemptKey]) -> frozenset[AttemptKey]:
+        """Of attempts that the keeper does not know, those that may have run before the host went down.
+
+        Without such a crash the keeper knows whatever was started, so the others were not.
+        """
+        path = self._settings.state / "attempts" / "boot.json"
+        before = _read_boot(path)
+        boot = boot_id()
+        if before is not None and before.boot == boot:
+            lost = {str(key) for key in unknown} & before.lost
+        else:
+            lost = {str(key) for key in unknown} if before is not None else set()
+            _write_boot(path, _Boot(boot=boot, lost=frozenset(lost)))
+        return frozenset(key for key in unknown if str(key) in lost)
+
+    # Starting
+
+    async def _is_known(self, key: AttemptKey) -> bool:
+        """The keeper has it already: its folder must be left alone. What it knows is reported again."""
+        for event in await self._processes.known(_name(key)):
+            if event.key == _name(key):
+                self._attempts[key].spawned = True
+                self._observe(event)
+                return True
+        return False
+
+    async def _prepare(self, launch: Launch) -> ProcessRequest:
+        """Raises `StartError`; nothing was started then."""
+        local = await self._images.command(launch)
+        folder = attempt_folder(self._settings.state, launch.key)
+        has_outputs = bool(launch.outputs)
+        try:
+            if launch.codesets:
+                await anyio.to_thread.run_sync(folder.prepare, launch.codesets, has_outputs)
+            else:
+                folder.prepare((), has_outputs)
+        except OSError as error:
+            raise StartError(f"cannot prepare the folder of {launch.key}: {error}") from error
+        is_sandboxed = self._bwrap is not None and (
+            self._settings.sandbox == "bwrap" or bool(launch.codesets or has_outputs or launch.secret_env)
+        )
+        if is_sandboxed or has_outputs:
+            folder.remember(AttemptNote(outputs=launch.outputs, is_sandboxed=is_sandboxed))
+        codesets = [
+            Path(codeset.path) if is_sandboxed else folder.codeset(index)
+            for index, codeset in enumerate(launch.codesets)
+        ]
+        cwd = codesets[0] if codesets else folder.tmp
+        results = RESULTS if is_sandboxed else folder.results
+        env = self._environment(launch, local, folder, codesets, results)
+        argv = self._sandboxed(launch, local, folder, cwd) if is_sandboxed else local.argv
+        return ProcessRequest(
+            key=_name(launch.key),
+            argv=argv,
+            cwd=folder.tmp if is_sandboxed else cwd,
+            log=self.log_path(launch.key),
+            env=env,
+            secret_env=launch.secret_env,
+            secrets=tuple(sorted(launch.secrets)),
+            log_limit_bytes=self._settings.log_limit_bytes,
+            results=folder.results if has_outputs else None,
+            outputs=launch.outputs,
+        )
+
+    def _environment(
+        self, launch: Launch, local: LocalCommand, folder: AttemptFolder, codesets: list[Path], results: Path
+    ) -> dict[str, str]:
+        """Never the daemon's own environment: what every program needs, the passed on, and the step's."""
+        user_base = folder.tmp / "python"
+        env = {
+            "PATH": _host_path(),
+            "HOME": str(self._home),
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "TMPDIR": str(folder.tmp),
+            "PYTHONUSERBASE": str(user_base),
+        }
+        env.update({name: os.environ[name] for name in self._settings.pass_env if name in os.environ})
+        env.update(local.env)
+        env["FUSEML_RESULTS_DIR"] = str(results)
+        if codesets:
+            env["FUSEML_CODESET_DIR"] = str(codesets[0])
+        env.update(launch.env)
+        env["PATH"] = os.pathsep.join((*local.path, str(user_base / "bin"), env["PATH"]))
+        for name, value in (*env.items(), *launch.secret_env.items()):
+            size = len(os.fsencode(name)) + 1 + len(os.fsencode(value))
+            if size > _LONGEST_VARIABLE_BYTES:
+                raise StartError(
+                    f"cannot start {launch.key}: variable {name} has {size} bytes, and this system takes at most "
+                    f"{_LONGEST_VARIABLE_BYTES} in one; hand such a value over in a codeset or an object store"
+                )
+        return env
+
+    def _sandboxed(self, launch: Launch, local: LocalCommand, folder: AttemptFolder, cwd: Path) -> tuple[str, ...]:
+        assert self._bwrap is not None
+        places = {Path(codeset.path): folder.codeset(index) for index, codeset in enumerate(launch.codesets)}
+        if launch.outputs:
+            places[RESULTS] = folder.results
+        arguments = view(
+            places=places,
+            reachable=(*local.folders, folder.tmp),
+            hidden=self._settings.hidden,
+            state=self._settings.state,
+            home=self._home,
+        )
+        return (self._bwrap, *arguments, "--chdir", str(cwd), "--", *local.argv)
+
+    # Ending
+
+    def _observe(self, event: ProcessStarted | ProcessEnded) -> None:
+        """Of attempts that nobody asked for yet (before `recover`) nothing is reported."""
+        key = _key(event.key)
+        attempt = self._attempts.get(key)
+        if attempt is None or self._report is None:
+            return
+        match event:
+            case ProcessStarted():
+                self._start(key, attempt, event.at)
+            case ProcessEnded() if attempt.unwanted:
+                del self._attempts[key]
+                self._leftovers.send_nowait(key)
+            case ProcessEnded():
+                folder = attempt_folder(self._settings.state, key)
+                note = folder.note()
+                outcome, outputs = diagnose(
+                    event,
+                    note.outputs,
+                    RESULTS if note.is_sandboxed else folder.results,
+                    is_sandboxed=note.is_sandboxed,
+                    is_short_of_memory=attempt.oom_kills is not None and oom_kills() > attempt.oom_kills,
+                )
+                self._finish(key, attempt, event.at, outcome, outputs)
+
+    def _start(self, key: AttemptKey, attempt: _Attempt, at: float) -> None:
+        if not attempt.started and not attempt.finished and self._report is not None:
+            attempt.started = True
+            self._report(AttemptStarted(key=key, at=at))
+
+    def _finish(
+        self, key: AttemptKey, attempt: _Attempt, at: float, outcome: Outcome, outputs: Mapping[str, str]
+    ) -> None:
+        if not attempt.finished and self._report is not None:
+            attempt.finished = True
+            self._report(AttemptFinished(key=key, at=at, outcome=outcome, outputs=outputs))
+
+
+def _name(key: AttemptKey) -> str:
+    return f"{_PREFIX}{key}"
+
+
+def _key(name: str) -> AttemptKey:
+    run, step, attempt = name.removeprefix(_PREFIX).split("/")
+    return AttemptKey(run, step, int(attempt))
+
+
+def _host_path() -> str:
+    """The daemon's search path without its own virtualenv: `python` in a step is not the daemon's."""
+    own = str(Path(sys.prefix, "bin")) if sys.prefix != sys.base_prefix else None
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(folder for folder in folders if folder and folder != own)
+
+
+def _read_boot(path: Path) -> _Boot | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Boot)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def _write_boot(path: Path, boot: _Boot) -> None:
+    """On the disk when it returns: what it says matters after a crash of the host."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replacement = path.with_suffix(".new")
+    with replacement.open("wb") as file:
+        file.write(msgspec.json.encode(boot))
+        file.flush()
+        os.fsync(file.fileno())
+    replacement.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,155 @@
+"""The private folder of an attempt, and the writable copies of codesets in it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from fusemld.hooks.executors import MountedCodeset
+from fusemld.model.run import AttemptKey
+
+_FICLONE = 0x40049409
+_COPY_BYTES = 1024 * 1024 * 1024
+_NOTE = "attempt.json"
+
+
+class AttemptNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a later daemon needs to judge the end of the attempt."""
+
+    outputs: tuple[str, ...] = ()
+    is_sandboxed: bool = False
+
+
+class AttemptFolder(msgspec.Struct, frozen=True):
+    """`STATE/attempts/RUN/STEP/ATTEMPT` with `codesets/N`, `results` and `tmp`."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def tmp(self) -> Path:
+        return self.path / "tmp"
+
+    def codeset(self, index: int) -> Path:
+        return self.path / "codesets" / str(index)
+
+    def remember(self, note: AttemptNote) -> None:
+        (self.path / _NOTE).write_bytes(msgspec.json.encode(note))
+
+    def note(self) -> AttemptNote:
+        """What was remembered, else the note of an attempt that had nothing to remember."""
+        try:
+            return msgspec.json.decode((self.path / _NOTE).read_bytes(), type=AttemptNote)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return AttemptNote()
+
+    def prepare(self, codesets: Iterable[MountedCodeset], has_outputs: bool) -> None:
+        """Make everything anew: what an earlier, interrupted preparation left is removed."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            shutil.rmtree(self.path)
+            self.path.mkdir(mode=0o700, parents=True)
+        self.tmp.mkdir(mode=0o700)
+        if has_outputs:
+            self.results.mkdir(mode=0o700)
+        for index, codeset in enumerate(codesets):
+            copy = self.codeset(index)
+            copy.parent.mkdir(mode=0o700, exist_ok=True)
+            copy_tree(codeset.source, copy)
+            identity = copy / ".fuseml"
+            identity.mkdir(exist_ok=True)
+            (identity / "_org").write_text(codeset.project)
+            (identity / "_project").write_text(codeset.name)
+
+    def remove_if_empty(self) -> bool:
+        """The cheap end of an attempt that left nothing."""
+        try:
+            self.tmp.rmdir()
+            self.path.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        self._remove_parents()
+        return True
+
+    def remove(self) -> None:
+        """Whatever is left of it; a step may have taken rights away from its own folders."""
+        if not self.path.exists():
+            return
+        for folder, _folders, _files in os.walk(self.path):
+            with contextlib.suppress(OSError):
+                Path(folder).chmod(0o700)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+            self.path.parent.parent.rmdir()
+
+
+def attempt_folder(state: Path, key: AttemptKey) -> AttemptFolder:
+    return AttemptFolder(state / "attempts" / key.run / key.step / str(key.attempt))
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """A writable copy that shares blocks with the source where the file system can (copy on write).
+
+    Hard links would not do: a step that writes into a file would change it for all.
+    """
+    target.mkdir(mode=0o700)
+    with os.scandir(source) as entries:
+        for entry in entries:
+            copy = target / entry.name
+            if entry.is_symlink():
+                copy.symlink_to(Path(entry.path).readlink())
+            elif entry.is_dir():
+                copy_tree(Path(entry.path), copy)
+            elif entry.is_file():
+                _copy_file(entry.path, copy)
+
+
+def _copy_file(source: str, target: Path) -> None:
+    reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        state = os.fstat(reader)
+        mode = stat.S_IMODE(state.st_mode) | stat.S_IRUSR | stat.S_IWUSR
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            if state.st_size:
+                _copy_content(reader, writer)
+            os.utime(writer, ns=(state.st_atime_ns, state.st_mtime_ns))
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def _copy_content(reader: int, writer: int) -> None:
+    try:
+        fcntl.ioctl(writer, _FICLONE, reader)
+    except OSError:
+        pass
+    else:
+        return
+    try:
+        while os.copy_file_range(reader, writer, _COPY_BYTES):
+            pass
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        while os.sendfile(writer, reader, None, _COPY_BYTES):
+            pass
