@@ -1,1 +1,28 @@
-"""What the plugin brings, as hook implementations."""
+"""The hooks of this plugin: MLflow tracking, its embedded server, and the steps that build and train projects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusemld.hooks.resolvers import Resolver
+from fusemld.hooks.services import ServiceKind
+from fusemld.hooks.specs import hookimpl
+from fusemld.hooks.steps import ProcessRuntime
+from fusemld_mlflow.resolver import TrackingResolver
+from fusemld_mlflow.runtimes import BuilderRuntime, TrainerRuntime
+from fusemld_mlflow.service import TrackingServerKind
+
+
+@hookimpl
+def fusemld_resolvers() -> Sequence[Resolver]:
+    return (TrackingResolver(),)
+
+
+@hookimpl
+def fusemld_service_kinds() -> Sequence[ServiceKind]:
+    return (TrackingServerKind(),)
+
+
+@hookimpl
+def fusemld_process_runtimes() -> Sequence[ProcessRuntime]:
+    return (BuilderRuntime(), TrainerRuntime())

@@ -1,0 +1,67 @@
+"""How the process executor runs the builder's image and the images that the builder names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.resources import files
+
+from fusemld.hooks.building import find_environment, network_environment
+from fusemld.hooks.steps import LocalCommand, RuntimeFolders, StepInputs
+from fusemld.model.errors import StartError
+
+BUILDER = "ghcr.io/fuseml/mlflow-builder"
+PROJECT_IMAGE = "localhost/fusemld/mlflow-project"
+_NO_IMAGE = "no container image is built here"
+
+
+class BuilderRuntime:
+    """Builds the environment of an MLflow Project; its output is the name of an image that `TrainerRuntime` runs."""
+
+    repositories: tuple[str, ...] = (BUILDER,)
+    inputs = StepInputs(
+        optional=frozenset({"python_version", "verbose"}),
+        ignored={
+            "registry": f"{_NO_IMAGE}, so none is pushed",
+            "pull_registry": f"{_NO_IMAGE}, so none is pulled",
+            "repository": _NO_IMAGE,
+            "base_image": f"{_NO_IMAGE}; the input python_version chooses the interpreter",
+            "miniconda_version": f"{_NO_IMAGE}; environments are built with uv",
+            "intel_optimized": f"{_NO_IMAGE}; list the optimised packages in the project's requirements",
+            "compressed_caching": f"{_NO_IMAGE}; packages are linked from one cache",
+        },
+    )
+
+    def command(self, image: str, folders: RuntimeFolders) -> LocalCommand:  # noqa: ARG002
+        return LocalCommand(
+            argv=(sys.executable, "-m", "fusemld_mlflow.builder"),
+            env={
+                **network_environment(os.environ),
+                "FUSEMLD_ENVIRONMENTS": str(folders.environments),
+                "FUSEMLD_CACHE": str(folders.cache),
+            },
+            folders=(folders.environments, folders.cache),
+        )
+
+
+class TrainerRuntime:
+    """Runs an entry point of the project in the environment that the builder built."""
+
+    repositories: tuple[str, ...] = (PROJECT_IMAGE,)
+    inputs = StepInputs(open=True)
+
+    def command(self, image: str, folders: RuntimeFolders) -> LocalCommand:
+        key = image.rpartition(":")[2]
+        environment = find_environment(key, folders)
+        if environment is None:
+            raise StartError(
+                f"cannot run {image}: its environment is not on this host any more: "
+                "run the builder again (fuseml retry --from STEP)"
+            )
+        trainer = str(files("fusemld_mlflow") / "trainer.py")
+        return LocalCommand(
+            argv=(str(environment / "bin" / "python"), trainer),
+            env={"VIRTUAL_ENV": str(environment), "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+            path=(str(environment / "bin"),),
+            folders=(folders.environments,),
+        )
