@@ -86,7 +86,7 @@ class Demo:
             time.sleep(0.1)
 
     def answers(self) -> bool:
-        return self.fuseml("version", check=False, quiet=True).returncode == 0
+        return self.fuseml("runs", check=False, quiet=True).returncode == 0
 
     def show(self) -> bool:
         say("dropping a codeset, a workflow and a run request into the watched folder")

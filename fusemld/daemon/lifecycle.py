@@ -123,7 +123,7 @@ class _Daemon:
         )
         executors: Mapping[str, Executor] = {executor.name: executor}
         reader = partial(_read, settings.folder)
-        catalog = Catalog(await store.documents(), reader)
+        catalog = Catalog(await store.documents())
         registry = Registry(
             plugins.resolvers.values(),
             AllowedSources(variables=frozenset(settings.secrets.env), folders=settings.secrets.files),
