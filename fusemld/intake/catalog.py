@@ -12,16 +12,16 @@ after the repair is no new generation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 
-from fusemld.intake.snapshot import FileReport, Read, Scan
+from fusemld.intake.requests import Request, request_keys
+from fusemld.intake.rows import declared_again, errors_in, row_of
+from fusemld.intake.snapshot import FileReport, Scan
 from fusemld.intake.triggers import Registered, Start, Verdict, judge, terms
 from fusemld.model.codeset import Codeset, CodesetReference, parse_reference
 from fusemld.model.document import Assignment, Document, DocumentRecord, DocumentState, Kind
-from fusemld.model.problem import Problem, Severity
 
 replace = msgspec.structs.replace
 
@@ -71,11 +71,11 @@ class _Claim(msgspec.Struct, kw_only=True):
 class Catalog:
     """Fed with scans, it knows what is in force and what is due. Give it the stored rows after a restart.
 
-    Rows that change are in the `Update` that every feeding method returns; the caller stores them. `restore` reads
-    `canonical` texts again (a registered workflow is there before its file was looked at); it needs `read`.
+    Rows that change are in the `Update` that every feeding method returns; the caller stores them. What a row can
+    give back (all but extensions) is in force again at once, before its file was looked at.
     """
 
-    def __init__(self, records: Iterable[DocumentRecord] = (), read: Read | None = None) -> None:
+    def __init__(self, records: Iterable[DocumentRecord] = ()) -> None:
         self._rows: dict[str, DocumentRecord] = {}
         self._claims: dict[str, list[_Claim]] = {}
         self._files: dict[str, list[_Claim]] = {}
@@ -89,7 +89,7 @@ class Catalog:
         self._broken: dict[str, set[str]] = {}
         self.available = True
         self.warning = ""
-        self._restore(records, read)
+        self._restore(records)
 
     # What is in force -------------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class Catalog:
     def apply(self, scan: Scan) -> Update:
         """Take in what the watcher saw."""
         self.available, self.warning = scan.available, scan.warning
-        keys = self._run_keys(scan)
+        keys = request_keys(scan, self._requests, self._claimed_outside)
         touched: dict[str, None] = {}
         for file in scan.removed:
             touched |= dict.fromkeys(self._replace(file, None))
@@ -147,7 +147,7 @@ class Catalog:
             else:
                 self._files.setdefault(report.file, [])
             self._note_file(report)
-        broken = {report.file for report in scan.files if _errors(report.problems)}
+        broken = {report.file for report in scan.files if errors_in(report.problems)}
         for key in touched:
             self._settle(key, broken)
         self._mend(scan, broken)
@@ -197,46 +197,12 @@ class Catalog:
             self._claims.setdefault(claim.key, []).append(claim)
         return [claim.key for claim in (*old, *(claims or ()))]
 
-    def _run_keys(self, scan: Scan) -> dict[tuple[str, int], str]:
-        """The keys of the run requests in the files of a scan, by file and index; see the module's docstring."""
-        reports = [report for report in scan.files if report.readable]
-        requests = {
-            (report.file, index): document
-            for report in reports
-            for index, document in enumerate(report.documents)
-            if document.kind is Kind.RUN
-        }
-        keys: dict[tuple[str, int], str] = {}
-        taken: set[str] = set()
+    def _requests(self, file: str) -> list[Request]:
+        claims = (claim for claim in self._files.get(file, ()) if claim.key.startswith("run/"))
+        return [Request(claim.key, claim.index, self._rows[claim.key].digest) for claim in claims]
 
-        def take(place: tuple[str, int], candidates: list[_Claim], digest: str) -> None:
-            for claim in candidates:
-                if claim.key not in taken and self._rows[claim.key].digest == digest:
-                    keys[place] = claim.key
-                    taken.add(claim.key)
-                    return
-
-        gone = [claim for file in scan.removed for claim in self._requests(file)]
-        for place, document in requests.items():
-            take(place, self._requests(place[0]), document.digest)
-        for place, document in requests.items():
-            if place not in keys:
-                take(place, gone, document.digest)
-        looked_at = {*scan.removed, *(report.file for report in reports)}
-        for file, index in requests:
-            if (file, index) in keys:
-                continue
-            before = [claim.key for claim in self._requests(file) if claim.index == index]
-            number, key = 1, before[0] if before else f"run/{file}#{index}"
-            while key in taken or any(claim.file not in looked_at for claim in self._claims.get(key, ())):
-                number += 1
-                key = f"run/{file}#{index}~{number}"
-            keys[(file, index)] = key
-            taken.add(key)
-        return keys
-
-    def _requests(self, file: str) -> list[_Claim]:
-        return [claim for claim in self._files.get(file, ()) if claim.key.startswith("run/")]
+    def _claimed_outside(self, key: str, files: Container[str]) -> bool:
+        return any(claim.file not in files for claim in self._claims.get(key, ()))
 
     def _settle(self, key: str, broken: set[str]) -> None:
         """Find the holder of a name and write its row, and those of the documents in its shadow."""
@@ -283,7 +249,7 @@ class Catalog:
     def _note_file(self, report: FileReport) -> None:
         """The row of the file itself, for what no document of it can show."""
         key = f"file/{report.file}"
-        errors = _errors(report.problems)
+        errors = errors_in(report.problems)
         if report.readable and report.documents and not report.problems:
             self._drop(key)
             return
@@ -400,7 +366,7 @@ class Catalog:
             forgotten=tuple(key for key in keys if key not in self._rows),
         )
 
-    def _restore(self, records: Iterable[DocumentRecord], read: Read | None) -> None:
+    def _restore(self, records: Iterable[DocumentRecord]) -> None:
         shadows_last = sorted(records, key=lambda row: (row.state is DocumentState.SHADOWED, row.file, row.index))
         for row in shadows_last:
             self._rows[row.key] = row
@@ -413,7 +379,7 @@ class Catalog:
                 continue
             shadowed = row.state is DocumentState.SHADOWED
             key = f"{row.kind}/{row.name}" if shadowed else row.key
-            document = None if shadowed or read is None else _reread(row, read)
+            document = None if shadowed else declared_again(row)
             claim = _Claim(key=key, file=row.file, index=row.index, document=document, owner=row.owner)
             claims.append(claim)
             self._claims.setdefault(key, []).append(claim)
@@ -425,46 +391,9 @@ class Catalog:
         self._changed.clear()
 
 
-def _row(key: str, claim: _Claim, document: Document, row: DocumentRecord | None) -> DocumentRecord:
-    """The row of a document that holds its name now; `row` is what was remembered under it."""
-    generation = row.generation if row else 0
-    same = row is not None and row.digest == document.digest
-    stayed = row is not None and (row.present or row.state is DocumentState.REJECTED)
-    if not (same and stayed):
-        generation += 1
-    keeps_state = same and row is not None and row.present and row.state is not DocumentState.SHADOWED
-    return DocumentRecord(
-        key=key,
-        file=claim.file,
-        index=claim.index,
-        kind=document.kind,
-        name=document.name,
-        digest=document.digest,
-        generation=generation,
-        started_generation=row.started_generation if row else 0,
-        started_versions=row.started_versions if row else {},
-        state=row.state if row and keeps_state else DocumentState.ACCEPTED,
-        detail=row.detail if row and keeps_state else "",
-        canonical=None if document.kind is Kind.EXTENSION else document.canonical,
-        owner=claim.owner,
-        line=document.line,
-        problems=row.problems if row and keeps_state else document.problems,
-    )
+def _row(key: str, claim: _Claim, document: Document, before: DocumentRecord | None) -> DocumentRecord:
+    return row_of(key, claim.file, claim.index, claim.owner, document, before)
 
 
 def _due(row: DocumentRecord, start: Start) -> DueRun:
     return DueRun(document=row.key, generation=row.generation, start=start, user=row.owner)
-
-
-def _errors(problems: Iterable[Problem]) -> list[Problem]:
-    return [problem for problem in problems if problem.severity is Severity.ERROR]
-
-
-def _reread(row: DocumentRecord, read: Read) -> Document | None:
-    """The document of a stored row, if its text still means the same to this version of the program."""
-    if row.canonical is None:
-        return None
-    documents = read(row.canonical.encode(), Path(row.file)).documents
-    if len(documents) != 1 or documents[0].digest != row.digest:
-        return None
-    return replace(documents[0], line=row.line)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from fusemld.engine.values import codeset_references
 from fusemld.model.codeset import DEFAULT_PROJECT, CodesetReference, parse_reference
 from fusemld.model.document import Assignment, Document, DocumentState, RunRequest
 from fusemld.model.problem import Problem
-from fusemld.model.template import Reference, Template, Value, render
-from fusemld.model.workflow import InputType, Workflow, WorkflowInput
+from fusemld.model.workflow import InputType, Workflow
+from fusemld.spec.values import value_complaint
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +70,8 @@ def resolve_inputs(workflow: Workflow, given: Mapping[str, str]) -> InputValues:
             missing.append(entry.name)
             continue
         values[entry.name] = value
-        problem = _unfit(entry, value)
-        problems += [problem] if problem else []
+        complaint = value_complaint(entry.type, value)
+        problems += [f"input {entry.name!r}: {complaint}"] if complaint else []
     return InputValues(values=values, missing=tuple(missing), problems=tuple(problems))
 
 
@@ -94,28 +96,17 @@ def terms(assignment: Assignment) -> str:
     return hashlib.sha256(text).hexdigest()[:12]
 
 
-def mounted(workflow: Workflow, values: Mapping[str, str]) -> tuple[CodesetReference, ...]:
-    """The codesets that a run with these input values needs, in order, as far as inputs tell: the codeset inputs
-    and what the steps mount. Where only an output of a step can tell, nobody knows before that step has ended."""
-
-    def texts() -> Iterator[str]:
-        for entry in workflow.inputs:
-            if entry.type is InputType.CODESET and entry.name in values:
-                yield values[entry.name]
-        for step in workflow.steps:
-            for given in step.inputs:
-                if given.codeset is not None:
-                    text = _rendered(given.codeset.name, workflow, values)
-                    if text is not None:
-                        yield text
-
+def needed(workflow: Workflow, values: Mapping[str, str]) -> tuple[CodesetReference, ...]:
+    """The codesets of a run with these input values, in order: those of its codeset inputs, and what the
+    steps mount as far as inputs tell. What only an output can name is not known before its step ended."""
+    inputs = [
+        values[entry.name] for entry in workflow.inputs if entry.type is InputType.CODESET and entry.name in values
+    ]
     found: dict[str, CodesetReference] = {}
-    for text in texts():
-        try:
+    for text in (*inputs, *codeset_references(values, workflow)):
+        with contextlib.suppress(ValueError):
             reference = parse_reference(text)
-        except ValueError:
-            continue
-        found.setdefault(str(reference), reference)
+            found.setdefault(str(reference), reference)
     return tuple(found.values())
 
 
@@ -186,7 +177,7 @@ def _ready(
     executor: str | None = None,
     reference: str = "",
 ) -> Verdict:
-    codesets = mounted(workflow, inputs.values)
+    codesets = needed(workflow, inputs.values)
     lacking = [
         f"codeset {c.project}/{c.name}" for c in codesets if f"{c.project}/{c.name}" not in registered.codesets
     ]
@@ -209,67 +200,6 @@ def _lacking(workflow: Workflow, missing: Iterable[str]) -> Iterator[str]:
     declared = {entry.name: entry for entry in workflow.inputs}
     for name in missing:
         yield f"workflow {workflow.name!r} needs a value for its input {name!r} ({declared[name].type})"
-
-
-def _rendered(template: Template, workflow: Workflow, values: Mapping[str, str]) -> str | None:
-    """None where the text depends on more than the inputs."""
-    types = {entry.name: entry.type for entry in workflow.inputs}
-
-    def lookup(reference: Reference) -> Value:
-        match reference.path:
-            case ("inputs", name):
-                return Value(values[name])
-            case ("inputs", name, ("name" | "project") as part) if types.get(name) is InputType.CODESET:
-                return Value(str(getattr(parse_reference(values[name]), part)))
-            case ("workflow", "name"):
-                return Value(workflow.name)
-            case _:
-                raise LookupError(str(reference))
-
-    try:
-        return render(template, lookup).text
-    except (LookupError, ValueError):
-        return None
-
-
-def _unfit(entry: WorkflowInput, value: str) -> str | None:
-    """What is wrong with the value of an input, None if it fits."""
-    check = _CHECKS.get(entry.type)
-    try:
-        fits = check is None or check(value)
-    except ValueError as error:
-        if entry.type is InputType.CODESET:
-            return f"input {entry.name!r}: {error}"
-        fits = False
-    return None if fits else f"input {entry.name!r} takes {_TAKES[entry.type]}, not {value!r}"
-
-
-def _is_reference(value: str) -> bool:
-    parse_reference(value)
-    return True
-
-
-def _is_number(convert: Callable[[str], object]) -> Callable[[str], bool]:
-    def check(value: str) -> bool:
-        convert(value)
-        return True
-
-    return check
-
-
-_CHECKS: dict[InputType, Callable[[str], bool]] = {
-    InputType.CODESET: _is_reference,
-    InputType.INT: _is_number(int),
-    InputType.FLOAT: _is_number(float),
-    InputType.BOOL: lambda value: value.lower() in {"true", "false"},
-    InputType.PATH: lambda value: bool(value) and "\0" not in value,
-}
-_TAKES = {
-    InputType.INT: "a whole number",
-    InputType.FLOAT: "a number",
-    InputType.BOOL: "true or false",
-    InputType.PATH: "a path",
-}
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
