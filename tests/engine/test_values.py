@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from fusemld.engine.advance import new_run
+from fusemld.engine.plan import make_plan
+from fusemld.engine.values import codeset_references, run_lookup
+from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.errors import InvalidInputError
+from fusemld.model.run import Run
+from fusemld.model.template import Reference, Template, Value, literal, render
+from fusemld.model.workflow import CodesetMount, EnvVar, Step, StepInput, Workflow, WorkflowInput, WorkflowOutput
+
+
+def reference(*path: str) -> Template:
+    return Template((Reference(path),))
+
+
+def mounting(name: Template, **more: EnvVar) -> Step:
+    inputs = (StepInput(name="c", codeset=CodesetMount(name=name, path="/project")),)
+    return Step(name=f"s{name}", image=literal("x"), inputs=inputs, env=tuple(more.values()), needs=())
+
+
+@pytest.fixture
+def run() -> Run:
+    workflow = Workflow(
+        name="w",
+        inputs=(WorkflowInput(name="code"),),
+        steps=(Step(name="a", image=literal("x")),),
+    )
+    fresh = new_run(make_plan(workflow), id="r1", created_at=1.0, inputs={"code": "team/model@main"})
+    pin = PinnedCodeset(project="team", name="model", version="abc", url="https://git/model", digest="d")
+    step = replace(fresh.steps["a"], outputs={"o.p": "{{ run.id }}"})
+    return replace(fresh, codesets={"team/model@main": pin}, steps=fresh.steps.set("a", step))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (("inputs", "code"), "team/model@main"),
+        (("inputs", "code", "name"), "model"),
+        (("inputs", "code", "project"), "team"),
+        (("inputs", "code", "version"), "abc"),
+        (("inputs", "code", "url"), "https://git/model"),
+        (("steps", "a", "outputs", "o.p"), "{{ run.id }}"),
+        (("workflow", "name"), "w"),
+        (("run", "id"), "r1"),
+    ],
+    ids=".".join,
+)
+def test_references_stand_for_the_values_of_the_run(run: Run, path: tuple[str, ...], text: str) -> None:
+    assert render(reference(*path), run_lookup(run)) == Value(text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("inputs", "other"),
+        ("inputs", "code", "colour"),
+        ("steps", "a", "outputs", "other"),
+        ("steps", "b", "outputs", "o"),
+        ("extensions", "db", "url"),
+    ],
+    ids=".".join,
+)
+def test_a_value_that_the_run_does_not_have_is_an_error(run: Run, path: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidInputError, match=r"cannot render \{\{"):
+        render(reference(*path), run_lookup(run))
+
+
+def test_a_codeset_that_is_not_pinned_has_no_fields(run: Run) -> None:
+    with pytest.raises(InvalidInputError, match="'team/model@main' is not pinned"):
+        render(reference("inputs", "code", "version"), run_lookup(replace(run, codesets=None)))
+
+
+def test_extensions_are_looked_up_elsewhere_and_keep_their_secrecy(run: Run) -> None:
+    lookup = run_lookup(run, lambda _: Value("key", secret=True))
+
+    rendered = render(Template(("x-", Reference(("extensions", "db", "cfg", "K")))), lookup)
+
+    assert rendered == Value("x-key", secret=True)
+
+
+def test_mounts_and_inputs_whose_fields_are_used_are_pinned_at_the_start_once_each() -> None:
+    workflow = Workflow(
+        name="w",
+        inputs=tuple(WorkflowInput(name=name) for name in ("code", "data", "unused")),
+        outputs=(WorkflowOutput(name="v", value=reference("inputs", "data", "version")),),
+        steps=(
+            mounting(reference("inputs", "code")),
+            mounting(Template(("team/", Reference(("workflow", "name"))))),
+            mounting(literal("fixed"), env=EnvVar(name="U", value=reference("inputs", "code", "url"))),
+        ),
+    )
+    inputs = {"code": "code@main", "data": "data", "unused": "nothing"}
+
+    assert codeset_references(inputs, workflow) == ("code@main", "team/w", "fixed", "data")
+
+
+def test_a_mount_that_only_a_step_can_name_is_not_pinned_at_the_start() -> None:
+    workflow = Workflow(name="w", steps=(mounting(reference("steps", "a", "outputs", "o")),))
+
+    assert codeset_references({}, workflow) == ()
