@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from fusemld.api import reference, views
 from fusemld.api.calls import Call
 from fusemld.api.logs import read_logs
 from fusemld.model.errors import InvalidInputError
+from fusemld.spec.jsonschema import json_schema
 
 RUNS_LIMIT = 10_000
 
@@ -139,6 +141,10 @@ async def get_extension(call: Call) -> views.ExtensionView:
 
 async def check_extension(call: Call) -> Sequence[views.CheckView]:
     return await call.operations.check_extension(call.path["id"])
+
+
+async def schema(_: Call) -> dict[str, Any]:
+    return json_schema()
 
 
 # What runs outlive

@@ -15,6 +15,7 @@ from fusemld.model.workflow import (
     CodesetMount,
     OutputImage,
     Requirement,
+    Resources,
     Retry,
     Step,
     StepInput,
@@ -269,10 +270,6 @@ def _attempt(attempt: Attempt) -> views.AttemptView:
 
 
 def _workflow_step(step: Step) -> views.WorkflowStepView:
-    resources = views.ResourcesView(
-        requests={name: str(value) for name, value in step.resources.requests.items()},
-        limits={name: str(value) for name, value in step.resources.limits.items()},
-    )
     return views.WorkflowStepView(
         name=step.name,
         image=str(step.image),
@@ -280,12 +277,21 @@ def _workflow_step(step: Step) -> views.WorkflowStepView:
         outputs=tuple(_step_output(output) for output in step.outputs),
         extensions=tuple(_requirement(requirement) for requirement in step.extensions),
         env=tuple(views.EnvVarView(name=var.name, value=str(var.value)) for var in step.env),
-        resources=resources,
+        resources=_resources(step.resources),
         needs=step.needs,
         retry=_retry(step.retry) if step.retry else None,
         timeout_s=step.timeout_s,
         command=_texts(step.command),
         args=_texts(step.args),
+    )
+
+
+def _resources(resources: Resources) -> views.ResourcesView | None:
+    if not resources.requests and not resources.limits:
+        return None
+    return views.ResourcesView(
+        requests={name: str(value) for name, value in resources.requests.items()},
+        limits={name: str(value) for name, value in resources.limits.items()},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -71,6 +72,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/events", "Every unfinished run, again at every change", changes=handlers.all_changes,
           answer=views.StreamItem),
     Route("GET", "/files", "The watched folder, document by document", handlers.files, list[views.FileView]),
+    Route("GET", "/schema", "The JSON Schema of documents, for editors", handlers.schema, dict[str, Any]),
     Route("GET", "/services", "Embedded services", handlers.services, list[views.ServiceView]),
     Route("GET", "/health", "How the daemon is", handlers.health, views.HealthView),
     Route("POST", "/stop", "Stop the daemon", handlers.stop, status=202, body=views.StopDaemon,

@@ -262,7 +262,7 @@ class WorkflowStepView(View, frozen=True, kw_only=True, omit_defaults=True):
     outputs: tuple[StepOutputView, ...] = ()
     extensions: tuple[RequirementView, ...] = ()
     env: tuple[EnvVarView, ...] = ()
-    resources: ResourcesView = ResourcesView()
+    resources: ResourcesView | None = None
     needs: tuple[str, ...] | None = None
     retry: RetryView | None = None
     timeout_s: float | None = None

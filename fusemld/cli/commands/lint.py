@@ -45,7 +45,7 @@ def lint(files: tuple[str, ...], output: Output) -> None:
 @click.command("schema")
 def schema() -> None:
     """Print the JSON Schema of all documents, for editors that check YAML while it is typed."""
-    from fusemld.spec.schema import json_schema
+    from fusemld.spec.jsonschema import json_schema
 
     click.echo(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
 
