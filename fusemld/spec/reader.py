@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from typing import Any, Final, TypeVar, assert_never
 
 from fusemld.model.problem import Problem, Severity
-from fusemld.spec.leaves import Text
+from fusemld.spec.leaves import Expression, Text
 from fusemld.spec.nodes import MappingNode, Node, Place, ScalarNode, SequenceNode
-from fusemld.spec.shapes import Shape
+from fusemld.spec.shapes import SecretReferenceShape, Shape
 from fusemld.spec.types import (
     Choice,
     Either,
@@ -145,13 +145,21 @@ def _read(node: Node, type_: Type, where: str, key: Place, findings: Findings) -
 
 def _read_leaf(node: Node, type_: Leaf, where: str, findings: Findings) -> Text:
     if not isinstance(node, ScalarNode):
-        hint = ' (put an expression in quotes: "{{ inputs.x }}")' if isinstance(node, MappingNode) else ""
-        findings.error(f"{where} must be {type_.cls.what}, not {_is(node)}{hint}", node.place)
+        findings.error(f"{where} must be {type_.cls.what}, not {_is(node)}{_hint(node, type_)}", node.place)
         return _blank_text(type_.cls, node.place)
     text = type_.cls(node)
     if (complaint := text.complaint()) is not None:
         findings.error(f"{where}: {complaint}", node.place)
     return text
+
+
+def _hint(node: Node, type_: Leaf) -> str:
+    if isinstance(node, MappingNode):
+        if node.entries.keys() & fields_of(SecretReferenceShape).keys():
+            return ": references to secrets belong under 'credentials'"
+        if issubclass(type_.cls, Expression):
+            return ': put an expression in quotes, as in "{{ inputs.x }}"'
+    return ""
 
 
 def _read_flag(node: Node, where: str, findings: Findings) -> bool:

@@ -137,10 +137,10 @@ class _Reading:
             value = self._template(entry.value, scope)
         elif name and not any(name in outputs for outputs in self._steps.values()):
             known = [output for outputs in self._steps.values() for output in outputs]
+            close = self._findings.suggestion(name, known)
             self._findings.error(
-                f"no step declares the output {name!r}"
-                + self._findings.suggestion(name, known)
-                + ": add it to a step's 'outputs', or give this one a 'value'",
+                f"no step declares the output {name!r}{close or ':'} "
+                f"{'Add' if close else 'add'} it to a step's 'outputs', or give this one a 'value'",
                 entry.name.place,
             )
         return WorkflowOutput(name=name, description=_text(entry.description), type=entry.type, value=value)
