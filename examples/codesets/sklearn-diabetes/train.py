@@ -38,7 +38,7 @@ def main() -> None:
         mlflow.log_metrics(metrics)
         print(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
 
-        mlflow.sklearn.log_model(model, "model", signature=infer_signature(patients.data, predicted))
+        mlflow.sklearn.log_model(model, name="model", signature=infer_signature(patients.data, predicted))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main() -> None:
         mlflow.log_metric("accuracy", accuracy)
         print(f"accuracy {accuracy:.3f}, in cross validation {scores.mean():.3f}")
 
-        mlflow.sklearn.log_model(model, "model", signature=infer_signature(test_x, model.predict(test_x)))
+        mlflow.sklearn.log_model(model, name="model", signature=infer_signature(test_x, model.predict(test_x)))
 
 
 if __name__ == "__main__":

@@ -49,9 +49,7 @@ def build(environ: Mapping[str, str]) -> str:
             _say(f"built environment {spec.key}")
     except StartError as error:
         where = "the input python_version" if given else project.source
-        hint = (
-            f" (Python {python} is asked for by {where}; the input python_version overrides it)" if python else ""
-        )
+        hint = f"\n{where} asks for Python {python}; the input python_version overrides it" if python else ""
         raise StartError(f"{error}{hint}") from error
     if is_verbose:
         _say(locked.rstrip())

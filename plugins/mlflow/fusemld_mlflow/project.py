@@ -140,12 +140,12 @@ def _flattened(folder: Path, given: Sequence[str], source: str) -> tuple[tuple[s
     for origin, line in _lines(folder, given, source, _NESTING):
         if _INDEX_OPTION.match(line) or "://" in line:
             lines.append(line)
-        elif line.startswith("-e") or line.startswith("--editable") or line.startswith((".", "/")):
+        elif line.startswith(("-e", "--editable", ".", "/")):
             raise InvalidInputError(
                 f"{origin}: {line!r}: the codeset itself cannot be installed; its files are in the working "
                 "folder of the training, where they can be imported"
             )
-        elif line.startswith("-c") or line.startswith("--constraint"):
+        elif line.startswith(("-c", "--constraint")):
             raise InvalidInputError(f"{origin}: {line!r}: write the constraints as requirements")
         elif line.startswith("-"):
             warnings.append(f"{origin}: the option {line!r} is left out")

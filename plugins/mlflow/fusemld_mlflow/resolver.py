@@ -74,7 +74,7 @@ class TrackingResolver:
                     if answer.status != 200:
                         return CheckResult(ok=False, message=f"{url} is healthy, its API answers {answer.status}")
         except (aiohttp.ClientError, TimeoutError) as error:
-            return CheckResult(ok=False, message=f"cannot reach {url}: {error or 'no answer in time'}")
+            return CheckResult(ok=False, message=f"cannot reach {url}: {str(error) or 'no answer in time'}")
         return _compared(access.service.version, version)
 
 

@@ -16,7 +16,7 @@ _NO_IMAGE = "no container image is built here"
 
 
 class BuilderRuntime:
-    """Builds the environment of an MLflow Project; its output is the name of an image that `TrainerRuntime` runs."""
+    """Builds the environment of an MLflow Project; its output names an image that `TrainerRuntime` runs."""
 
     repositories: tuple[str, ...] = (BUILDER,)
     inputs = StepInputs(

@@ -43,7 +43,8 @@ def parse_arguments(text: str) -> dict[str, str]:
             name, equals, value = word.partition("=")
             if not name or not equals:
                 raise TrainingError(
-                    f"mlflow_entrypoint_args: {word!r} is not name=value (a value with a space or a comma needs quotes)"
+                    f"mlflow_entrypoint_args: {word!r} is not name=value "
+                    "(a value with a space or a comma needs quotes)"
                 )
             arguments[name] = value
     except ValueError as error:
@@ -58,7 +59,8 @@ def choose_parameters(known: list[str], entry_point: str, environ: Mapping[str, 
         if name not in known:
             listed = ", ".join(known) or "none"
             raise TrainingError(
-                f"mlflow_entrypoint_args: the entry point {entry_point!r} has no parameter {name!r} (it has: {listed})"
+                f"mlflow_entrypoint_args: the entry point {entry_point!r} has no parameter {name!r} "
+                f"(it has: {listed})"
             )
     for name in known:
         variable = "FUSEML_" + name.upper().replace("-", "_").replace(".", "_")
@@ -122,8 +124,8 @@ def train(environ: Mapping[str, str]) -> str:
     folder = Path(environ.get("FUSEML_CODESET_DIR") or Path.cwd())
     if not environ.get("MLFLOW_TRACKING_URI"):
         say("warning: no MLFLOW_TRACKING_URI, so runs and models stay in the step's folder and vanish with it")
-    import mlflow  # type: ignore[import-not-found]
-    from mlflow.projects.utils import load_project  # type: ignore[import-not-found]
+    import mlflow
+    from mlflow.projects.utils import load_project
 
     project = load_project(str(folder))
     entry_point = environ.get("FUSEML_MLFLOW_ENTRYPOINT") or "main"
@@ -155,7 +157,7 @@ def train(environ: Mapping[str, str]) -> str:
         say(f"entry point {entry_point}: {command}")
         variables = {
             **environ,
-            "PATH": os.pathsep.join([os.path.dirname(sys.executable), environ.get("PATH", os.defpath)]),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)]),
             "MLFLOW_RUN_ID": run_id,
             "MLFLOW_EXPERIMENT_ID": experiment_id,
             "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
