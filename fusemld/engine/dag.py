@@ -70,11 +70,9 @@ def _direct(step: Step, index: Mapping[str, int]) -> set[int] | None:
     if step.needs is None and not named:
         return None
     named.update(step.needs or ())
-    unknown = sorted(named - index.keys())
-    if unknown:
-        raise InvalidInputError(
-            f"cannot order the steps: step {step.name!r} waits for unknown step {unknown[0]!r}"
-        )
+    unknown = min((name for name in named if name not in index), default=None)
+    if unknown is not None:
+        raise InvalidInputError(f"cannot order the steps: step {step.name!r} waits for unknown step {unknown!r}")
     return {index[name] for name in named}
 
 

@@ -16,8 +16,8 @@ _NAME_LENGTH = 17
 def run_id(workflow: str, now: float, random: bytes | None = None) -> str:
     """`mlflow-e2e-261123-081502-fgk3f9x2`: the workflow, the time (UTC), and what tells those of one second apart.
 
-    At most 40 characters, a valid DNS label. Ids of one workflow sort by time down to the millisecond; those of
-    one millisecond differ by the 30 bits of `random` that they take (None: the system's).
+    At most 40 characters, a valid DNS label. Within a century, ids of one workflow sort by time down to the
+    millisecond; those of one millisecond differ by the 30 bits of `random` that they take (None: the system's).
     """
     random = secrets.token_bytes(RANDOM_BYTES) if random is None else random
     if len(random) < RANDOM_BYTES:

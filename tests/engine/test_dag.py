@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,12 +121,10 @@ def test_an_unknown_step_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("needs", [None, ()], ids=["barriers", "fan-out and fan-in"])
-def test_ten_thousand_steps_are_cheap(needs: tuple[str, ...] | None) -> None:
+def test_ten_thousand_steps_have_ten_thousand_edges(needs: tuple[str, ...] | None) -> None:
     steps = [Step(name=f"s{n}", image=literal("x"), needs=needs) for n in range(9_999)]
     wide = Workflow(name="w", steps=(*steps, Step(name="last", image=literal("x"))))
-    began = time.perf_counter()
 
     dag = build(wide)
 
     assert sum(map(len, dag.dependencies.values())) == 9_999
-    assert time.perf_counter() - began < 2
