@@ -177,9 +177,10 @@ class Keeper:
     def _pause_s(self) -> float:
         if self._waiting:
             return 0
+        pause_s = max(0.05, self._idle_s / 4)
         if self._timers:
-            return max(0.0, self._timers[0][0] - time.monotonic())
-        return max(1.0, self._idle_s / 4)
+            pause_s = min(pause_s, max(0.0, self._timers[0][0] - time.monotonic()))
+        return pause_s
 
     # Descriptors, timers and signals
 

@@ -1,0 +1,147 @@
+"""Real keepers in state folders of their own, and real processes in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from fusemld.executors.process.client import Keeper
+from fusemld.executors.process.wire import keeper_folder
+from fusemld.hooks.processes import ProcessEnded, ProcessRequest, ProcessStarted
+
+Event = ProcessStarted | ProcessEnded
+DEADLINE_S = 30.0
+
+
+class Host:
+    """A state folder with a running client: starts commands and waits for what becomes of them."""
+
+    def __init__(self, state: Path, keeper: Keeper) -> None:
+        self.state = state
+        self.keeper = keeper
+        self.events: list[Event] = []
+        self._changed = anyio.Event()
+        keeper.observe("", self._observe)
+
+    def _observe(self, event: Event) -> None:
+        self.events.append(event)
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def request(self, key: str, *argv: str, **more: object) -> ProcessRequest:
+        given = {
+            "key": key,
+            "argv": argv,
+            "cwd": self.state,
+            "log": self.log(key),
+            "env": {"PATH": os.environ["PATH"]},
+        }
+        return ProcessRequest(**(given | more))  # type: ignore[arg-type] # tests name the fields
+
+    def log(self, key: str) -> Path:
+        return self.state / "logs" / f"{key}.log"
+
+    async def spawn(self, key: str, *argv: str, **more: object) -> None:
+        await self.keeper.spawn(self.request(key, *argv, **more))
+
+    async def shell(self, key: str, script: str, **more: object) -> ProcessEnded:
+        await self.spawn(key, "sh", "-c", script, **more)
+        return await self.end(key)
+
+    async def start(self, key: str) -> ProcessStarted:
+        event = await self._wait(key, ProcessStarted)
+        assert isinstance(event, ProcessStarted)
+        return event
+
+    async def end(self, key: str) -> ProcessEnded:
+        event = await self._wait(key, ProcessEnded)
+        assert isinstance(event, ProcessEnded)
+        return event
+
+    async def _wait(self, key: str, kind: type[Event]) -> Event:
+        with anyio.fail_after(DEADLINE_S):
+            while True:
+                for event in self.events:
+                    if event.key == key and isinstance(event, kind):
+                        return event
+                await self._changed.wait()
+
+
+HostFactory = Callable[..., contextlib.AbstractAsyncContextManager[Host]]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    yield folder
+    for process in keepers(folder):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+            process.wait(DEADLINE_S)
+
+
+@pytest.fixture
+def host(state: Path) -> HostFactory:
+    @contextlib.asynccontextmanager
+    async def running(folder: Path = state, *, shut_down: bool = True, **more: float) -> AsyncIterator[Host]:
+        keeper = Keeper(folder, **more)
+        opened = Host(folder, keeper)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(keeper.run)
+            try:
+                yield opened
+            finally:
+                tasks.cancel_scope.cancel()
+        if shut_down:
+            await keeper.shutdown(0)
+
+    return running
+
+
+def keepers(state: Path) -> list[psutil.Process]:
+    """The keeper processes of the state folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "fusemld.executors.process.keeper" in command and str(state) in command:
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def kill_keeper() -> Callable[[Path], None]:
+    def kill(state: Path) -> None:
+        (keeper,) = keepers(state)
+        os.kill(keeper.pid, signal.SIGKILL)
+
+    return kill
+
+
+@pytest.fixture
+def count_keepers() -> Callable[[Path], int]:
+    return lambda state: len(keepers(state))
+
+
+@pytest.fixture
+def gone() -> Callable[[int], object]:
+    """Waits until a process is not there any more (a zombie is not)."""
+
+    async def wait(pid: int) -> None:
+        with anyio.fail_after(DEADLINE_S):
+            while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                await anyio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def journal() -> Callable[[Path], bytes]:
+    return lambda state: (keeper_folder(state) / "journal").read_bytes()

@@ -1,0 +1,374 @@
+"""Real processes in a real keeper."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import psutil
+import pytest
+
+from fusemld.executors.process.wire import connect, keeper_folder
+from fusemld.hooks.processes import Listener, ProcessEnded
+from fusemld.model.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from tests.executors.process.conftest import HostFactory
+
+
+@pytest.mark.parametrize("status", [0, 3, 255])
+async def test_an_exit_status_is_reported(host: HostFactory, status: int) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", f"exit {status}")
+
+        assert (ended.exit_status, ended.signal, ended.lost) == (status, None, None)
+        assert (await opened.start("a")).pid > 0
+
+
+async def test_a_signal_is_reported(host: HostFactory) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", "kill -USR1 $$")
+
+        assert (ended.exit_status, ended.signal) == (None, 10)
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("no-such-program", "No such file"), ("/etc/passwd", "Permission denied"), ("/", "Permission denied")],
+)
+async def test_a_program_that_cannot_be_executed_says_why(host: HostFactory, program: str, words: str) -> None:
+    async with host() as opened:
+        await opened.spawn("a", program)
+        ended = await opened.end("a")
+
+        assert ended.exit_status == 127
+        assert ended.never_started is not None
+        assert f"cannot execute {program}: {words}" in ended.never_started
+
+
+async def test_a_folder_that_is_not_there_is_named(host: HostFactory) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", "true", cwd=Path("/no/such/folder"))
+
+        assert ended.never_started == "cannot enter /no/such/folder: No such file or directory"
+
+
+async def test_the_environment_is_what_was_asked_for_and_nothing_else(
+    host: HostFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THE_DAEMON", "1")
+    async with host() as opened:
+        env = {"PATH": os.environ["PATH"], "A": "1", "B": "1"}
+        await opened.shell("a", "env", env=env, secret_env={"B": "2", "C": "\udcff"})
+
+        names = {line.partition(b"=")[0] for line in opened.log("a").read_bytes().splitlines()}
+        assert names - {b"PWD", b"SHLVL", b"_", b"OLDPWD"} == {b"PATH", b"A", b"B", b"C", b"FUSEMLD_ATTEMPT"}
+        assert b"B=2\n" in opened.log("a").read_bytes()
+        assert b"C=\xff\n" in opened.log("a").read_bytes()
+
+
+async def test_standard_output_and_error_are_in_the_log_and_its_end_in_the_report(host: HostFactory) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", "seq 100; echo wrong >&2; exit 1")
+
+        assert opened.log("a").read_text() == "".join(f"{n}\n" for n in range(1, 101)) + "wrong\n"
+        assert ended.tail.splitlines() == [*map(str, range(82, 101)), "wrong"]
+
+
+async def test_standard_input_is_empty(host: HostFactory) -> None:
+    async with host() as opened:
+        assert (await opened.shell("a", "read x; echo $?")).tail == "1"
+
+
+async def test_what_is_left_of_a_group_is_killed_with_its_leader(
+    host: HostFactory, gone: Callable[[int], Awaitable[None]]
+) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", "sleep 1000 & echo $!; exit 4")
+
+        assert ended.exit_status == 4
+        await gone(int(ended.tail))
+
+
+async def test_who_leaves_the_group_is_found_and_killed(
+    host: HostFactory, gone: Callable[[int], Awaitable[None]]
+) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", "setsid sh -c 'echo $$; exec sleep 1000' & sleep 0.2")
+
+        assert ended.exit_status == 0
+        await gone(int(ended.tail))
+
+
+async def test_a_key_is_never_started_twice(host: HostFactory) -> None:
+    async with host() as opened:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(opened.spawn, "a", "sh", "-c", "echo once")
+        await opened.end("a")
+        await opened.spawn("a", "sh", "-c", "echo once")
+
+        assert opened.log("a").read_text() == "once\n"
+
+
+async def test_stopping_asks_first(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.spawn("a", "sh", "-c", "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.01; done")
+        await _until(lambda: opened.log("a").exists())
+        await opened.keeper.stop("a", 20)
+        ended = await opened.end("a")
+
+        assert (ended.exit_status, ended.killed) == (5, True)
+        assert ended.tail.splitlines()[-1] == "bye"
+
+
+async def test_what_does_not_stop_is_killed_after_the_grace_time(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.spawn("a", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done")
+        await _until(lambda: opened.log("a").exists())
+        await opened.keeper.stop("a", 0.2)
+        ended = await opened.end("a")
+
+        assert (ended.signal, ended.killed) == (9, True)
+
+
+async def test_children_get_the_grace_time_too_when_their_leader_gives_up_at_once(host: HostFactory) -> None:
+    script = "sh -c 'trap \"sleep 0.3; echo saved; exit\" TERM; echo up; while :; do sleep 0.01; done' & wait"
+    async with host() as opened:
+        await opened.spawn("a", "sh", "-c", script)
+        await _until(lambda: opened.log("a").exists())
+        await opened.keeper.stop("a", 20)
+        ended = await opened.end("a")
+
+        assert ended.killed
+        assert ended.tail.splitlines()[-1] == "saved"
+
+
+async def test_stopping_what_is_not_there_is_ignored(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.keeper.stop("nobody", 1)
+
+
+async def test_a_secret_is_masked_in_the_log_and_in_the_last_lines(
+    host: HostFactory, journal: Callable[[Path], bytes]
+) -> None:
+    script = "printf 'it is can'; sleep 0.1; printf 'ary-1, '; head -c 200000 /dev/zero; echo \"$S $S\""
+    async with host() as opened:
+        ended = await opened.shell("a", script, secret_env={"S": "canary-1"}, secrets=("canary-1",))
+
+        log = opened.log("a").read_bytes()
+        assert log == b"it is ***, " + bytes(200000) + b"*** ***\n"
+        assert ended.tail.endswith("*** ***")
+        assert b"canary-1" not in journal(opened.state)
+        for file in opened.state.rglob("*"):
+            assert not file.is_file() or b"canary-1" not in file.read_bytes()
+
+
+async def test_outputs_are_read_byte_for_byte(host: HostFactory, tmp_path: Path) -> None:
+    script = "head -c 1048576 /dev/urandom > big; printf '\\000\\377\\n' > odd; : > empty"
+    async with host() as opened:
+        ended = await opened.shell(
+            "a", script, cwd=tmp_path, results=tmp_path, outputs=("big", "odd", "empty", "none")
+        )
+
+        assert ended.outputs == {"big": (tmp_path / "big").read_bytes(), "odd": b"\0\xff\n", "empty": b""}
+        assert ended.refused_outputs == {}
+
+
+async def test_outputs_that_must_not_go_out_are_refused_with_the_reason(host: HostFactory, tmp_path: Path) -> None:
+    script = (
+        "head -c 101 /dev/zero > large; echo canary-2 > secret; mkfifo pipe; "
+        "ln -s /etc/passwd link; mkdir folder; echo fine > fine"
+    )
+    names = ("large", "secret", "pipe", "link", "folder", "fine")
+    async with host() as opened:
+        ended = await opened.shell(
+            "a",
+            script,
+            cwd=tmp_path,
+            results=tmp_path,
+            outputs=names,
+            output_limit_bytes=100,
+            secrets=("canary-2",),
+        )
+
+        assert ended.outputs == {"fine": b"fine\n"}
+        assert ended.refused_outputs == {
+            "large": "it has 101 bytes; at most 100 are allowed",
+            "secret": "it holds a secret",
+            "pipe": "it is not a plain file",
+            "link": "it cannot be read: Too many levels of symbolic links",
+            "folder": "it is not a plain file",
+        }
+
+
+async def test_a_log_has_a_limit_and_a_note_but_its_last_lines_are_known(host: HostFactory) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", "seq 1 10000; echo the end", log_limit_bytes=1000)
+
+        log = opened.log("a").read_text()
+        assert log.startswith("1\n2\n3\n")
+        assert len(log) < 1200
+        assert "[fusemld: the log is limited to 1000 bytes: 47902 more were dropped here]" in log
+        assert "the end" in ended.tail
+
+
+async def test_a_log_that_cannot_be_written_stops_nobody(host: HostFactory) -> None:
+    async with host() as opened:
+        ended = await opened.shell("a", "head -c 1000000 /dev/zero; echo done", log=Path("/dev/full"))
+
+        assert ended.exit_status == 0
+        assert "the log is not complete: No space left on device" in ended.tail
+
+
+async def test_a_flood_does_not_starve_the_others(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.spawn("flood", "sh", "-c", "while :; do head -c 1000000 /dev/zero; done", log_limit_bytes=10)
+        with anyio.fail_after(10):
+            for number in range(5):
+                await opened.shell(f"step/{number}", "echo x")
+        await opened.keeper.stop("flood", 0)
+        await opened.end("flood")
+
+
+async def test_many_at_once_all_end(host: HostFactory) -> None:
+    async with host() as opened:
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(opened.shell, f"step/{number}", f"exit {number}")
+
+        ends = {event.key: event.exit_status for event in opened.events if isinstance(event, ProcessEnded)}
+        assert ends == {f"step/{number}": number for number in range(100)}
+
+
+async def test_known_tells_the_latest_below_a_prefix_until_it_is_forgotten(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.shell("step/a", "exit 1")
+        await opened.shell("service/b", "exit 2")
+        assert [event.key for event in await opened.keeper.known("step/")] == ["step/a"]
+
+        await opened.keeper.forget("step/a")
+
+        assert not await opened.keeper.known("step/")
+        assert [event.key for event in await opened.keeper.known("")] == ["service/b"]
+
+
+async def test_without_room_for_a_process_the_caller_is_told_to_come_again(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.shell("before", "true")
+        pid = _peer_pid(opened.state)
+        limits = psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)
+        psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE, (5, limits[1]))
+
+        with pytest.raises(UnavailableError, match="Too many open files"):
+            await opened.spawn("a", "true")
+
+        psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE, limits)
+        await opened.spawn("a", "true")
+        assert (await opened.end("a")).exit_status == 0
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\1\xc1", b"\xff\xff\xff\xff", b"\0\0\0\xff half a frame", b"\0\0\0\0"],
+)
+async def test_rubbish_on_the_socket_harms_nobody(host: HostFactory, rubbish: bytes) -> None:
+    async with host() as opened:
+        await opened.spawn("a", "sleep", "1000")
+        stranger = await anyio.to_thread.run_sync(connect, keeper_folder(opened.state))
+        stranger.sendall(rubbish)
+        stranger.close()
+
+        assert (await opened.shell("b", "exit 6")).exit_status == 6
+        assert [event.key for event in await opened.keeper.known("a")] == ["a"]
+
+
+async def test_a_state_folder_may_be_deeper_than_a_socket_address_is_long(
+    host: HostFactory, tmp_path: Path
+) -> None:
+    deep = tmp_path.joinpath(*["a-folder-with-a-long-name"] * 8)
+    deep.mkdir(parents=True)
+
+    async with host(deep) as opened:
+        assert (await opened.shell("a", "exit 7")).exit_status == 7
+
+
+async def test_a_listener_stays_open_while_processes_come_and_go(host: HostFactory) -> None:
+    listener = Listener(name="web", host="127.0.0.1", port=_free_port())
+    server = (
+        "import http.server, os, socket, sys\n"
+        "assert os.environ['LISTEN_FDS'] == '1'\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(sys.argv[1].encode())\n"
+        "web = http.server.HTTPServer(('127.0.0.1', 0), Handler, bind_and_activate=False)\n"
+        "web.socket = socket.socket(fileno=3)\n"
+        "web.serve_forever()\n"
+    )
+
+    def ask() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{listener.port}/", timeout=20) as answer:
+            return str(answer.read().decode())
+
+    async with host() as opened:
+        await opened.spawn("service/web/1", "python3", "-c", server, "one", listener=listener)
+        assert await anyio.to_thread.run_sync(ask) == "one"
+
+        await opened.keeper.stop("service/web/1", 0)
+        await opened.end("service/web/1")
+        answers: list[str] = []
+
+        async def asking() -> None:
+            answers.append(await anyio.to_thread.run_sync(ask))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(asking)  # nobody serves now, and the connection is not refused
+            await opened.spawn("service/web/2", "python3", "-c", server, "two", listener=listener)
+
+        assert answers == ["two"]
+        await opened.keeper.stop("service/web/2", 0)
+        await opened.end("service/web/2")
+        await opened.keeper.close_listener("web")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", listener.port), timeout=5)
+
+
+async def test_a_port_that_is_taken_is_named(host: HostFactory) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with host() as opened:
+            with pytest.raises(
+                UnavailableError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
+            ):
+                await opened.spawn("a", "true", listener=Listener(name="x", host="127.0.0.1", port=port))
+
+
+async def test_only_the_user_can_reach_the_socket_and_read_the_journal(host: HostFactory) -> None:
+    async with host() as opened:
+        folder = keeper_folder(opened.state)
+
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (folder / "journal").stat().st_mode & 0o777 == 0o600
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _peer_pid(state: Path) -> int:
+    with connect(keeper_folder(state)) as connection:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], "little")

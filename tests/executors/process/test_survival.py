@@ -1,0 +1,203 @@
+"""What `kill -9` does: of the daemon, and of the keeper at every point."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import pytest
+
+from fusemld.executors.process import recovery
+from fusemld.executors.process.client import Keeper
+from fusemld.executors.process.journal import Opened
+from fusemld.executors.process.wire import keeper_folder
+from fusemld.hooks.processes import ProcessEnded, ProcessStarted
+from fusemld.model import faults
+from fusemld.model.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from tests.executors.process.conftest import Host, HostFactory
+
+Gone = Callable[[int], Awaitable[None]]
+FOREVER = ("sh", "-c", "echo up; exec sleep 1000")
+
+DAEMON = """
+import os, signal, sys
+from pathlib import Path
+import anyio
+from fusemld.executors.process.client import Keeper
+from fusemld.hooks.processes import ProcessRequest
+
+async def main():
+    state = Path(sys.argv[1])
+    keeper = Keeper(state)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(keeper.run)
+        for key, script in [
+            ("step/ends", "read x < gate; printf out > result; echo done; exit 3"),
+            ("step/goes-on", "echo up; exec sleep 1000"),
+        ]:
+            await keeper.spawn(ProcessRequest(
+                key=key, argv=("sh", "-c", script), cwd=state, log=state / "logs" / key,
+                env={"PATH": os.environ["PATH"]}, results=state, outputs=("result",),
+            ))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+anyio.run(main)
+"""
+
+
+async def test_steps_go_on_without_the_daemon_and_the_next_one_hears_of_their_ends(
+    host: HostFactory, state: Path
+) -> None:
+    os.mkfifo(state / "gate")
+    daemon = await anyio.run_process([sys.executable, "-c", DAEMON, str(state)], check=False)
+    assert daemon.returncode == -signal.SIGKILL
+    (state / "gate").write_text("go\n")
+    await _until(lambda: (state / "logs" / "step" / "ends").exists())
+
+    async with host() as opened:
+        ended = await opened.end("step/ends")
+
+        assert (ended.exit_status, ended.outputs, ended.tail) == (3, {"result": b"out"}, "done")
+        goes_on = {event.key: event for event in await opened.keeper.known("step/")}["step/goes-on"]
+        assert isinstance(goes_on, ProcessStarted)
+        await opened.spawn("step/goes-on", *FOREVER)
+        assert (await opened.start("step/goes-on")).pid == goes_on.pid
+        await opened.keeper.stop("step/goes-on", 5)
+        assert (await opened.end("step/goes-on")).killed
+
+
+async def test_when_the_keeper_is_killed_its_processes_are_accounted_for(
+    host: HostFactory, gone: Gone, kill_keeper: Callable[[Path], None]
+) -> None:
+    async with host() as opened:
+        await opened.shell("ended", "exit 2")
+        await opened.spawn("runs", "sh", "-c", "setsid sleep 1000 & echo $!; exec sleep 1000")
+        await _until(lambda: opened.log("runs").exists())
+        pid, escaped = (await opened.start("runs")).pid, int(opened.log("runs").read_text())
+
+        kill_keeper(opened.state)
+        lost = await opened.end("runs")
+
+        assert lost.lost == recovery.KILLED
+        assert (lost.exit_status, lost.signal) == (None, None)
+        assert lost.tail == str(escaped)
+        await gone(pid)
+        await gone(escaped)
+        ended = {event.key: event for event in await opened.keeper.known("")}["ended"]
+        assert isinstance(ended, ProcessEnded)
+        assert ended.exit_status == 2
+        assert (await opened.shell("next", "exit 1")).exit_status == 1
+
+
+@pytest.mark.parametrize("point", ["keeper.claimed", "keeper.spawned", "keeper.reaped"])
+async def test_a_keeper_killed_at_any_point_starts_nothing_twice_and_leaves_nothing(
+    host: HostFactory, gone: Gone, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    monkeypatch.setenv(faults.VARIABLE, point)
+    async with host() as opened:
+        monkeypatch.delenv(faults.VARIABLE)
+        script = "echo $$ >> started; test $0 = keeper.reaped || exec sleep 1000"
+        try:
+            await opened.spawn("a", "sh", "-c", script, point)
+        except UnavailableError:
+            await opened.spawn("a", "sh", "-c", script, point)
+        lost = await opened.end("a")
+
+        assert lost.lost in (recovery.UNKNOWN_START, recovery.KILLED, recovery.UNOBSERVED)
+        started = (opened.state / "started").read_text().split() if (opened.state / "started").exists() else []
+        assert len(started) == (0 if point == "keeper.claimed" else len(started[:1]))
+        for pid in started:
+            await gone(int(pid))
+
+
+async def test_after_a_crash_of_the_host_what_ran_is_lost(
+    host: HostFactory, state: Path, kill_keeper: Callable[[Path], None]
+) -> None:
+    keeper = Keeper(state)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(keeper.run)
+        tasks.cancel_scope.cancel()
+    journal = keeper_folder(state) / "journal"
+    kill_keeper(state)
+    first, rest = journal.read_bytes().split(b"\n", 1)
+    opened_then = msgspec.json.decode(first, type=Opened)
+    other = msgspec.json.encode(Opened(boot="another", marker=opened_then.marker))
+    claimed = b'{"type":"claimed","key":"a","at":1.0,"log":""}'
+    # The process of that number today is somebody else's.
+    spawned = b'{"type":"spawned","key":"a","at":1.0,"pid":%d,"ticks":1}' % os.getpid()
+    journal.write_bytes(b"\n".join((other, claimed, spawned, rest)))
+
+    async with host() as opened:
+        assert (await opened.end("a")).lost == recovery.HOST_WENT_DOWN
+
+
+async def test_of_two_daemons_at_once_both_use_the_same_keeper(
+    host: HostFactory, state: Path, count_keepers: Callable[[Path], int]
+) -> None:
+    async def use(opened: Host, key: str) -> None:
+        assert (await opened.shell(key, "exit 0")).exit_status == 0
+
+    async with host() as one, host(shut_down=False) as two:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(use, one, "a")
+            tasks.start_soon(use, two, "b")
+
+        assert count_keepers(state) == 1
+
+
+async def test_a_keeper_that_nobody_needs_goes_away(
+    host: HostFactory, state: Path, count_keepers: Callable[[Path], int]
+) -> None:
+    async with host(idle_s=0.1, shut_down=False) as opened:
+        await opened.shell("a", "exit 0")
+        assert count_keepers(state) == 1
+
+    await _until(lambda: count_keepers(state) == 0)
+    async with host() as opened:
+        assert (await opened.end("a")).exit_status == 0
+
+
+async def test_shutting_down_leaves_nothing(
+    host: HostFactory, state: Path, gone: Gone, count_keepers: Callable[[Path], int]
+) -> None:
+    async with host(shut_down=False) as opened:
+        await opened.spawn("a", *FOREVER)
+        pid = (await opened.start("a")).pid
+
+    await Keeper(state).shutdown(5)
+
+    await gone(pid)
+    await _until(lambda: count_keepers(state) == 0)
+
+
+async def test_shutting_down_also_ends_what_a_killed_keeper_left(
+    host: HostFactory, state: Path, gone: Gone, kill_keeper: Callable[[Path], None]
+) -> None:
+    async with host(shut_down=False) as opened:
+        await opened.spawn("a", *FOREVER)
+        pid = (await opened.start("a")).pid
+    kill_keeper(state)
+
+    await Keeper(state).shutdown(5)
+
+    await gone(pid)
+
+
+async def test_shutting_down_where_nothing_ever_ran_does_nothing(state: Path) -> None:
+    await Keeper(state).shutdown(5)
+
+    assert list(state.iterdir()) == []
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.01)
