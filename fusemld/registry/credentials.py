@@ -68,7 +68,8 @@ def merge_configurations(accesses: Iterable[ServiceAccess]) -> MergedConfigurati
                 warnings.append(
                     f"extensions {merged[key][2]!r} and {name!r} set {key!r} differently: {name!r} wins"
                 )
-            merged[key] = (value, key in access.secret_keys, name)
+            stays_secret = key in merged and merged[key][:2] == (value, True)
+            merged[key] = (value, stays_secret or key in access.secret_keys, name)
     return MergedConfiguration(
         plain={key: value for key, (value, is_secret, _) in merged.items() if not is_secret},
         secret={key: value for key, (value, is_secret, _) in merged.items() if is_secret},

@@ -83,4 +83,4 @@ def failure(selectors: Selectors, found: Match) -> str:
             "drop an extension record into the watched folder, or mend the selectors"
         )
     refusals = "; ".join(str(miss) for miss in found.near_misses)
-    return f"{start}: {len(found.near_misses)} come near, and none matches: {refusals}"
+    return f"{start}: nothing matches, near are {refusals}"
