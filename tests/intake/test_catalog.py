@@ -333,8 +333,7 @@ def test_the_order_of_arrival_does_not_matter(
     with_restarts: bool,
 ) -> None:
     files = [
-        "name: w\ninputs: [{name: c, type: codeset}]\n"
-        "steps: [{name: s, image: host, command: ['true', '{{ inputs.c }}']}]\n",
+        "name: w\ninputs: [{name: c, type: codeset}]\nsteps: [{name: s, image: host, args: ['{{ inputs.c }}']}]\n",
         "{kind: codeset, name: digits, url: 'https://example.org/x.git'}",
         "{kind: run, workflow: w, inputs: {c: digits}}",
         "{kind: run, workflow: v, inputs: {}}\n---\nname: v\nsteps: [{name: s, image: host, command: ['true']}]\n",

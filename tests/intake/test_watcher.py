@@ -1,0 +1,248 @@
+"""The watcher on a real folder."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fusemld.intake import watcher as module
+from fusemld.intake.snapshot import Scan
+from fusemld.intake.watcher import Timing, Watcher
+from fusemld.spec.documents import Parsed, read
+
+DEADLINE_S = 10.0
+QUICK = Timing(rescan_s=0.05, removal_s=0.1, pause_s=0.05, retry_s=0.05)
+SLOW = Timing(rescan_s=3600.0, removal_s=0.1, pause_s=0.05, retry_s=0.05)
+EXTENSION = "id: {id}\nservices: []\n"
+
+
+def parse(data: bytes, path: Path) -> Parsed:
+    return read(data, file=path)
+
+
+class Seen:
+    """What a folder declares, as the scans tell."""
+
+    def __init__(self) -> None:
+        self.scans: list[Scan] = []
+        self.ids: dict[str, list[str]] = {}
+        self.problems: dict[str, str] = {}
+        self.available = True
+        self._news = anyio.Event()
+
+    async def on_scan(self, scan: Scan) -> None:
+        self.scans.append(scan)
+        self.available = scan.available
+        for file in scan.removed:
+            self.ids.pop(file, None)
+        for report in scan.files:
+            self.problems.pop(report.file, None)
+            if report.readable:
+                self.ids[report.file] = [document.name for document in report.documents]
+            for problem in report.problems:
+                self.problems[report.file] = problem.message
+        self._news.set()
+
+    async def until(self, claim: Callable[[], bool]) -> None:
+        with anyio.fail_after(DEADLINE_S):
+            while not claim():
+                self._news = anyio.Event()
+                await self._news.wait()
+
+    async def file(self, name: str) -> None:
+        await self.until(lambda: name in self.ids)
+
+
+@asynccontextmanager
+async def watching(folder: Path, timing: Timing = SLOW, known: tuple[str, ...] = ()) -> AsyncIterator[Seen]:
+    seen = Seen()
+    async with anyio.create_task_group() as group:
+        await group.start(Watcher(folder, parse, known=known, timing=timing).run, seen.on_scan)
+        try:
+            yield seen
+        finally:
+            group.cancel_scope.cancel()
+
+
+def write(folder: Path, file: str, id_: str = "x") -> None:
+    (folder / file).write_text(EXTENSION.format(id=id_))
+
+
+async def test_files_that_are_there_are_reported_at_once_and_in_one_scan(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "a")
+    write(tmp_path, "b.yaml", "b")
+
+    async with watching(tmp_path, known=("gone.yaml",)) as seen:
+        assert len(seen.scans) == 1
+        assert seen.ids == {"a.yaml": ["a"], "b.yaml": ["b"]}
+        assert seen.scans[0].removed == ("gone.yaml",)
+
+
+async def test_a_file_is_reported_within_50_ms_of_its_close(tmp_path: Path) -> None:
+    async with watching(tmp_path) as seen:
+        delays = []
+        for number in range(20):
+            write(tmp_path, f"{number}.yaml", f"x{number}")
+            closed = time.monotonic()
+            await seen.file(f"{number}.yaml")
+            delays.append(time.monotonic() - closed)
+
+    assert statistics.median(delays) < 0.05
+
+
+async def test_a_half_written_file_is_not_read_until_it_is_closed(tmp_path: Path) -> None:
+    async with watching(tmp_path, QUICK) as seen:
+        with (tmp_path / "a.yaml").open("w") as file:
+            file.write(EXTENSION.format(id="half"))
+            file.flush()
+            await seen.until(lambda: "a.yaml" in seen.problems)
+            assert "still has it open for writing" in seen.problems["a.yaml"]
+            assert "a.yaml" not in seen.ids
+            file.write("description: whole\n")
+        await seen.until(lambda: seen.ids.get("a.yaml") == ["half"])
+        assert "a.yaml" not in seen.problems
+
+
+async def test_a_file_renamed_into_place_is_taken(tmp_path: Path) -> None:
+    async with watching(tmp_path) as seen:
+        write(tmp_path, "a.yaml.tmp")
+        (tmp_path / "a.yaml.tmp").rename(tmp_path / "a.yaml")
+
+        await seen.until(lambda: seen.ids == {"a.yaml": ["x"]})
+
+
+async def test_a_rename_is_reported_as_one(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml")
+    async with watching(tmp_path) as seen:
+        (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
+
+        await seen.until(lambda: "b.yaml" in seen.ids)
+        assert seen.scans[-1].removed == ("a.yaml",)
+
+
+async def test_saving_like_an_editor_is_not_a_removal(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "one")
+    async with watching(tmp_path) as seen:
+        (tmp_path / "a.yaml").rename(tmp_path / "a.yaml~")
+        write(tmp_path, "a.yaml", "two")
+
+        await seen.until(lambda: seen.ids == {"a.yaml": ["two"]})
+        write(tmp_path, "b.yaml")
+        await seen.until(lambda: "b.yaml" in seen.ids)
+        assert not any(scan.removed for scan in seen.scans)
+
+
+async def test_touching_and_rewriting_the_same_bytes_is_no_news(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml")
+    async with watching(tmp_path) as seen:
+        os.utime(tmp_path / "a.yaml")
+        write(tmp_path, "a.yaml")
+        write(tmp_path, "b.yaml")
+
+        await seen.until(lambda: "b.yaml" in seen.ids)
+        assert [report.file for scan in seen.scans for report in scan.files] == ["a.yaml", "b.yaml"]
+
+
+async def test_folders_made_later_are_watched_too_and_moved_ones_followed(tmp_path: Path) -> None:
+    async with watching(tmp_path) as seen:
+        (tmp_path / "sub/deep").mkdir(parents=True)
+        write(tmp_path, "sub/deep/a.yaml")
+        await seen.until(lambda: "sub/deep/a.yaml" in seen.ids)
+
+        (tmp_path / "sub").rename(tmp_path / "other")
+        await seen.until(lambda: set(seen.ids) == {"other/deep/a.yaml"})
+        write(tmp_path, "other/deep/b.yaml")
+        await seen.until(lambda: "other/deep/b.yaml" in seen.ids)
+
+
+async def test_a_deleted_file_is_reported(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml")
+    async with watching(tmp_path) as seen:
+        (tmp_path / "a.yaml").unlink()
+
+        await seen.until(lambda: seen.ids == {})
+
+
+async def test_a_folder_that_vanishes_removes_nothing_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    write(inbox, "a.yaml")
+    async with watching(inbox) as seen:
+        inbox.rename(tmp_path / "away")
+        await seen.until(lambda: not seen.available)
+        write(tmp_path / "away", "b.yaml", "b")
+
+        (tmp_path / "away").rename(inbox)
+        await seen.until(lambda: seen.available and "b.yaml" in seen.ids)
+        write(inbox, "c.yaml", "c")
+        await seen.until(lambda: "c.yaml" in seen.ids)
+        assert not any(scan.removed for scan in seen.scans)
+
+
+async def test_an_empty_folder_in_the_place_of_the_watched_one_is_a_share_that_is_not_mounted(
+    tmp_path: Path,
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    write(inbox, "a.yaml")
+    async with watching(inbox) as seen:
+        inbox.rename(tmp_path / "away")
+        inbox.mkdir()
+
+        await seen.until(lambda: not seen.available)
+        assert seen.ids == {"a.yaml": ["x"]}
+
+
+async def test_a_folder_that_is_missing_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    async with watching(tmp_path / "inbox", known=("a.yaml",)) as seen:
+        assert not seen.available
+
+        (tmp_path / "inbox").mkdir()
+        write(tmp_path / "inbox", "b.yaml")
+        await seen.until(lambda: seen.available and "b.yaml" in seen.ids)
+
+
+async def test_a_restless_file_does_not_starve_others(tmp_path: Path) -> None:
+    async with watching(tmp_path) as seen, anyio.create_task_group() as group:
+
+        async def rewrite() -> None:
+            for number in range(10_000):
+                write(tmp_path, "restless.yaml", f"n{number}")
+                await anyio.sleep(0.002)
+
+        group.start_soon(rewrite)
+        for number in range(10):
+            write(tmp_path, f"{number}.yaml")
+            await seen.file(f"{number}.yaml")
+        group.cancel_scope.cancel()
+
+
+async def test_without_inotify_looks_find_everything_and_a_warning_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(module, "Inotify", refuse)
+    async with watching(tmp_path, QUICK) as seen:
+        assert seen.scans[-1].warning.startswith("cannot watch for changes: Too many open files")
+
+        write(tmp_path, "a.yaml")
+        await seen.until(lambda: seen.ids == {"a.yaml": ["x"]})
+        (tmp_path / "a.yaml").unlink()
+        await seen.until(lambda: seen.ids == {})
+
+
+async def test_a_thousand_files_at_once_are_all_seen(tmp_path: Path) -> None:
+    async with watching(tmp_path) as seen:
+        for number in range(1000):
+            write(tmp_path, f"{number}.yaml", f"x{number}")
+
+        await seen.until(lambda: len(seen.ids) == 1000)
