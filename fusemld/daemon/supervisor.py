@@ -26,7 +26,7 @@ from fusemld.engine.plan import Plan
 from fusemld.model.errors import ConflictError, FusemldError, ImpossibleTransitionError, NotFoundError
 from fusemld.model.run import AttemptKey, Run
 from fusemld.store.changes import Change, PutRun
-from fusemld.store.errors import StoreError
+from fusemld.store.errors import StoreConflictError, StoreError
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,9 @@ class _Done:
 class _Posted(msgspec.Struct, frozen=True):
     run: str
     event: events.AnyEvent
-    created: _Active | None = None
+    entry: _Active | None = None
+    """A run that is not in memory yet: a new one, or one that had ended."""
+    is_new: bool = False
     changes: tuple[Change, ...] = ()
     done: _Done | None = None
 
@@ -85,8 +87,9 @@ class _Batch:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.changed: dict[str, set[str]] = {}
-        self.created: dict[str, _Active] = {}
-        self.changes: list[Change] = []
+        self.entries: dict[str, _Active] = {}
+        self.new: set[str] = set()
+        self.changes: dict[str, list[Change]] = {}
         self.effects: list[tuple[str, effects.AnyEffect]] = []
         self.done: list[_Done] = []
         self.ended: list[AttemptKey] = []
@@ -180,21 +183,21 @@ class Supervisor:
         entry = _Active(run, await self._planner.plan(run.workflow_digest))
         done = _Done()
         event = events.RunCreated(at=self._clock())
-        self._put(_Posted(run.id, event, created=entry, changes=tuple(changes), done=done))
+        self._put(_Posted(run.id, event, entry=entry, is_new=True, changes=tuple(changes), done=done))
         await self._settled(done)
 
     async def request(self, run_id: str, event: events.CancelRequested | events.RetryRequested) -> None:
         """A person's wish; returns when it is recorded. Raises `NotFoundError`, `ConflictError`."""
-        created: _Active | None = None
+        entry: _Active | None = None
         if run_id not in self._active:
             run = await self._store.run(run_id)
             if run is None:
                 raise NotFoundError(f"cannot change run {run_id}: there is no such run")
             if not isinstance(event, events.RetryRequested):
                 raise ConflictError(f"cannot cancel run {run_id}: it has ended already ({run.state})")
-            created = _Active(run, await self._planner.plan(run.workflow_digest))
+            entry = _Active(run, await self._planner.plan(run.workflow_digest))
         done = _Done()
-        self._put(_Posted(run_id, event, created=created, done=done))
+        self._put(_Posted(run_id, event, entry=entry, done=done))
         await self._settled(done)
 
     def watch(self, run_id: str) -> Pulse:
@@ -259,7 +262,7 @@ class Supervisor:
         return batch
 
     def _advance_one(self, batch: _Batch, posted: _Posted) -> None:
-        entry = self._active.get(posted.run) or batch.created.get(posted.run) or posted.created
+        entry = self._active.get(posted.run) or batch.entries.get(posted.run) or posted.entry
         if posted.done is not None:
             batch.done.append(posted.done)
         if isinstance(posted.event, events.StepFinished):
@@ -280,9 +283,10 @@ class Supervisor:
             log.exception("run.broken", run=posted.run, event=type(posted.event).__name__)
             entry.broken = str(error)
             return
-        if posted.created is not None:
-            batch.created[posted.run] = entry
-        batch.changes.extend(posted.changes)
+        batch.entries[posted.run] = entry
+        if posted.is_new:
+            batch.new.add(posted.run)
+        batch.changes.setdefault(posted.run, []).extend(posted.changes)
         batch.runs[posted.run] = result.run
         batch.changed.setdefault(posted.run, set()).update(result.changed)
         for effect in result.effects:
@@ -296,12 +300,28 @@ class Supervisor:
 
     async def _commit(self, batch: _Batch) -> None:
         """Returns once everything is safe. A database that cannot be written stops the engine, not the daemon."""
-        changes = list(batch.changes)
         for run_id, run in batch.runs.items():
-            is_new = run_id in batch.created
-            changes.append(PutRun(run, None if is_new else tuple(batch.changed[run_id])))
-        if not changes:
+            changed = None if run_id in batch.new else tuple(batch.changed[run_id])
+            batch.changes[run_id].append(PutRun(run, changed))
+        if not batch.changes:
             return
+        try:
+            await self._written([change for changes in batch.changes.values() for change in changes])
+        except StoreConflictError:
+            await self._commit_each(batch)
+
+    async def _commit_each(self, batch: _Batch) -> None:
+        """One of the runs contradicts what is stored: a bug, which stops that run and no other."""
+        for run_id, changes in batch.changes.items():
+            try:
+                await self._written(changes)
+            except StoreConflictError as error:
+                log.exception("run.broken", run=run_id)
+                batch.entries[run_id].broken = str(error)
+                del batch.runs[run_id]
+        batch.effects = [(run_id, effect) for run_id, effect in batch.effects if run_id in batch.runs]
+
+    async def _written(self, changes: Sequence[Change]) -> None:
         while True:
             try:
                 await self._store.write(*changes)
@@ -315,8 +335,7 @@ class Supervisor:
                 return
 
     def _publish(self, batch: _Batch) -> None:
-        for run_id, created in batch.created.items():
-            self._active[run_id] = created
+        self._active |= batch.entries
         for run_id, run in batch.runs.items():
             self._active[run_id].run = run
             for name in batch.changed[run_id]:

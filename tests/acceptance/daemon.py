@@ -1,0 +1,187 @@
+"""A real daemon as a process, used as a person would: through its folder, its socket and its command lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+BIN = Path(sys.executable).parent
+EXAMPLES = Path(__file__).parents[2] / "examples"
+START_S = 30.0
+
+
+class Daemon:
+    """One state folder with its daemon, started and killed as often as a test likes."""
+
+    def __init__(self, base: Path, runtime: Path) -> None:
+        self.base = base
+        self.folder = base / "inbox"
+        self.state = base / "state"
+        self.codesets = base / "codesets"
+        self.socket = runtime / "fusemld.sock"
+        self.log = base / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.environment = {name: text for name, text in os.environ.items() if not name.startswith("FUSEMLD_")} | {
+            "FUSEMLD_FOLDER": str(self.folder),
+            "FUSEMLD_STATE": str(self.state),
+            "FUSEMLD_SOCKET": str(self.socket),
+            "FUSEMLD_CODESETS_ROOTS": str(self.codesets),
+            "FUSEMLD_INTAKE_RESCAN_S": "1",
+            "FUSEMLD_CODESETS_POLL_S": "1",
+        }
+        self.folder.mkdir(parents=True)
+        self.codesets.mkdir()
+
+    # The daemon
+
+    def start(self, **settings: str) -> None:
+        """Start it and wait until it answers; `settings` are `FUSEMLD_*` variables without the prefix."""
+        self.environment |= {f"FUSEMLD_{name}": text for name, text in settings.items()}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [BIN / "fusemld", "run"], env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.wait_for(self._answers, START_S, "the daemon to answer")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the daemon ended:\n{self.journal()[-3000:]}"
+        return self.run("fuseml", "runs", check=False).returncode == 0
+
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> float:
+        """SIGTERM; how long it took in seconds."""
+        assert self.process is not None
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=20)
+        return time.monotonic() - started
+
+    def keeper_pid(self) -> int:
+        return next(process.pid for process in self.processes() if "keeper" in " ".join(process.cmdline()))
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything alive that belongs to this state folder."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                is_ours = str(self.base) in " ".join([*process.cmdline(), *process.environ().values()])
+            except psutil.Error:
+                continue
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+    def stop_everything(self) -> None:
+        self.run("fusemld", "stop", "--all")
+        if self.process is not None:
+            self.process.wait(timeout=30)
+
+    def close(self) -> None:
+        """At the end of a test, whatever has happened."""
+        self.run("fusemld", "stop", "--all", check=False)
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.kill()
+            self.process.wait()
+
+    def journal(self) -> str:
+        return self.log.read_text()
+
+    # The folder
+
+    def drop(self, name: str, text: str) -> Path:
+        """Write a document the way careful programs do."""
+        file = self.folder / name
+        temporary = file.with_name(f".{file.name}.tmp")
+        temporary.write_text(text)
+        temporary.replace(file)
+        return file
+
+    def drop_example(self, example: str) -> Path:
+        file = EXAMPLES / example
+        return self.drop(file.name, file.read_text())
+
+    def add_codeset(self, name: str, example: str, project: str = "demo") -> Path:
+        """A folder codeset with the files of an example."""
+        target = self.codesets / name
+        shutil.copytree(EXAMPLES / "codesets" / example, target)
+        self.drop(f"codeset-{name}.yaml", f"name: {name}\nproject: {project}\npath: {target}\n")
+        return target
+
+    # The command lines
+
+    def run(self, tool: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [BIN / tool, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert not check or done.returncode == 0, (
+            f"{tool} {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run("fuseml", *arguments, "-o", "json").stdout)
+
+    def file(self, name: str) -> dict[str, Any]:
+        """What `fuseml files` says of the only document of a file."""
+        (found,) = [entry for entry in self.json("files") if entry["path"] == name]
+        return dict(found)
+
+    # Waiting
+
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            value = condition()
+            if value:
+                return value
+            assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}\n{self.journal()[-3000:]}"
+            time.sleep(0.05)
+
+    def run_of(self, name: str, timeout_s: float = 20) -> str:
+        """The run that a file has started."""
+
+        def started() -> str:
+            entries = [entry for entry in self.json("files") if entry["path"] == name]
+            rejected = [entry for entry in entries if entry["state"] == "rejected"]
+            assert not rejected, rejected
+            return next((entry["run"] for entry in entries if entry["run"]), "")
+
+        return str(self.wait_for(started, timeout_s, f"a run of {name}"))
+
+    def finished(self, run: str, timeout_s: float = 60) -> dict[str, Any]:
+        """The run once it is over."""
+
+        def over() -> dict[str, Any] | None:
+            view: dict[str, Any] = self.json("get", run)
+            return view if view["state"] != "running" else None
+
+        return dict(self.wait_for(over, timeout_s, f"the end of {run}"))
+
+    def step(self, run: str, name: str) -> dict[str, Any]:
+        (found,) = [step for step in self.json("get", run)["steps"] if step["name"] == name]
+        return dict(found)
+
+    def in_state(self, run: str, step: str, state: str, timeout_s: float = 30) -> None:
+        self.wait_for(lambda: self.step(run, step)["state"] == state, timeout_s, f"{step} to be {state}")
