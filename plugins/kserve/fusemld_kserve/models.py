@@ -17,6 +17,9 @@ SERVER = "mlserver==1.7.1"
 SUPPORTED_PYTHON = ((3, 9), (3, 12))
 """What this release of MLServer runs with, both included."""
 
+OLDEST_MLFLOW = ">=2.16,<3"
+"""Earlier releases want a protobuf that MLServer does not have; these read the models that those wrote."""
+
 ANY_SUPPORTED_PYTHON = ">=3.9,<3.13"
 ENGINES = ("auto", "sklearn", "tensorflow", "triton")
 
@@ -24,6 +27,7 @@ _ENGINES_OF_FLAVOURS = {"tensorflow": "tensorflow", "keras": "tensorflow", "onnx
 _CLUSTER_ENGINES = {"tensorflow": "TensorFlow Serving", "triton": "the Triton inference server"}
 _PYTHON_FUNCTION = "python_function"
 _MLFLOW = re.compile(r"(?im)^\s*mlflow(-skinny)?\s*(\[|[<>=!~;@]|$)")
+_OLD_MLFLOW = re.compile(r"(?im)^(\s*mlflow(?:-skinny)?)\s*==\s*(?:1\.|2\.(?:[0-9]|1[0-5])(?:\.|\s|;|$)).*$")
 _NAME = re.compile(r"(?m)^\s*(scikit-learn|mlflow)\s*==\s*([^\s;]+)")
 
 
@@ -80,7 +84,7 @@ def serving_environment(model: Path) -> EnvironmentSpec:
 
     Raises `StartError` where the model does not say what it needs.
     """
-    requirements = _requirements(model)
+    requirements = _OLD_MLFLOW.sub(rf"\1{OLDEST_MLFLOW}", _requirements(model))
     if not _MLFLOW.search(requirements):
         requirements += "mlflow\n"
     names = ", ".join(

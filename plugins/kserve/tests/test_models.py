@@ -70,7 +70,7 @@ def test_the_environment_is_what_was_logged_and_the_server(tmp_path: Path) -> No
 
     spec = serving_environment(model)
 
-    assert spec.requirements == "mlflow==3.17.2\nscikit-learn==1.7.2\nskops==0.16\nmlserver==1.7.1\n"
+    assert spec.requirements == "mlflow==3.17.2\nscikit-learn==1.7.2\nskops==1\nmlserver==1.7.1\n"
     assert spec.python == "3.11"
     assert spec.label == "the inference server (scikit-learn 1.7.2, mlflow 3.17.2)"
 
@@ -81,6 +81,26 @@ def test_a_model_that_forgot_mlflow_gets_it(tmp_path: Path) -> None:
     assert serving_environment(model).requirements == "scikit-learn\nmlflow\nmlserver==1.7.1\n"
 
 
+@pytest.mark.parametrize(
+    ("logged", "installed"),
+    [
+        ("mlflow==1.30.0", "mlflow>=2.16,<3"),
+        ("mlflow==2.9", "mlflow>=2.16,<3"),
+        ("mlflow-skinny==2.15.1", "mlflow-skinny>=2.16,<3"),
+        ("mlflow==2.16.2", "mlflow==2.16.2"),
+        ("mlflow==2.22.0", "mlflow==2.22.0"),
+        ("mlflow==3.1.4", "mlflow==3.1.4"),
+        ("mlflow<3,>=2.1", "mlflow<3,>=2.1"),
+    ],
+)
+def test_an_mlflow_that_the_server_cannot_live_with_is_replaced_by_one_that_reads_its_models(
+    tmp_path: Path, logged: str, installed: str
+) -> None:
+    model = model_folder(tmp_path, mlmodel=SKLEARN, requirements=f"{logged}\nscikit-learn==1.3.2\n")
+
+    assert serving_environment(model).requirements == f"{installed}\nscikit-learn==1.3.2\nmlserver==1.7.1\n"
+
+
 def test_an_old_model_has_its_requirements_in_conda_yaml(tmp_path: Path) -> None:
     conda = "dependencies:\n- python=3.9\n- pip:\n  - mlflow\n  - scikit-learn==1.4\n"
     model = model_folder(tmp_path, mlmodel=SKLEARN, conda=conda)
@@ -89,7 +109,7 @@ def test_an_old_model_has_its_requirements_in_conda_yaml(tmp_path: Path) -> None
 
 
 def test_a_model_that_does_not_say_what_it_needs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="neither requirements.txt nor conda.yaml"):
+    with pytest.raises(StartError, match="says what it needs"):
         serving_environment(model_folder(tmp_path, mlmodel=SKLEARN))
 
 

@@ -14,9 +14,13 @@ MODEL = "s3://mlflow/1/models/m-1/artifacts"
 CODESET = PinnedCodeset(project="team", name="iris_model", version="1", url="", digest="1")
 
 
-def read(*, codeset: bool = True, workflow: str = "mlflow-e2e", **inputs: str) -> Options:
-    codesets = {"mlflow-codeset": CODESET} if codeset else {}
-    return read_options({"model": MODEL, **inputs}, project="default", workflow=workflow, codesets=codesets)
+def read(**inputs: str) -> Options:
+    codesets = {"mlflow-codeset": CODESET}
+    return read_options({"model": MODEL, **inputs}, project="default", workflow="mlflow-e2e", codesets=codesets)
+
+
+def read_without_codeset(**inputs: str) -> Options:
+    return read_options({"model": MODEL, **inputs}, project="default", workflow="mlflow-e2e", codesets={})
 
 
 def test_without_inputs_the_defaults_hold() -> None:
@@ -24,7 +28,8 @@ def test_without_inputs_the_defaults_hold() -> None:
 
 
 def test_without_a_codeset_the_name_is_the_workflow_and_a_hash_of_the_inputs() -> None:
-    first, same, other = read(codeset=False), read(codeset=False), read(codeset=False, predictor="sklearn")
+    first, same = read_without_codeset(), read_without_codeset()
+    other = read_without_codeset(predictor="sklearn")
 
     assert re.fullmatch(r"mlflow-e2e-[0-9a-f]{8}", first.application)
     assert first.application == same.application != other.application
