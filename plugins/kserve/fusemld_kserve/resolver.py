@@ -16,7 +16,7 @@ _CATEGORY = "prediction-serving"
 _NEEDS_A_CLUSTER = "it needs the cluster support of the kubernetes executor, which is not supported yet"
 
 _OFFER = Extension(
-    id="kserve-embedded",
+    id="embedded-kserve",
     product="kserve",
     zone="local",
     description="models served on this machine over KServe's Open Inference Protocol (V2)",

@@ -70,7 +70,7 @@ def test_the_environment_is_what_was_logged_and_the_server(tmp_path: Path) -> No
 
     spec = serving_environment(model)
 
-    assert spec.requirements == "mlflow==3.17.2\nscikit-learn==1.7.2\nskops==1\nmlserver==1.7.1\n"
+    assert spec.requirements == "mlflow==3.17.2\nscikit-learn==1.7.2\nskops==0.16\nmlserver==1.7.1\n"
     assert spec.python == "3.11"
     assert spec.label == "the inference server (scikit-learn 1.7.2, mlflow 3.17.2)"
 
