@@ -28,7 +28,7 @@ Peers = Callable[[str, Note], Awaitable[Mapping[str, ServiceAddress]]]
 
 _GRACE_S = 30.0
 _END_S = 30.0
-_SAVE_S = 10.0
+_SAVE_S = 3.0
 _CHECK_S = 60.0
 _LOGS_KEPT = 5
 

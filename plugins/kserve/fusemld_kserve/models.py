@@ -27,7 +27,7 @@ _ENGINES_OF_FLAVOURS = {"tensorflow": "tensorflow", "keras": "tensorflow", "onnx
 _CLUSTER_ENGINES = {"tensorflow": "TensorFlow Serving", "triton": "the Triton inference server"}
 _PYTHON_FUNCTION = "python_function"
 _MLFLOW = re.compile(r"(?im)^\s*mlflow(-skinny)?\s*(\[|[<>=!~;@]|$)")
-_OLD_MLFLOW = re.compile(r"(?im)^(\s*mlflow(?:-skinny)?)\s*==\s*(?:1\.|2\.(?:[0-9]|1[0-5])(?:\.|\s|;|$)).*$")
+_OLD_MLFLOW = re.compile(r"(?im)^(\s*mlflow(?:-skinny)?)\s*==\s*(?:1\.|2\.(?:[0-9]|1[0-5])(?=[.\s;]|$)).*$")
 _NAME = re.compile(r"(?m)^\s*(scikit-learn|mlflow)\s*==\s*([^\s;]+)")
 
 
