@@ -10,7 +10,7 @@ import msgspec
 from fusemld.hooks.environments import Note
 from fusemld.hooks.resolvers import CheckResult, Resolver
 from fusemld.hooks.services import Services
-from fusemld.model.errors import NotFoundError, StartError
+from fusemld.model.errors import FusemldError, NotFoundError, StartError
 from fusemld.model.extension import Extension, ResolvedService, Selectors, ServiceAccess
 from fusemld.model.workflow import Requirement, Workflow
 from fusemld.registry.credentials import AllowedSources, access_to, secret_keys
@@ -101,7 +101,9 @@ class Registry:
         )
 
     async def check(self, extension_id: str, *, zone: str, project: str, user: str) -> tuple[ServiceCheck, ...]:
-        """Ask the live services of a record whether it is right. Raises `NotFoundError`."""
+        """Ask the live services of a record whether it is right; what cannot be asked is a result that is not ok.
+
+        Raises `NotFoundError` where there is no such record."""
         record = self.get(extension_id)
         return tuple(
             [
@@ -130,7 +132,7 @@ class Registry:
                 access = await self._access(found.chosen, record.id)
                 service = access.service
                 result = await resolver.check(access)
-            except StartError as error:
+            except FusemldError as error:
                 result = CheckResult(ok=False, message=str(error))
         return ServiceCheck(extension_id=record.id, service_id=service_id, service=service, result=result)
 

@@ -16,7 +16,7 @@ from fusemld.model.workflow import CredentialRisk
 from fusemld.spec.canonical import canonical_of
 from fusemld.spec.leaves import NAME_PATTERN
 from fusemld.spec.nodes import MappingNode, Node, ScalarNode, SequenceNode, parse
-from fusemld.spec.reader import Findings, read_shape
+from fusemld.spec.reader import MAX_ERRORS, Findings, TooManyErrors, read_shape
 from fusemld.spec.records import read_assignment, read_codeset, read_extension, read_run
 from fusemld.spec.shapes import AssignmentShape, CodesetShape, ExtensionShape, RunShape, WorkflowShape
 from fusemld.spec.workflows import read_workflow
@@ -31,8 +31,7 @@ _HOW_TO_BE: Final = (
 class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     """What a file holds. With an error among the problems there are no documents.
 
-    `problems` are in the order of the file; at most the first hundred are listed, and the last says how many
-    were left out.
+    `problems` are in the order of the file. After a hundred errors reading stops, and the last one says so.
     """
 
     documents: tuple[Document, ...] = ()
@@ -52,31 +51,24 @@ def read(data: bytes, *, file: PurePath | str, root: PurePath | str | None = Non
     path = PurePath(file)
     nodes, syntax_problems = parse(data)
     findings = Findings()
-    documents = []
-    seen: dict[tuple[Kind, str], int] = {}
-    for number, node in enumerate(nodes, start=1):
-        before = len(findings.problems)
-        document = _document(node, path, _default_name(path, root, number), findings)
-        if document is None:
-            continue
-        key = (document.kind, document.name)
-        if key in seen:
-            findings.error(
-                f"this file already declares the {document.kind.value} {document.name!r} in line {seen[key]}: "
-                "rename or remove one",
-                node.place,
-            )
-        seen.setdefault(key, document.line)
-        warnings = tuple(findings.problems[before:])
-        documents.append(msgspec.structs.replace(document, problems=warnings))
-    parsed = Parsed(documents=tuple(documents), problems=_sorted([*syntax_problems, *findings.problems]))
-    if findings.left_out:
-        more = Problem(
-            message=f"and {findings.left_out} more problems",
-            line=parsed.problems[-1].line,
-            severity=Severity.ERROR if findings.has_errors else Severity.WARNING,
-        )
-        parsed = msgspec.structs.replace(parsed, problems=(*parsed.problems, more))
+    documents: dict[tuple[Kind, str], Document] = {}
+    try:
+        for number, node in enumerate(nodes, start=1):
+            document = _document(node, path, _default_name(path, root, number), findings)
+            if document is None:
+                continue
+            first = documents.setdefault((document.kind, document.name), document)
+            if first is not document:
+                findings.error(
+                    f"this file already declares the {document.kind.value} {document.name!r} "
+                    f"in line {first.line}: rename or remove one",
+                    node.place,
+                )
+    except TooManyErrors:
+        last = max(findings.problems, key=lambda problem: problem.line)
+        stopped = Problem(message=f"stopped after {MAX_ERRORS} errors: mend these first", line=last.line)
+        return Parsed(problems=(*_sorted([*syntax_problems, *findings.problems]), stopped))
+    parsed = Parsed(documents=tuple(documents.values()), problems=_sorted([*syntax_problems, *findings.problems]))
     return parsed if parsed.is_accepted else msgspec.structs.replace(parsed, documents=())
 
 
@@ -96,9 +88,11 @@ def _document(node: Node, file: PurePath, default_name: str, findings: Findings)
     kind = _kind(node, findings)
     if kind is None:
         return None
-    own = Findings()
-    declared, name, risks = _declared(node, kind, file, default_name, own)
-    findings.take(own)
+    own = findings.child()
+    try:
+        declared, name, risks = _declared(node, kind, file, default_name, own)
+    finally:
+        findings.take(own)
     if own.has_errors:
         return None
     canonical, digest = canonical_of(declared)
@@ -110,6 +104,7 @@ def _document(node: Node, file: PurePath, default_name: str, findings: Findings)
         digest=digest,
         line=node.place.line,
         risks=risks,
+        problems=tuple(own.problems),
     )
 
 

@@ -5,7 +5,7 @@ Names may contain dots, so what a reference means depends on what is declared: t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,10 +14,11 @@ from fusemld.model.workflow import InputType
 
 CODESET_FIELDS: Final = ("name", "project", "version", "url")
 EXTENSION_FIELDS: Final = ("url", "product", "version", "zone", "service_resource", "service_category")
+MAX_PROBLEMS: Final = 20
 _ROOTS: Final = ("inputs", "steps", "extensions", "workflow", "run")
 
 
-def _no_suggestion(name: str, known: Iterable[str]) -> str:  # noqa: ARG001
+def _no_suggestion(name: str, known: Collection[str]) -> str:  # noqa: ARG001
     return ""
 
 
@@ -34,7 +35,7 @@ class Scope:
     extensions: frozenset[str] = frozenset()
     no_extensions: str | None = None
     no_steps: str | None = None
-    suggest: Callable[[str, Iterable[str]], str] = _no_suggestion
+    suggest: Callable[[str, Collection[str]], str] = _no_suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +53,12 @@ class _UnknownReferenceError(Exception):
 
 
 def parse_template(text: str, scope: Scope) -> ParsedText:
-    """Never raises. What cannot be resolved is left out of the template and reported."""
+    """Never raises. What cannot be resolved is left out of the template and reported, up to `MAX_PROBLEMS`."""
     parts: list[str | Reference] = []
     starts: list[int] = []
     problems: list[tuple[int, str]] = []
     position = 0
-    while (opening := text.find("{{", position)) >= 0:
+    while (opening := text.find("{{", position)) >= 0 and len(problems) < MAX_PROBLEMS:
         _append(parts, text[position:opening])
         closing = text.find("}}", opening + 2)
         if closing < 0:

@@ -20,6 +20,7 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 200_000
 
+_MAX_PROBLEMS: Final = 100
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _OTHER_BOMS: Final = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _CONTROL: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -185,6 +186,8 @@ class _Composer:
         match event:
             case yaml.ScalarEvent():
                 _check_tag(event.tag, _SCALAR_TAGS, place)
+                if "\0" in event.value:
+                    raise _Refused("this text holds an escaped NUL character: remove it", place)
                 scalar = _scalar(event, place)
                 if event.anchor is not None:
                     self._anchors[event.anchor] = _Anchored(node=scalar, size=1, height=1)
@@ -265,7 +268,7 @@ class _Composer:
             return None
         if node.text in mapping.entries:
             first = mapping.entries[node.text][0]
-            self._problem(f"{node.text!r} is given twice (first in line {first.line}): remove one", place)
+            self._problem(f"{node.text[:60]!r} is given twice (first in line {first.line}): remove one", place)
             return None
         return node.text, place
 
@@ -282,6 +285,8 @@ class _Composer:
 
     def _problem(self, message: str, place: Place) -> None:
         self._problems.append(Problem(message=message, line=place.line, column=place.column))
+        if len(self._problems) >= _MAX_PROBLEMS:
+            raise _Refused(f"stopped after {_MAX_PROBLEMS} problems: mend these first", place)
 
 
 def _events(text: str) -> Iterator[yaml.Event]:

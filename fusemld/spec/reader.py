@@ -7,7 +7,7 @@ tables are never quoted in messages: they may be credentials.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Final, TypeVar, assert_never
 
 from fusemld.model.problem import Problem, Severity
@@ -32,50 +32,56 @@ from fusemld.spec.types import (
 
 S = TypeVar("S", bound=Shape)
 
-MAX_FINDINGS: Final = 100
+MAX_ERRORS: Final = 100
 _MAX_COMPARED: Final = 500
 _TRUE: Final = frozenset({"true", "yes", "on"})
 _FALSE: Final = frozenset({"false", "no", "off"})
 
 
-class Findings:
-    """The first `MAX_FINDINGS` problems in the order in which they were found, and how many more there were."""
+class TooManyErrors(Exception):  # noqa: N818 -- ends the reading, it is not a failure
+    """As many errors were found as are worth showing: reading the file ends here."""
 
-    def __init__(self) -> None:
+
+class Findings:
+    """Problems in the order in which they were found, at most `limit` errors and as many warnings."""
+
+    def __init__(self, limit: int = MAX_ERRORS) -> None:
         self.problems: list[Problem] = []
-        self.left_out = 0
-        self.has_errors = False
+        self.errors = 0
+        self._limit = limit
+
+    @property
+    def has_errors(self) -> bool:
+        return self.errors > 0
+
+    def child(self) -> Findings:
+        """For a part of the file; errors of both together count for the limit."""
+        return Findings(self._limit - self.errors)
+
+    def take(self, child: Findings) -> None:
+        self.problems += child.problems
+        self.errors += child.errors
 
     def error(self, message: str, place: Place) -> None:
-        self.has_errors = True
-        self._add(Problem(message=message, line=place.line, column=place.column))
+        """Raises `TooManyErrors` when this was the last one."""
+        self.errors += 1
+        self.problems.append(Problem(message=message, line=place.line, column=place.column))
+        if self.errors >= self._limit:
+            raise TooManyErrors
 
     def warning(self, message: str, place: Place) -> None:
-        self._add(Problem(message=message, line=place.line, column=place.column, severity=Severity.WARNING))
+        """Left out where there are as many already."""
+        if len(self.problems) - self.errors < self._limit:
+            self.problems.append(
+                Problem(message=message, line=place.line, column=place.column, severity=Severity.WARNING)
+            )
 
-    def suggestion(self, name: str, known: Iterable[str]) -> str:
-        """`: did you mean 'x'?` where a known name is close, else nothing.
-
-        Comparing is slow, so it is only done for the first findings and not among very many names.
-        """
-        names = list(known)
-        if len(self.problems) >= MAX_FINDINGS or len(names) > _MAX_COMPARED or len(name) > _MAX_COMPARED:
+    def suggestion(self, name: str, known: Collection[str]) -> str:
+        """`: did you mean 'x'?` where a known name is close, else nothing; not among very many."""
+        if len(known) > _MAX_COMPARED or len(name) > _MAX_COMPARED:
             return ""
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         return f": did you mean {close[0]!r}?" if close else ""
-
-    def take(self, other: Findings) -> None:
-        """Add what another part of the file has found."""
-        self.has_errors |= other.has_errors
-        self.left_out += other.left_out
-        for problem in other.problems:
-            self._add(problem)
-
-    def _add(self, problem: Problem) -> None:
-        if len(self.problems) < MAX_FINDINGS:
-            self.problems.append(problem)
-        else:
-            self.left_out += 1
 
 
 def read_shape(node: MappingNode, shape: type[S], findings: Findings) -> S:

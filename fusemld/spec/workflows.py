@@ -83,6 +83,7 @@ class _Reading:
         for step in shape.steps:
             outputs = frozenset(output.name.text for output in step.outputs)
             self._steps[step.name.text] = self._steps.get(step.name.text, frozenset()) | outputs
+        self._outputs = frozenset(output for outputs in self._steps.values() for output in outputs)
         self._needs: dict[str, list[Need]] = {step.name.text: [] for step in shape.steps}
         self._places: dict[tuple[str, str, Reference], Place] = {}
 
@@ -135,9 +136,8 @@ class _Reading:
         if entry.value is not None:
             scope = self._scope(no_extensions=_NO_EXTENSIONS_IN_OUTPUTS)
             value = self._template(entry.value, scope)
-        elif name and not any(name in outputs for outputs in self._steps.values()):
-            known = [output for outputs in self._steps.values() for output in outputs]
-            close = self._findings.suggestion(name, known)
+        elif name and name not in self._outputs:
+            close = self._findings.suggestion(name, self._outputs)
             self._findings.error(
                 f"no step declares the output {name!r}{close or ':'} "
                 f"{'Add' if close else 'add'} it to a step's 'outputs', or give this one a 'value'",
@@ -173,11 +173,20 @@ class _Reading:
 
     def _step_inputs(self, shape: StepShape, scope: Scope) -> tuple[StepInput, ...]:
         inputs: dict[str, StepInput] = {}
+        variables: dict[str, str] = {}
         for entry in shape.inputs:
             name = entry.name.text
             if name and name in inputs:
                 self._findings.warning(
                     f"input {name!r} of step {shape.name.text!r} is given twice: the last value counts",
+                    entry.name.place,
+                )
+            variable = re.sub("[-.]", "_", name).upper()
+            first = variables.setdefault(variable, name)
+            if first != name:
+                self._findings.warning(
+                    f"inputs {first!r} and {name!r} of step {shape.name.text!r} are both FUSEML_{variable}: "
+                    "the later one counts, rename one",
                     entry.name.place,
                 )
             read = self._step_input(entry, scope, shape.name.text)

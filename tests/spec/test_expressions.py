@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from fusemld.model.workflow import InputType
 from fusemld.spec.expressions import Scope, parse_template
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f": did you mean {close[0]!r}?" if close else ""
 

@@ -59,6 +59,9 @@ def _bomb(levels: int) -> bytes:
             id="UTF-16",
         ),
         pytest.param(
+            b'a: "x\\0"\n', "f:1:4: this text holds an escaped NUL character: remove it", id="escaped NUL"
+        ),
+        pytest.param(
             b"a: !!python/object:os.system x\n",
             "f:1:4: this YAML tag is not allowed: remove it, or put text that starts with '!' in quotes",
             id="unsafe tag",
