@@ -197,17 +197,9 @@ OpenWorld = Callable[[], AbstractAsyncContextManager[World]]
 
 
 @pytest.fixture(scope="session")
-def folders(pytestconfig: pytest.Config) -> RuntimeFolders:
-    """Kept between test runs: environments are keyed by their content."""
-    assert pytestconfig.cache is not None
-    root = pytestconfig.cache.mkdir("fusemld-kserve")
-    return RuntimeFolders(environments=root / "environments", cache=root / "uv")
-
-
-@pytest.fixture(scope="session")
-def bucket(folders: RuntimeFolders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bucket(runtime_folders: RuntimeFolders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with trained models, one that cannot be loaded and one for TensorFlow."""
-    environment = build_environment(TRAINER, folders, lambda _: None)
+    environment = build_environment(TRAINER, runtime_folders, lambda _: None)
     models = tmp_path_factory.mktemp("store") / "models"
     models.mkdir()
     script = Path(__file__).parent / "train.py"
@@ -222,14 +214,14 @@ def bucket(folders: RuntimeFolders, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def open_world(tmp_path: Path, folders: RuntimeFolders, bucket: Path) -> OpenWorld:
+def open_world(tmp_path: Path, runtime_folders: RuntimeFolders, bucket: Path) -> OpenWorld:
     records, book = Records(), Book()
     state = tmp_path / "state"
 
     @contextlib.asynccontextmanager
     async def open_() -> AsyncIterator[World]:
         keeper = Keeper(state, idle_s=1.0)
-        environments = KeeperEnvironments(keeper, folders, state / "logs" / "environments")
+        environments = KeeperEnvironments(keeper, runtime_folders, state / "logs" / "environments")
         server = InferenceServer()
         supervisor = ServiceSupervisor(keeper, environments, {server.kind: server}, state, records)
         async with anyio.create_task_group() as tasks:
@@ -239,7 +231,7 @@ def open_world(tmp_path: Path, folders: RuntimeFolders, bucket: Path) -> OpenWor
                 yield World(
                     supervisor=supervisor,
                     environments=environments,
-                    folders=folders,
+                    folders=runtime_folders,
                     store=FolderStore(bucket.parent),
                     book=book,
                 )
