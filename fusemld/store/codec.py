@@ -48,7 +48,7 @@ class Decoder(Generic[T]):
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> StoreError:
-        return StoreError(f"cannot read a {self._type.__name__} of the database: {error}")
+        return StoreError(f"cannot read an entry of the database as {self._type.__name__}: {error}")
 
 
 def to_bytes(text: str) -> bytes:

@@ -112,6 +112,8 @@ class RunMachine(RuleBasedStateMachine):
                 assert after == step_before, "a success and its outputs stay"
             if step_before.state.is_final and not isinstance(event, RetryRequested):
                 assert after == step_before, "final is final"
+        if isinstance(event, StepStarted | StepFinished) and event.attempt < before.steps[event.step].attempt:
+            assert advanced.run == before, "an earlier attempt has no say"
         if before.state is not RunState.RUNNING and not isinstance(event, RetryRequested):
             assert advanced.run == before
 
@@ -159,6 +161,12 @@ class RunMachine(RuleBasedStateMachine):
     @rule(position=POSITIONS)
     def succeed(self, position: int) -> None:
         self.end(position, 0, Ending.SUCCEEDED, True)
+
+    @rule(position=POSITIONS)
+    def lose_and_begin_again(self, position: int) -> None:
+        self.end(position, 0, Ending.LOST, False)
+        self.deadline(position, True)
+        self.admit(position)
 
     @rule(position=POSITIONS, in_time=st.booleans())
     def deadline(self, position: int, in_time: bool) -> None:
