@@ -76,7 +76,7 @@ def wanted(selectors: Selectors) -> dict[str, str]:
 def failure(selectors: Selectors, found: Match) -> str:
     """Why nothing was picked, each refusal with its remedy."""
     asked = ", ".join(f"{selector} {value!r}" for selector, value in wanted(selectors).items())
-    start = f"cannot resolve the extension {selectors.name!r} ({asked})"
+    start = f"cannot resolve the extension {selectors.name!r} ({asked or 'nothing is known of it yet'})"
     if not found.near_misses:
         return (
             f"{start}: no record of the Extension Registry and no plugin offers it; "
