@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import structlog
+from anyio.to_thread import run_sync
 
 from fusemld.codesets import folders
 from fusemld.codesets.cache import Cache
@@ -81,7 +82,7 @@ class Codesets:
                 target = self._cache.temporary()
                 try:
                     await self._git.write_out(mirror, where, tree, target)
-                    await anyio.to_thread.run_sync(_finish, target)
+                    await run_sync(_finish, target)
                     self._cache.keep(target, digest)
                 finally:
                     folders.remove(target)
@@ -102,7 +103,7 @@ class Codesets:
         if codeset.path is not None:
             _no_ref(ref or codeset.ref, what)
             root = folders.allowed(codeset.path, self._roots, what)
-            content = await anyio.to_thread.run_sync(self._content, root)
+            content = await run_sync(self._content, root, abandon_on_cancel=True)
             return f"sha256:{content.digest}"
         where = self._address(codeset, what)
         return await self._git.commit_of(where, ref or codeset.ref, credentials_of(credentials))
@@ -119,7 +120,7 @@ class Codesets:
 
     async def sweep(self, in_use: Collection[str]) -> None:
         """Remove the copies whose digest is not in use and that nobody asked for within the last hour."""
-        await anyio.to_thread.run_sync(self._cache.sweep, in_use)
+        await run_sync(self._cache.sweep, in_use)
 
     def _address(self, codeset: Codeset, what: str) -> Address:
         if codeset.url is None:
@@ -133,7 +134,7 @@ class Codesets:
         _no_ref(ref or codeset.ref, what)
         root = folders.allowed(path, self._roots, what)
         async with self._locks.setdefault(str(root), anyio.Lock()):
-            content = await anyio.to_thread.run_sync(self._keep, root)
+            content = await run_sync(self._keep, root, abandon_on_cancel=True)
         return PinnedCodeset(
             project=codeset.project,
             name=codeset.name,

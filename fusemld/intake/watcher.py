@@ -15,6 +15,7 @@ import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
+from anyio.to_thread import run_sync
 from asyncinotify import Event, Inotify, Mask, Watch
 
 from fusemld.intake.reading import Look, Skipped, Taken, look, still_open, take
@@ -115,7 +116,7 @@ class Watcher:
         self._next_look = time.monotonic() + self._timing.rescan_s
         while True:
             try:
-                seen = await anyio.to_thread.run_sync(look, self._folder)
+                seen = await run_sync(look, self._folder, abandon_on_cancel=True)
             except OSError as error:
                 await self._lost(f"cannot look into the watched folder: {error.strerror or error}", on_scan)
                 return
@@ -186,7 +187,7 @@ class Watcher:
     async def _take(self, file: str, hint: Hint) -> None:
         mark = self._marks.get(file)
         work = partial(take, self._folder, file, self._read, sure=hint is not Hint.SEEN, mark=mark)
-        self._results[file] = hint, await anyio.to_thread.run_sync(work, limiter=self._readers)
+        self._results[file] = hint, await run_sync(work, abandon_on_cancel=True, limiter=self._readers)
         self._reading.discard(file)
         self._news.set()
 
@@ -204,13 +205,15 @@ class Watcher:
                     inodes.add(result.state.inode)
                 self._taken[file], self._marks[file] = result.state, result.mark
             elif result is Skipped.CHANGING:
-                self._expect(file, hint)
+                self._next_look = min(self._next_look, time.monotonic() + self._timing.retry_s)
             elif result is Skipped.GONE and file in self._marks:
                 self._gone.setdefault(file, time.monotonic() + self._timing.removal_s)
             elif result is Skipped.OPEN and hint is Hint.UNCHANGED and self._marks.get(file) != HELD_OPEN:
                 reports.append(still_open(file))
                 self._marks[file] = HELD_OPEN
         removed = self._removals(inodes)
+        if self._warning and self._warning != self._reported:
+            log.warning("intake.degraded", folder=str(self._folder), cause=self._warning)
         if reports or removed or self._reported != self._warning:
             self._reported = self._warning
             await on_scan(Scan(files=tuple(reports), removed=removed, warning=self._warning))
