@@ -33,7 +33,13 @@ def main() -> None:
         mlflow.log_metric("accuracy", accuracy)
         print(f"accuracy {accuracy:.3f}, in cross validation {scores.mean():.3f}")
 
-        mlflow.sklearn.log_model(model, name="model", signature=infer_signature(test_x, model.predict(test_x)))
+        # pickled: MLflow's default format refuses the inner type of decision trees
+        mlflow.sklearn.log_model(
+            model,
+            name="model",
+            serialization_format=mlflow.sklearn.SERIALIZATION_FORMAT_CLOUDPICKLE,
+            signature=infer_signature(test_x, model.predict(test_x)),
+        )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class TrainerRuntime:
         if environment is None:
             raise StartError(
                 f"cannot run {image}: its environment is not on this host any more: "
-                "run the builder again (fuseml retry --from STEP)"
+                "start a new run, which builds it again"
             )
         trainer = str(files("fusemld_mlflow") / "trainer.py")
         return LocalCommand(

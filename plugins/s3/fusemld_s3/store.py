@@ -69,7 +69,7 @@ class S3Store:
             objects = [found for found in await _objects(client, bucket, key) if not found.key.endswith("/")]
             if not objects:
                 raise NotFoundError(f"cannot download {url}: there is nothing")
-            targets = [(found.key, _target(folder, found.key, key)) for found in objects]
+            targets = [(found.key, target_path(folder, found.key, key)) for found in objects]
             failures: list[BaseException] = []
 
             async def fetch(source: str, target: Path) -> None:
@@ -166,7 +166,7 @@ async def _bucket_names(client: Any) -> tuple[str, ...]:
     return tuple(bucket["Name"] for bucket in (await client.list_buckets())["Buckets"])
 
 
-def _target(folder: Path, key: str, prefix: str) -> Path:
+def target_path(folder: Path, key: str, prefix: str) -> Path:
     """Where the object belongs; a name that is not plainly below the folder is refused."""
     name = key.removeprefix(prefix).lstrip("/") if key != prefix else PurePosixPath(key).name
     parts = name.split("/")
@@ -181,7 +181,7 @@ async def _fetch(client: Any, bucket: str, key: str, target: Path) -> None:
     answer = await client.get_object(Bucket=bucket, Key=key)
     try:
         async with answer["Body"] as body, await anyio.open_file(partial, "wb") as file:
-            async for chunk in body.content.iter_chunked(_CHUNK_BYTES):
+            async for chunk in body.iter_chunks(_CHUNK_BYTES):
                 await file.write(chunk)
         if partial.stat().st_size != answer["ContentLength"]:
             raise UnavailableError(f"cannot download {key}: the connection ended early")

@@ -1,0 +1,168 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fusemld_s3.plugin import fusemld_object_stores
+from fusemld_s3.resolver import S3Resolver
+from fusemld_s3.service import RcloneKind
+from fusemld_s3.store import split_url, target_path
+
+from fusemld.hooks.environments import Note
+from fusemld.hooks.services import ServiceAddress, ServiceRequest
+from fusemld.hooks.stores import ObjectStore
+from fusemld.model.errors import ForbiddenError, InvalidInputError, NotFoundError, UnavailableError
+from fusemld.model.extension import Extension, ResolvedService, ServiceAccess
+
+KEYS = {"access_key": "test-access-key-0001", "secret_key": "test-secret-key-0001"}
+
+
+class OneService:
+    """The daemon's services, where the only one there is runs already."""
+
+    def __init__(self, address: ServiceAddress) -> None:
+        self._address = address
+
+    async def ensure(self, request: ServiceRequest, note: Note) -> ServiceAddress:
+        assert request == ServiceRequest(name="s3", kind="s3")
+        return self._address
+
+    async def remove(self, name: str) -> None:
+        raise AssertionError(name)
+
+    def find(self, name: str) -> ServiceAddress | None:
+        return self._address
+
+    def folder(self, name: str) -> Path:
+        return self._address.folder
+
+
+def resolved(record: Extension, **overrides: str) -> ServiceAccess:
+    """The record as the registry hands it to a step."""
+    service = record.services[0]
+    endpoint, credentials = service.endpoints[0], service.credentials[0]
+    values = {**endpoint.configuration, **credentials.configuration, **overrides}
+    found = ResolvedService(requirement="store", extension_id=record.id, service_id=service.id, url=endpoint.url)
+    return ServiceAccess(service=found, configuration={key: str(value) for key, value in values.items()})
+
+
+@pytest.fixture(scope="session")
+def embedded(start_service: Callable[..., ServiceAddress]) -> ServiceAddress:
+    """A store whose bucket `models` has one model and a neighbour with a longer name."""
+    address = start_service(RcloneKind(), KEYS)
+    objects = {"1/m/MLmodel": "flavours", "1/m/data/model.pkl": "weights", "1/m2/MLmodel": "other"}
+    for name, content in objects.items():
+        target = address.folder / "data" / "models" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content)
+    return address
+
+
+@pytest.fixture
+async def access(embedded: ServiceAddress) -> ServiceAccess:
+    return resolved(await S3Resolver().access("embedded-s3", "s3", OneService(embedded), print))
+
+
+@pytest.fixture
+async def store(access: ServiceAccess) -> ObjectStore:
+    return fusemld_object_stores()[0].open(access)
+
+
+@pytest.mark.parametrize("url", ["models/1", "http://models/1", "s3:///1"])
+def test_what_is_no_address_in_a_store_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="s3://BUCKET/KEY"):
+        split_url(url)
+
+
+def test_the_embedded_store_answers_for_s3_alone_and_as_mlflows_store_but_only_here() -> None:
+    resolver = S3Resolver()
+
+    offers = {(offer.product, offer.services[0].resource, offer.zone) for offer in resolver.offers("process")}
+
+    assert offers == {("s3", "s3", "local"), ("mlflow", "s3", "local")}
+    assert resolver.offers("kubernetes") == ()
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("offer", S3Resolver().offers("process"), ids=lambda offer: offer.id)
+async def test_a_record_holds_what_step_images_expect_and_its_keys_are_credentials(
+    offer: Extension, embedded: ServiceAddress
+) -> None:
+    record = await S3Resolver().access(offer.id, offer.services[0].id, OneService(embedded), print)
+
+    service = record.services[0]
+    assert service.endpoints[0].configuration["MLFLOW_S3_ENDPOINT_URL"] == embedded.url
+    assert service.endpoints[0].configuration["S3_ENDPOINT"] == f"127.0.0.1:{embedded.port}"
+    assert set(service.credentials[0].configuration) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert KEYS["secret_key"] not in repr(record)
+    assert (await S3Resolver().check(resolved(record))).ok
+
+
+@pytest.mark.services
+async def test_a_prefix_lists_what_is_below_it_and_not_its_neighbours(store: ObjectStore) -> None:
+    below = await store.list("s3://models/1/m")
+    itself = await store.list("s3://models/1/m/MLmodel")
+
+    assert sorted((found.key, found.size) for found in below) == [("1/m/MLmodel", 8), ("1/m/data/model.pkl", 7)]
+    assert [found.key for found in itself] == ["1/m/MLmodel"]
+    assert await store.list("s3://models/nothing") == ()
+
+
+@pytest.mark.services
+async def test_a_small_object_is_read_and_a_larger_one_refused(store: ObjectStore) -> None:
+    assert await store.read("s3://models/1/m/MLmodel", 8) == b"flavours"
+    with pytest.raises(InvalidInputError, match="larger than 7 bytes"):
+        await store.read("s3://models/1/m/MLmodel", 7)
+
+
+@pytest.mark.services
+async def test_a_download_keeps_relative_names_and_leaves_nothing_else(store: ObjectStore, tmp_path: Path) -> None:
+    await store.download("s3://models/1/m", tmp_path)
+
+    files = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"MLmodel": "flavours", "data/model.pkl": "weights"}
+
+
+@pytest.mark.services
+async def test_what_is_not_there_is_not_found(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        await store.read("s3://models/1/m/gone", 10)
+    with pytest.raises(NotFoundError):
+        await store.list("s3://no-such-bucket/1")
+    with pytest.raises(NotFoundError):
+        await store.download("s3://models/gone", tmp_path)
+
+
+@pytest.mark.parametrize("key", ["m/../../x", "m/a//x", "m/./x", "m/..", "m/a\\b", "m/a\0b"])
+def test_a_key_that_would_leave_the_folder_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(InvalidInputError, match="leave the folder"):
+        target_path(tmp_path, key, "m")
+
+
+@pytest.mark.services
+async def test_ensuring_a_bucket_twice_keeps_its_objects(store: ObjectStore) -> None:
+    await store.ensure_bucket("models")
+
+    assert len(await store.list("s3://models/1/m")) == 2
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("key", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+async def test_wrong_credentials_are_refused_and_the_check_says_so(access: ServiceAccess, key: str) -> None:
+    wrong = ServiceAccess(service=access.service, configuration={**access.configuration, key: "wrong-key-0123456"})
+    store = fusemld_object_stores()[0].open(wrong)
+
+    with pytest.raises(ForbiddenError):
+        await store.list("s3://models/1")
+    result = await S3Resolver().check(wrong)
+
+    assert not result.ok
+    assert "wrong-key" not in result.message
+
+
+async def test_a_store_that_is_not_there_is_unavailable() -> None:
+    service = ResolvedService(requirement="s", extension_id="e", service_id="s", url="http://127.0.0.1:1")
+    access = ServiceAccess(service=service)
+
+    with pytest.raises(UnavailableError, match="cannot list s3://b/k"):
+        await fusemld_object_stores()[0].open(access).list("s3://b/k")
+    assert not (await S3Resolver().check(access)).ok
