@@ -15,7 +15,6 @@ from fusemld.model.extension import Extension
 from fusemld.model.problem import Problem
 from fusemld.model.workflow import Workflow
 from fusemld.registry.credentials import secret_keys
-from fusemld.spec.risks import credential_risks
 
 
 class Admitting:
@@ -76,10 +75,11 @@ class Admitting:
     def _exposed(document: Document, workflow: Workflow, records: tuple[Extension, ...]) -> Iterator[Problem]:
         """Credentials where others could see them."""
         requirements = {(step.name, entry.name): entry for step in workflow.steps for entry in step.extensions}
-        for risk in credential_risks(workflow):
+        for risk in document.risks:
             if risk.key in secret_keys(requirements[risk.step, risk.requirement], records):
                 yield Problem(
                     message=f"step {risk.step!r}: extensions.{risk.requirement}.cfg.{risk.key} comes from "
                     f"credentials and would be seen in {risk.place}; hand it over in env or an input instead",
-                    line=document.line,
+                    line=risk.line,
+                    column=risk.column,
                 )

@@ -102,6 +102,8 @@ class _Daemon:
         settings = self._settings
         plugins = load_plugins()
         folders = RuntimeFolders(environments=settings.state / "environments", cache=settings.state / "cache")
+        for needed in (folders.environments, folders.cache):
+            needed.mkdir(mode=0o700, exist_ok=True)
         environments = KeeperEnvironments(keeper, folders, settings.state / "logs" / "environments")
         services = ServiceSupervisor(
             keeper, environments, plugins.service_kinds, settings.state, StoredServices(store)
