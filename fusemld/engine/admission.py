@@ -135,7 +135,7 @@ class Admission:
         return admitted
 
     def position(self, key: SlotKey) -> int | None:
-        """The place in the line as it is now, from 1; None if the step is not queued.
+        """How many steps get a slot before it, as things are now; None if it is not queued.
 
         For people: looks at every waiting run, and does not foresee what the limits of workflows hold up."""
         workflow = self._queued.get(key)
@@ -144,7 +144,7 @@ class Admission:
         own = self._lines[workflow][key[0]]
         turns = list(own.steps).index(key[1])
         is_held_up = self._is_workflow_full(workflow)
-        place = turns + 1
+        place = turns
         for line in [self._lines[workflow]] if is_held_up else self._lines.values():
             place += sum(
                 min(len(run.steps), turns + (run.turn < own.turn)) for run in line.values() if run is not own

@@ -10,7 +10,6 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from fusemld.engine.begin import new_run, resume
 from fusemld.engine.draft import Advance, Draft
 from fusemld.engine.effects import KillStep, LaunchStep, PinCodesets, ReleaseSlot
 from fusemld.engine.events import (
@@ -31,8 +30,6 @@ from fusemld.engine.retry import again, attempt_reason, describe, duration
 from fusemld.engine.values import codeset_references
 from fusemld.model.errors import ConflictError, ImpossibleTransitionError
 from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
-
-__all__ = ["Advance", "advance", "new_run", "resume"]
 
 
 def advance(run: Run, event: AnyEvent, plan: Plan) -> Advance:

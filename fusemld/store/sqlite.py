@@ -19,44 +19,16 @@ from typing import TypeVar, cast
 import aiosqlite
 import anyio
 
+from fusemld.model import faults
 from fusemld.model.application import Application
 from fusemld.model.document import DocumentRecord
 from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
 from fusemld.store import reads
-from fusemld.store.changes import (
-    Change,
-    DeleteApplication,
-    DeleteDocument,
-    DeleteService,
-    PutApplication,
-    PutDocument,
-    PutMeta,
-    PutRun,
-    PutService,
-    PutWorkflow,
-    apply,
-)
+from fusemld.store.changes import Change, apply
 from fusemld.store.errors import StoreConflictError, StoreError, unavailable
 from fusemld.store.reads import RunQuery
 from fusemld.store.schema import migrate
-
-__all__ = [
-    "Change",
-    "DeleteApplication",
-    "DeleteDocument",
-    "DeleteService",
-    "PutApplication",
-    "PutDocument",
-    "PutMeta",
-    "PutRun",
-    "PutService",
-    "PutWorkflow",
-    "RunQuery",
-    "Store",
-    "StoreConflictError",
-    "StoreError",
-]
 
 T = TypeVar("T")
 
@@ -247,7 +219,9 @@ def _commit(connection: sqlite3.Connection, batch: Sequence[tuple[Change, ...]])
     try:
         connection.execute("BEGIN IMMEDIATE")
         errors = [_apply_all(connection, changes) for changes in batch]
+        faults.point("store.committing")
         connection.execute("COMMIT")
+        faults.point("store.committed")
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

@@ -108,7 +108,7 @@ runs = st.lists(st.tuples(st.sampled_from(["v", "w"]), st.integers(1, 4)), min_s
 
 
 @given(runs, st.integers(0, 6))
-def test_the_position_is_the_number_of_admissions_until_the_turn_comes(
+def test_the_position_is_the_number_of_admissions_before_the_turn_comes(
     queued: list[tuple[str, int]], before: int
 ) -> None:
     admission = Admission(limit=before)
@@ -121,7 +121,7 @@ def test_the_position_is_the_number_of_admissions_until_the_turn_comes(
     admission.set_limits()
     admitted = admission.admit()
 
-    assert [expected[key] for key in admitted] == list(range(1, len(admitted) + 1))
+    assert [expected[key] for key in admitted] == list(range(len(admitted)))
 
 
 @given(

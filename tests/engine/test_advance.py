@@ -8,8 +8,8 @@ import immutables
 import pytest
 from msgspec.structs import replace
 
-from fusemld.engine.advance import advance, new_run, resume
-from fusemld.engine.begin import deadlines
+from fusemld.engine.advance import advance
+from fusemld.engine.begin import deadlines, new_run, resume
 from fusemld.engine.effects import (
     AnyEffect,
     FinishRun,

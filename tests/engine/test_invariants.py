@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
-from fusemld.engine.advance import Advance, advance, new_run, resume
+from fusemld.engine.advance import advance
+from fusemld.engine.begin import new_run, resume
+from fusemld.engine.draft import Advance
 from fusemld.engine.effects import KillStep, LaunchStep, ReleaseSlot, RequestSlot
 from fusemld.engine.events import (
     AnyEvent,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from fusemld.engine.advance import new_run
+from fusemld.engine.begin import new_run
 from fusemld.engine.plan import make_plan
 from fusemld.engine.values import codeset_references, run_lookup
 from fusemld.model.codeset import PinnedCodeset

@@ -21,20 +21,20 @@ from fusemld.model.errors import InvalidInputError, NotFoundError, UnavailableEr
 from fusemld.model.extension import ResolvedService
 from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
-from fusemld.store.reads import RunQuery
-from fusemld.store.services import StoredServices
-from fusemld.store.sqlite import (
+from fusemld.store.changes import (
     DeleteApplication,
     DeleteDocument,
+    DeleteService,
     PutApplication,
     PutDocument,
     PutMeta,
     PutRun,
+    PutService,
     PutWorkflow,
-    Store,
-    StoreConflictError,
-    StoreError,
 )
+from fusemld.store.errors import StoreConflictError, StoreError
+from fusemld.store.reads import RunQuery
+from fusemld.store.sqlite import Store
 
 ANY_BYTES = bytes(range(256)).decode("utf-8", "surrogateescape")
 
@@ -287,19 +287,23 @@ async def test_documents_applications_services_and_workflows_are_kept(path: Path
             PutDocument(record),
             PutDocument(replace(record, generation=4)),
             PutApplication(application),
+            PutService(service),
             PutWorkflow("d", "w", "{}"),
             PutWorkflow("d", "w", "{}"),
         )
-        await StoredServices(store).save(service)
 
     async with Store.open(path) as store:
         assert await store.documents() == [replace(record, generation=4)]
         assert await store.applications() == [application]
-        assert await StoredServices(store).load() == [service]
+        assert await store.services() == [service]
         assert (await store.workflow("d"), await store.workflow("e")) == ("{}", None)
 
-        await store.write(DeleteDocument(record.key), DeleteApplication("app"), DeleteApplication("unknown"))
-        await StoredServices(store).delete("mlflow")
+        await store.write(
+            DeleteDocument(record.key),
+            DeleteApplication("app"),
+            DeleteApplication("unknown"),
+            DeleteService("mlflow"),
+        )
         assert [await store.documents(), await store.applications(), await store.services()] == [[], [], []]
 
 
@@ -325,7 +329,8 @@ async def test_ten_thousand_unfinished_runs_are_loaded_at_once(path: Path) -> No
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from fusemld.store.sqlite import PutMeta, Store
+from fusemld.store.changes import PutMeta
+from fusemld.store.sqlite import Store
 
 async def main(path):
     async with Store.open(path) as store:
