@@ -82,7 +82,7 @@ class Codesets:
                 target = self._cache.temporary()
                 try:
                     await self._git.write_out(mirror, where, tree, target)
-                    await run_sync(_finish, target)
+                    await run_sync(_finish, target, what)
                     self._cache.keep(target, digest)
                 finally:
                     folders.remove(target)
@@ -188,8 +188,12 @@ def _no_ref(ref: str | None, what: str) -> None:
         raise InvalidInputError(f"cannot use {what} at {ref!r}: a folder has no branches, tags or commits")
 
 
-def _finish(target: Path) -> None:
-    """Make the files of a checkout read-only."""
+def _finish(target: Path, what: str) -> None:
+    """Make the files of a checkout read-only, and see that none leads elsewhere."""
     for path in target.rglob("*"):
-        if path.is_file() and not path.is_symlink():
+        if path.is_symlink():
+            inside, link = str(path.relative_to(target)), str(path.readlink())
+            if folders.leaves(inside, link):
+                raise InvalidInputError(f"cannot use {what}: its link {inside} -> {link} leaves the repository")
+        elif path.is_file():
             path.chmod(0o555 if path.stat().st_mode & 0o100 else 0o444)

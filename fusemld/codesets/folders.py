@@ -105,6 +105,13 @@ def copied(root: Path, target: Path, limit_bytes: int) -> tuple[Content, Listing
     raise ConflictError(f"cannot copy {root}: its files keep changing; try again when they are at rest")
 
 
+def leaves(path: str, target: str) -> bool:
+    """Whether the link at `path` leads out of its tree. It is kept as text, so an absolute one always does: it
+    would not lead into the copy."""
+    end = os.path.normpath(Path(path).parent / target)
+    return target.startswith("/") or end == ".." or end.startswith("../")
+
+
 def remove(root: Path) -> None:
     """Delete a tree; nothing is there afterwards, whatever was before."""
     if root.is_symlink() or root.is_file():
@@ -128,7 +135,10 @@ def _walk(root: Path) -> Iterator[Entry]:
                     queue.append(path)
                 elif stat.S_ISLNK(state.st_mode):
                     target = str(Path(item.path).readlink())
-                    _check_link(root, path, target)
+                    if leaves(path, target):
+                        raise InvalidInputError(
+                            f"cannot take {root}: the link {path} -> {target} leaves the codeset"
+                        )
                 elif not stat.S_ISREG(state.st_mode):
                     raise InvalidInputError(f"cannot take {root}: {path} is neither file, folder nor link")
                 yield Entry(
@@ -140,13 +150,6 @@ def _walk(root: Path) -> Iterator[Entry]:
                     ctime_ns=state.st_ctime_ns,
                     target=target,
                 )
-
-
-def _check_link(root: Path, path: str, target: str) -> None:
-    """A link is kept as text, so an absolute one would lead out of the copy even where it leads inside now."""
-    end = os.path.normpath(Path(path).parent / target)
-    if target.startswith("/") or end == ".." or end.startswith("../"):
-        raise InvalidInputError(f"cannot take {root}: the link {path} -> {target} leaves the codeset")
 
 
 def _copy(root: Path, target: Path, entries: Listing) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 
 import anyio
 import msgspec
+from anyio.to_thread import run_sync
 
+from fusemld.codesets.folders import remove
 from fusemld.model.errors import (
     ForbiddenError,
     FusemldError,
@@ -192,8 +194,17 @@ class Git:
         raise NotFoundError(f"cannot use {where.url}: it has no branch, tag or commit {ref!r}{_near(ref, refs)}")
 
     async def fetch(self, mirror: Path, where: Address, commit: str, credentials: GitCredentials | None) -> None:
-        """Have the commit in the bare repository `mirror`. A server that does not hand out single commits is asked
-        for everything it shows. Raises NotFoundError if the commit is not there."""
+        """Have the commit in the bare repository `mirror`, which nobody else may use meanwhile. A server that does
+        not hand out single commits is asked for everything it shows. Raises NotFoundError if it is not there."""
+        try:
+            await self._fetch(mirror, where, commit, credentials)
+        except FusemldError as error:
+            if mirror.name not in str(error):
+                raise
+            await run_sync(remove, mirror)  # what a killed git left behind: locks, half a repository
+            await self._fetch(mirror, where, commit, credentials)
+
+    async def _fetch(self, mirror: Path, where: Address, commit: str, credentials: GitCredentials | None) -> None:
         if not (mirror / "HEAD").exists():
             await self._run(["init", "--quiet", "--bare", "--", str(mirror)], where, None)
         os.utime(mirror)
@@ -203,9 +214,9 @@ class Git:
         keep = f"{commit}:refs/pins/{commit}"
         try:
             await self._run([*base, "--depth", "1", "--", where.url, keep], where, credentials)
-        except (ForbiddenError, StartError):
-            raise
-        except FusemldError:
+        except FusemldError as error:
+            if not _NO_SINGLE_COMMITS.search(str(error)):
+                raise
             everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
             await self._run([*base, "--", where.url, *everything], where, credentials)
         if not await self._has(mirror, where, commit):
@@ -327,6 +338,7 @@ _MISSING = re.compile(
     r"|returned error: 404",
     re.IGNORECASE,
 )
+_NO_SINGLE_COMMITS = re.compile(r"not our ref|unadvertised object|shallow|dumb http", re.IGNORECASE)
 _OWNER = re.compile(r"dubious ownership", re.IGNORECASE)
 
 

@@ -161,6 +161,28 @@ async def test_what_a_repository_configures_is_not_obeyed(codesets: Codesets, re
     assert not canary.exists()
 
 
+async def test_a_link_out_of_a_repository_is_refused(codesets: Codesets, repository: Repository) -> None:
+    (repository.folder / "bad").symlink_to("/etc/passwd")
+    repository.commit({"a.txt": "one"})
+
+    with pytest.raises(InvalidInputError, match=r"its link bad -> /etc/passwd leaves the repository"):
+        await codesets.pin(Codeset(name="digits", url=repository.url))
+
+
+@pytest.mark.parametrize("damage", ["shallow.lock", "HEAD", "config"])
+async def test_what_a_killed_git_left_behind_does_no_harm(
+    codesets: Codesets, repository: Repository, tmp_path: Path, damage: str
+) -> None:
+    repository.commit({"a.txt": "one"})
+    await codesets.pin(Codeset(name="digits", url=repository.url))
+    (mirror,) = (tmp_path / "state/codesets/mirrors").iterdir()
+    (mirror / damage).write_text("")
+
+    commit = repository.commit({"a.txt": "two"})
+
+    assert (await codesets.pin(Codeset(name="digits", url=repository.url))).version == commit
+
+
 async def test_a_repository_over_the_limit_is_refused(tmp_path: Path, repository: Repository) -> None:
     repository.commit({"a.txt": "x" * 100})
     codesets = Codesets(tmp_path / "state", (tmp_path,), limit_bytes=50)
