@@ -254,9 +254,7 @@ def test_an_environment_that_is_gone_asks_for_the_builder(tmp_path: Path) -> Non
     folders = RuntimeFolders(environments=tmp_path, cache=tmp_path)
 
     assert find_environment("0123", folders) is None
-    with pytest.raises(
-        StartError, match=r"not on this host any more: run the builder again \(fuseml retry --from"
-    ):
+    with pytest.raises(StartError, match="not on this host any more"):
         TrainerRuntime().command("localhost/fusemld/mlflow-project:0123", folders)
 
 
