@@ -63,10 +63,6 @@ class Draft:
     def step(self, name: str) -> StepRun:
         return self._steps[name]
 
-    def touch(self, name: str) -> None:
-        """Have the shell look at the step's deadline again."""
-        self._changed[name] = None
-
     def update(self, name: str, **fields: Unpack[StepFields]) -> StepRun:
         before = self._steps[name]
         step = self._steps[name] = replace(before, **fields)

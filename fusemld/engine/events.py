@@ -18,6 +18,8 @@ class RunCreated(Event, frozen=True, kw_only=True, tag=True):
 
 
 class CodesetsPinned(Event, frozen=True, kw_only=True, tag=True):
+    """Everything that `codeset_references` asks for; later ones add what only a step could name. First pins stay."""
+
     codesets: dict[str, PinnedCodeset]
 
 
@@ -52,7 +54,7 @@ class StepFinished(Event, frozen=True, kw_only=True, tag=True):
 
 
 class DeadlinePassed(Event, frozen=True, kw_only=True, tag=True):
-    """The deadline that the step carried passed: of a queue, an attempt or a backoff."""
+    """The deadline that the step carried passed: of pinning, a queue, an attempt, a kill or a backoff."""
 
     step: str
 

@@ -22,6 +22,7 @@ import anyio
 from fusemld.model import faults
 from fusemld.model.application import Application
 from fusemld.model.document import DocumentRecord
+from fusemld.model.errors import StartError
 from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
 from fusemld.store import reads
@@ -79,9 +80,12 @@ class Store:
     async def open(cls, path: Path) -> AsyncGenerator[Store]:
         """Create or migrate the database (mode 0600); at the end, what was asked to be written is written.
 
-        Raises `StartError` for the database of a newer fusemld.
+        Raises `StartError` for a file that cannot be opened and for the database of a newer fusemld.
         """
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StartError(f"cannot open the database: {error}") from error
         async with _connected(path) as writer:
             await writer.call(partial(_prepare, path=path))
             async with _connected(path) as reader:
@@ -188,8 +192,12 @@ class Store:
 async def _connected(path: Path) -> AsyncGenerator[_Connection]:
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000"):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     try:

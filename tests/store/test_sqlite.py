@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from fusemld.model.application import Application
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.document import DocumentRecord
-from fusemld.model.errors import InvalidInputError, NotFoundError, UnavailableError
+from fusemld.model.errors import InvalidInputError, NotFoundError, StartError, UnavailableError
 from fusemld.model.extension import ResolvedService
 from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
@@ -316,6 +316,20 @@ async def test_the_database_is_private_and_keeps_its_identity(path: Path) -> Non
         modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert modes == {0o600}
     assert identity
+
+
+async def test_a_file_that_is_no_database_is_refused_with_its_reason(path: Path) -> None:
+    path.write_bytes(b"not a database" * 1_000)
+
+    with pytest.raises(StoreError, match="cannot open the database: file is not a database"):
+        async with Store.open(path):
+            pass
+
+
+async def test_a_database_that_cannot_be_opened_is_an_error_of_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"cannot open the database: .*No such file or directory"):
+        async with Store.open(tmp_path / "missing" / "fusemld.db"):
+            pass
 
 
 async def test_ten_thousand_unfinished_runs_are_loaded_at_once(path: Path) -> None:
