@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,6 +140,8 @@ class Keeper:
         link = await self._open_link()
         try:
             await link.ask(Shutdown(id=link.next_id(), grace_s=grace_s))
+            with anyio.move_on_after(self._patience_s):
+                await link.closed.wait()
         finally:
             link.close()
 
@@ -170,24 +171,35 @@ class Keeper:
                 observer(event)
 
     async def _open_link(self) -> _Link:
+        """Connect, starting a keeper where there is none. One that is going away just now is waited for: until
+        it is gone, it has the lock. Raises OSError, `StartError` or `UnavailableError`."""
         folder = keeper_folder(self._state_folder)
-        try:
-            connection = connect(folder)
-        except OSError:
-            await self._start_keeper()
-            connection = await _connect_within(folder, self._patience_s)
-        connection.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _transport, link = await loop.create_unix_connection(lambda: _Link(self._notify), sock=connection)
-        with anyio.move_on_after(self._patience_s):
-            await link.greeted.wait()
-        if link.keeper_version != VERSION:
+        deadline = anyio.current_time() + self._patience_s
+        while True:
+            try:
+                connection = connect(folder)
+            except OSError:
+                if anyio.current_time() > deadline:
+                    raise
+                await self._start_keeper()
+                await anyio.sleep(0.005)
+                continue
+            connection.setblocking(False)
+            loop = asyncio.get_running_loop()
+            _transport, link = await loop.create_unix_connection(lambda: _Link(self._notify), sock=connection)
+            with anyio.move_on_after(self._patience_s):
+                await link.greeted.wait()
+            if link.keeper_version == VERSION and not link.closed.is_set():
+                return link
             link.close()
-            raise UnavailableError(
-                f"the keeper of {self._state_folder} speaks version {link.keeper_version}, not {VERSION}: "
-                "end it with `fusemld stop --all` of the release that started it"
-            )
-        return link
+            if link.keeper_version not in (0, VERSION):
+                raise UnavailableError(
+                    f"the keeper of {self._state_folder} speaks version {link.keeper_version}, not {VERSION}: "
+                    "end it with `fusemld stop --all` of the release that started it"
+                )
+            if anyio.current_time() > deadline:
+                raise UnavailableError(f"the keeper of {self._state_folder} does not answer")
+            await anyio.sleep(0.02)
 
     async def _start_keeper(self) -> None:
         """The keeper's own log has the words of one that cannot start."""
@@ -294,15 +306,3 @@ class _Link(asyncio.Protocol):
                     answer.set_exception(UnavailableError(message.error))
                 else:
                     answer.set_result(None)
-
-
-async def _connect_within(folder: Path, patience_s: float) -> socket.socket:
-    """Another daemon may have started the keeper at the same moment: it listens soon."""
-    deadline = anyio.current_time() + patience_s
-    while True:
-        try:
-            return connect(folder)
-        except OSError:
-            if anyio.current_time() > deadline:
-                raise
-        await anyio.sleep(0.02)

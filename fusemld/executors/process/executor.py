@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -76,7 +75,8 @@ class ProcessExecutor:
         self._report: Report | None = None
         self._bwrap: str | None = None
         self._home = Path(os.environ.get("HOME") or "/")
-        self._leftovers, self._leftovers_to_remove = anyio.create_memory_object_stream[AttemptKey](math.inf)
+        self._leftovers: list[AttemptKey] = []
+        self._has_leftovers = anyio.Event()
         processes.observe(_PREFIX, self._observe)
 
     async def run(self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -86,9 +86,13 @@ class ProcessExecutor:
             self._bwrap = await anyio.to_thread.run_sync(find_bwrap, self._settings.sandbox == "bwrap")
         _log.info("executor.ready", executor=self.name, sandbox=self._bwrap or "none")
         task_status.started()
-        async for key in self._leftovers_to_remove:
-            await self._processes.forget(_name(key))
-            await self._remove_folder(key)
+        while True:
+            await self._has_leftovers.wait()
+            self._has_leftovers = anyio.Event()
+            while self._leftovers:
+                key = self._leftovers.pop()
+                await self._processes.forget(_name(key))
+                await self._remove_folder(key)
 
     async def launch(self, launch: Launch) -> None:
         known = self._attempts.get(launch.key)
@@ -147,10 +151,14 @@ class ProcessExecutor:
         """End what no run waits for (any more), and forget it."""
         if isinstance(event, ProcessEnded):
             del self._attempts[key]
-            self._leftovers.send_nowait(key)
+            self._abandon(key)
         else:
             attempt.unwanted = True
             await self._processes.stop(_name(key), _UNWANTED_GRACE_S)
+
+    def _abandon(self, key: AttemptKey) -> None:
+        self._leftovers.append(key)
+        self._has_leftovers.set()
 
     async def _remove_folder(self, key: AttemptKey) -> None:
         folder = attempt_folder(self._settings.state, key)
@@ -276,7 +284,7 @@ class ProcessExecutor:
                 self._start(key, attempt, event.at)
             case ProcessEnded() if attempt.unwanted:
                 del self._attempts[key]
-                self._leftovers.send_nowait(key)
+                self._abandon(key)
             case ProcessEnded():
                 folder = attempt_folder(self._settings.state, key)
                 note = folder.note()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -131,15 +131,28 @@ def count_keepers() -> Callable[[Path], int]:
 
 
 @pytest.fixture
-def gone() -> Callable[[int], object]:
-    """Waits until a process is not there any more (a zombie is not)."""
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Waits for something that real processes do, by looking."""
 
-    async def wait(pid: int) -> None:
+    async def wait(condition: Callable[[], bool]) -> None:
         with anyio.fail_after(DEADLINE_S):
-            while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            while not condition():  # noqa: ASYNC110 - nobody can tell
                 await anyio.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def gone(until: Callable[[Callable[[], bool]], Awaitable[None]]) -> Callable[[int], Awaitable[None]]:
+    """Waits until a process is not there any more (a zombie is not)."""
+
+    def is_gone(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return lambda pid: until(lambda: is_gone(pid))
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from fusemld.model.errors import UnavailableError
 if TYPE_CHECKING:
     from tests.executors.process.conftest import HostFactory
 
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
 
 @pytest.mark.parametrize("status", [0, 3, 255])
 async def test_an_exit_status_is_reported(host: HostFactory, status: int) -> None:
@@ -117,10 +119,10 @@ async def test_a_key_is_never_started_twice(host: HostFactory) -> None:
         assert opened.log("a").read_text() == "once\n"
 
 
-async def test_stopping_asks_first(host: HostFactory) -> None:
+async def test_stopping_asks_first(until: Until, host: HostFactory) -> None:
     async with host() as opened:
         await opened.spawn("a", "sh", "-c", "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.01; done")
-        await _until(lambda: opened.log("a").exists())
+        await until(opened.log("a").exists)
         await opened.keeper.stop("a", 20)
         ended = await opened.end("a")
 
@@ -128,21 +130,23 @@ async def test_stopping_asks_first(host: HostFactory) -> None:
         assert ended.tail.splitlines()[-1] == "bye"
 
 
-async def test_what_does_not_stop_is_killed_after_the_grace_time(host: HostFactory) -> None:
+async def test_what_does_not_stop_is_killed_after_the_grace_time(until: Until, host: HostFactory) -> None:
     async with host() as opened:
         await opened.spawn("a", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done")
-        await _until(lambda: opened.log("a").exists())
+        await until(opened.log("a").exists)
         await opened.keeper.stop("a", 0.2)
         ended = await opened.end("a")
 
         assert (ended.signal, ended.killed) == (9, True)
 
 
-async def test_children_get_the_grace_time_too_when_their_leader_gives_up_at_once(host: HostFactory) -> None:
+async def test_children_get_the_grace_time_too_when_their_leader_gives_up_at_once(
+    until: Until, host: HostFactory
+) -> None:
     script = "sh -c 'trap \"sleep 0.3; echo saved; exit\" TERM; echo up; while :; do sleep 0.01; done' & wait"
     async with host() as opened:
         await opened.spawn("a", "sh", "-c", script)
-        await _until(lambda: opened.log("a").exists())
+        await until(opened.log("a").exists)
         await opened.keeper.stop("a", 20)
         ended = await opened.end("a")
 
@@ -355,12 +359,6 @@ async def test_only_the_user_can_reach_the_socket_and_read_the_journal(host: Hos
 
         assert folder.stat().st_mode & 0o777 == 0o700
         assert (folder / "journal").stat().st_mode & 0o777 == 0o600
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.005)
 
 
 def _free_port() -> int:

@@ -24,6 +24,8 @@ from fusemld.model.errors import UnavailableError
 if TYPE_CHECKING:
     from tests.executors.process.conftest import Host, HostFactory
 
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
 Gone = Callable[[int], Awaitable[None]]
 FOREVER = ("sh", "-c", "echo up; exec sleep 1000")
 
@@ -54,13 +56,13 @@ anyio.run(main)
 
 
 async def test_steps_go_on_without_the_daemon_and_the_next_one_hears_of_their_ends(
-    host: HostFactory, state: Path
+    until: Until, host: HostFactory, state: Path
 ) -> None:
     os.mkfifo(state / "gate")
     daemon = await anyio.run_process([sys.executable, "-c", DAEMON, str(state)], check=False)
     assert daemon.returncode == -signal.SIGKILL
     (state / "gate").write_text("go\n")
-    await _until(lambda: (state / "logs" / "step" / "ends").exists())
+    await until((state / "logs" / "step" / "ends").exists)
 
     async with host() as opened:
         ended = await opened.end("step/ends")
@@ -75,12 +77,12 @@ async def test_steps_go_on_without_the_daemon_and_the_next_one_hears_of_their_en
 
 
 async def test_when_the_keeper_is_killed_its_processes_are_accounted_for(
-    host: HostFactory, gone: Gone, kill_keeper: Callable[[Path], None]
+    until: Until, host: HostFactory, gone: Gone, kill_keeper: Callable[[Path], None]
 ) -> None:
     async with host() as opened:
         await opened.shell("ended", "exit 2")
         await opened.spawn("runs", "sh", "-c", "setsid sleep 1000 & echo $!; exec sleep 1000")
-        await _until(lambda: opened.log("runs").exists())
+        await until(opened.log("runs").exists)
         pid, escaped = (await opened.start("runs")).pid, int(opened.log("runs").read_text())
 
         kill_keeper(opened.state)
@@ -154,19 +156,19 @@ async def test_of_two_daemons_at_once_both_use_the_same_keeper(
 
 
 async def test_a_keeper_that_nobody_needs_goes_away(
-    host: HostFactory, state: Path, count_keepers: Callable[[Path], int]
+    until: Until, host: HostFactory, state: Path, count_keepers: Callable[[Path], int]
 ) -> None:
     async with host(idle_s=0.1, shut_down=False) as opened:
         await opened.shell("a", "exit 0")
         assert count_keepers(state) == 1
 
-    await _until(lambda: count_keepers(state) == 0)
+    await until(lambda: count_keepers(state) == 0)
     async with host() as opened:
         assert (await opened.end("a")).exit_status == 0
 
 
 async def test_shutting_down_leaves_nothing(
-    host: HostFactory, state: Path, gone: Gone, count_keepers: Callable[[Path], int]
+    until: Until, host: HostFactory, state: Path, gone: Gone, count_keepers: Callable[[Path], int]
 ) -> None:
     async with host(shut_down=False) as opened:
         await opened.spawn("a", *FOREVER)
@@ -175,7 +177,7 @@ async def test_shutting_down_leaves_nothing(
     await Keeper(state).shutdown(5)
 
     await gone(pid)
-    await _until(lambda: count_keepers(state) == 0)
+    await until(lambda: count_keepers(state) == 0)
 
 
 async def test_shutting_down_also_ends_what_a_killed_keeper_left(
@@ -195,9 +197,3 @@ async def test_shutting_down_where_nothing_ever_ran_does_nothing(state: Path) ->
     await Keeper(state).shutdown(5)
 
     assert list(state.iterdir()) == []
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.01)

@@ -1,0 +1,354 @@
+"""Attempts as real processes, with and without a sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from fusemld.executors.process.executor import ProcessExecutor
+from fusemld.executors.process.settings import ProcessExecutorSettings
+from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
+from fusemld.hooks.processes import Processes
+from fusemld.hooks.steps import LocalCommand, RuntimeFolders, StepInputs
+from fusemld.model.errors import StartError
+from fusemld.model.run import AttemptKey, Ending
+
+if TYPE_CHECKING:
+    from tests.executors.process.conftest import HostFactory
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+NO_BWRAP = "bubblewrap is not installed: apt-get install bubblewrap"
+SANDBOXES = [
+    "off",
+    pytest.param("bwrap", marks=pytest.mark.skipif(shutil.which("bwrap") is None, reason=NO_BWRAP)),
+]
+
+
+class Bench:
+    """An executor that is ready, and what it reported."""
+
+    def __init__(self, state: Path, processes: Processes, **more: object) -> None:
+        self.state = state
+        self.recovered: frozenset[AttemptKey] = frozenset()
+        folders = RuntimeFolders(environments=state / "python" / "environments", cache=state / "python" / "cache")
+        settings = ProcessExecutorSettings(state=state, **more)  # type: ignore[arg-type] # tests name the fields
+        self.executor = ProcessExecutor(processes, {"ghcr.io/x/echo": Echo()}, folders, settings)
+        self.reports: list[AttemptStarted | AttemptFinished] = []
+        self._changed = anyio.Event()
+
+    def report(self, report: AttemptStarted | AttemptFinished) -> None:
+        self.reports.append(report)
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def finished(self, key: AttemptKey) -> AttemptFinished:
+        with anyio.fail_after(30):
+            while True:
+                for report in self.reports:
+                    if report.key == key and isinstance(report, AttemptFinished):
+                        return report
+                await self._changed.wait()
+
+    async def shell(self, script: str, *, step: str = "step", **more: object) -> AttemptFinished:
+        launch = shell(script, step=step, **more)
+        await self.executor.launch(launch)
+        return await self.finished(launch.key)
+
+    def log(self, step: str = "step") -> str:
+        return self.executor.log_path(key(step)).read_text()
+
+
+class Echo:
+    """The runtime of a plugin."""
+
+    repositories: tuple[str, ...] = ("ghcr.io/x/echo",)
+    inputs = StepInputs()
+
+    def command(self, image: str, folders: RuntimeFolders) -> LocalCommand:
+        if image.endswith(":gone"):
+            raise StartError(f"cannot run {image}: build it again")
+        (folders.environments / "e" / "bin").mkdir(parents=True, exist_ok=True)
+        program = folders.environments / "e" / "bin" / "entry"
+        program.write_text('#!/bin/sh\necho "$GREETING $*"\n')
+        program.chmod(0o755)
+        env = {"GREETING": "hello from the image"}
+        return LocalCommand(argv=("entry",), env=env, path=(str(program.parent),), folders=(folders.environments,))
+
+
+def key(step: str = "step", attempt: int = 1) -> AttemptKey:
+    return AttemptKey("run-1", step, attempt)
+
+
+def shell(script: str, *, step: str = "step", **more: object) -> Launch:
+    given = {"key": key(step), "image": "host", "command": ("sh", "-c", script)}
+    return Launch(**(given | more))  # type: ignore[arg-type] # tests name the fields
+
+
+@pytest.fixture
+def bench(host: HostFactory, state: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Bench]]:
+    @contextlib.asynccontextmanager
+    async def ready(*keys: AttemptKey, shut_down: bool = True, **more: object) -> AsyncIterator[Bench]:
+        async with host(shut_down=shut_down) as opened, anyio.create_task_group() as tasks:
+            made = Bench(state, opened.keeper, **({"sandbox": "off"} | more))
+            await tasks.start(made.executor.run, made.report)
+            made.recovered = await made.executor.recover(keys)
+            yield made
+            tasks.cancel_scope.cancel()
+
+    return ready
+
+
+BenchFactory = Callable[..., contextlib.AbstractAsyncContextManager[Bench]]
+
+
+@pytest.fixture
+def codeset(tmp_path: Path) -> MountedCodeset:
+    source = tmp_path / "pinned"
+    source.mkdir()
+    (source / "train.sh").write_text("echo training\n")
+    path = "/project"
+    return MountedCodeset(path=path, project="prj", name="code", version="1", digest="d", source=source)
+
+
+@pytest.mark.parametrize("sandbox", SANDBOXES)
+async def test_a_step_finds_its_codeset_and_its_outputs_are_collected(
+    bench: BenchFactory, codeset: MountedCodeset, sandbox: str
+) -> None:
+    script = (
+        "sh train.sh; cat .fuseml/_org .fuseml/_project; touch new && "
+        'test "$(realpath "$FUSEML_CODESET_DIR")" = "$(realpath .)" && '
+        'printf "s3://model\\n\\n" > "$FUSEML_RESULTS_DIR/model"'
+    )
+    async with bench(sandbox=sandbox) as opened:
+        finished = await opened.shell(script, codesets=(codeset,), outputs=("model",))
+
+        assert (finished.outcome.ending, finished.outcome.tail) == (Ending.SUCCEEDED, "training\nprjcode")
+        assert finished.outputs == {"model": "s3://model"}
+        assert [type(report) for report in opened.reports] == [AttemptStarted, AttemptFinished]
+        assert not (codeset.source / "new").exists()
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason=NO_BWRAP)
+async def test_in_a_sandbox_the_fixed_paths_are_real_and_the_state_cannot_be_seen(
+    bench: BenchFactory, codeset: MountedCodeset, state: Path, tmp_path: Path
+) -> None:
+    socket_folder = tmp_path / "run"
+    socket_folder.mkdir()
+    (socket_folder / "fusemld.sock").touch()
+    (state / "fusemld.db").write_text("the database")
+    script = (
+        "pwd; cat /project/train.sh; echo x > /tekton/results/model; echo tmp > $TMPDIR/x; "
+        f"ls -A {state} {socket_folder}; cat {state}/fusemld.db; touch /usr/x; ls /proc | grep -c '^[0-9]'"
+    )
+    async with bench(sandbox="auto", hidden=(socket_folder,)) as opened:
+        finished = await opened.shell(script, codesets=(codeset,), outputs=("model",))
+
+        assert finished.outputs == {"model": "x"}
+        lines = opened.log().splitlines()
+        assert lines[:2] == ["/project", "echo training"]
+        assert "fusemld.sock" not in lines
+        assert "the database" not in lines
+        assert lines.count("attempts") == 1
+        assert any(line.startswith("touch: cannot touch '/usr/x': Read-only") for line in lines)
+        assert int(lines[-1]) < 10
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason=NO_BWRAP)
+async def test_in_a_sandbox_ends_are_told_apart_too(bench: BenchFactory) -> None:
+    async with bench(sandbox="bwrap") as opened:
+        status = await opened.shell("exit 3", step="status")
+        signalled = await opened.shell("kill -SEGV $$", step="signalled")
+        absent = Launch(key=key("absent"), image="host", command=("no-such-program",))
+        await opened.executor.launch(absent)
+
+        assert status.outcome.message == "exit status 3"
+        assert (signalled.outcome.ending, signalled.outcome.message) == (Ending.SIGNALLED, "killed by SIGSEGV")
+        assert (await opened.finished(absent.key)).outcome.ending is Ending.CANNOT_START
+
+
+@pytest.mark.parametrize("sandbox", SANDBOXES)
+async def test_a_step_that_is_told_to_stop_may_clean_up(bench: BenchFactory, sandbox: str, until: Until) -> None:
+    script = "trap 'echo cleaned; exit' TERM; echo up; while :; do sleep 0.01; done"
+    async with bench(sandbox=sandbox) as opened:
+        await opened.executor.launch(shell(script))
+        await until(opened.executor.log_path(key()).exists)
+        await opened.executor.kill(key(), 20)
+        finished = await opened.finished(key())
+
+        assert finished.outcome.ending is Ending.CANCELLED
+        assert opened.log().endswith("cleaned\n")
+
+
+async def test_an_output_that_was_not_written_is_named_with_the_place_it_belongs(bench: BenchFactory) -> None:
+    async with bench() as opened:
+        finished = await opened.shell('echo "$FUSEML_RESULTS_DIR"', outputs=("model",))
+
+        assert finished.outcome.ending is Ending.OUTPUT_MISSING
+        assert f"expected in {opened.log().strip()}/model" in finished.outcome.message
+
+
+async def test_the_environment_of_the_daemon_stays_with_it(
+    bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the daemon")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
+    async with bench(pass_env=("HTTPS_PROXY",)) as opened:
+        await opened.shell("env", env={"FUSEML_X": "1"}, secret_env={"TOKEN": "canary-3"}, secrets={"canary-3"})
+
+        variables = dict(line.split("=", 1) for line in opened.log().splitlines() if "=" in line)
+        assert "AWS_SECRET_ACCESS_KEY" not in variables
+        assert variables["HTTPS_PROXY"] == "http://proxy"
+        assert variables["FUSEML_X"] == "1"
+        assert variables["TOKEN"] == "***"
+
+
+async def test_a_plugin_says_how_its_image_is_run(bench: BenchFactory) -> None:
+    async with bench() as opened:
+        for step, image, args in (("a", "ghcr.io/x/echo:1", ("one", "two")), ("b", "ghcr.io/x/echo@sha256:0", ())):
+            await opened.executor.launch(Launch(key=key(step), image=image, args=args))
+            await opened.finished(key(step))
+
+        assert opened.log("a") == "hello from the image one two\n"
+        assert opened.log("b") == "hello from the image \n"
+        with pytest.raises(StartError, match="build it again"):
+            await opened.executor.launch(Launch(key=key("c"), image="ghcr.io/x/echo:gone"))
+
+
+async def test_a_python_image_is_an_interpreter_of_that_version(bench: BenchFactory) -> None:
+    version = ".".join(platform.python_version_tuple()[:2])
+    script = "import sys; print(sys.version_info[:2], sys.prefix)"
+    async with bench() as opened:
+        await opened.executor.launch(
+            Launch(key=key(), image=f"python:{version}-slim", command=("python", "-c", script))
+        )
+        finished = await opened.finished(key())
+
+        assert finished.outcome.ending is Ending.SUCCEEDED
+        assert opened.log().startswith(str(tuple(map(int, version.split(".")))))
+        assert os.environ.get("VIRTUAL_ENV", ".venv") not in opened.log()
+
+
+async def test_the_settings_map_images_to_commands(bench: BenchFactory) -> None:
+    async with bench(images={"site/tool": ("echo", "tool")}, default_command=("echo", "default")) as opened:
+        for step, image in (("a", "site/tool:7"), ("b", "host")):
+            await opened.executor.launch(Launch(key=key(step), image=image))
+            await opened.finished(key(step))
+
+        assert (opened.log("a"), opened.log("b")) == ("tool\n", "default\n")
+
+
+async def test_an_image_that_nobody_knows_is_refused_naming_who_could(bench: BenchFactory) -> None:
+    async with bench() as opened:
+        with pytest.raises(
+            StartError, match=r"cannot run image ghcr\.io/a/b:1 as a process: .* kubernetes runs any"
+        ):
+            await opened.executor.launch(Launch(key=key(), image="ghcr.io/a/b:1", command=("true",)))
+
+        assert opened.reports == []
+
+
+async def test_without_a_command_there_is_nothing_to_run(bench: BenchFactory) -> None:
+    async with bench() as opened:
+        with pytest.raises(StartError, match="without a command"):
+            await opened.executor.launch(Launch(key=key(), image="host"))
+
+
+async def test_a_variable_that_the_system_cannot_take_is_named(bench: BenchFactory) -> None:
+    async with bench() as opened:
+        with pytest.raises(StartError, match="variable FUSEML_X has 200009 bytes"):
+            await opened.executor.launch(shell("true", env={"FUSEML_X": "x" * 200_000}))
+
+
+async def test_a_launch_that_is_repeated_starts_nothing_twice(bench: BenchFactory) -> None:
+    async with bench() as opened:
+        launch = shell("echo once; cat x; sleep 0.3")
+        await opened.executor.launch(launch)
+        await opened.executor.launch(launch)
+        await opened.finished(launch.key)
+        await opened.executor.launch(launch)
+
+        assert opened.log().count("once") == 1
+        assert [type(report) for report in opened.reports] == [AttemptStarted, AttemptFinished]
+
+
+async def test_forgetting_removes_the_folder_and_keeps_the_log(bench: BenchFactory, state: Path) -> None:
+    async with bench() as opened:
+        await opened.shell("echo x > $TMPDIR/left; echo kept")
+        assert (state / "attempts" / "run-1" / "step" / "1").exists()
+
+        await opened.executor.forget(key())
+
+        assert not (state / "attempts" / "run-1").exists()
+        assert opened.log() == "kept\n"
+        await opened.executor.forget(key("unknown"))
+
+
+async def test_the_next_daemon_takes_up_what_ran_and_hears_what_ended(
+    bench: BenchFactory, state: Path, until: Until
+) -> None:
+    gate = state / "gate"
+    os.mkfifo(gate)
+    async with bench(shut_down=False) as opened:
+        await opened.shell("exit 3", step="ended")
+        script = f'read x < {gate}; echo value > "$FUSEML_RESULTS_DIR/out"'
+        await opened.executor.launch(shell(script, step="runs", outputs=("out", "missing")))
+        await opened.executor.launch(shell("sleep 1000", step="unwanted"))
+
+    async with bench(key("ended"), key("runs"), key("never")) as opened:
+        await opened.executor.launch(shell("exit 5", step="runs", outputs=("out", "missing"), recovered=True))
+        gate.write_text("go\n")
+
+        assert opened.recovered == {key("ended"), key("runs")}
+        assert (await opened.finished(key("ended"))).outcome.exit_status == 3
+        runs = await opened.finished(key("runs"))
+        assert runs.outcome.ending is Ending.OUTPUT_MISSING
+        assert "did not write its output missing" in runs.outcome.message
+        await until(lambda: not (state / "attempts" / "run-1" / "unwanted").exists())
+        assert not any(report.key.step == "unwanted" for report in opened.reports)
+
+
+async def test_after_a_crash_of_the_host_an_attempt_without_a_claim_is_lost_for_good(
+    bench: BenchFactory, state: Path
+) -> None:
+    async with bench():
+        pass
+    boot = state / "attempts" / "boot.json"
+    boot.write_text('{"boot":"another","lost":[]}')
+
+    for _daemon in range(2):
+        async with bench(key("gone")) as opened:
+            assert (await opened.finished(key("gone"))).outcome.ending is Ending.LOST
+    async with bench(key("not-launched-since")) as opened:
+        assert opened.reports == []
+
+
+async def test_when_the_keeper_is_killed_the_attempt_is_lost(
+    bench: BenchFactory, state: Path, kill_keeper: Callable[[Path], None]
+) -> None:
+    async with bench() as opened:
+        await opened.executor.launch(shell("sleep 1000"))
+
+        kill_keeper(state)
+        finished = await opened.finished(key())
+
+        assert finished.outcome.ending is Ending.LOST
+        assert "keeper" in finished.outcome.message
+
+
+async def test_a_sandbox_that_is_demanded_and_not_there_is_said_at_once(
+    bench: BenchFactory, monkeypatch: pytest.MonkeyPatch, host: HostFactory, state: Path
+) -> None:
+    async with host() as opened:
+        monkeypatch.setenv("PATH", "/nowhere")
+        made = Bench(state, opened.keeper, sandbox="bwrap")
+        with pytest.RaisesGroup(pytest.RaisesExc(StartError, match="bubblewrap .* is not installed")):
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(made.executor.run, made.report)
