@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -16,7 +17,7 @@ from fusemld.model.extension import EndpointType, ResolvedService, Scope
 from fusemld.model.problem import Problem
 from fusemld.model.run import Ending, RunState, StepState
 
-Time = dt.datetime
+Time = Annotated[dt.datetime, msgspec.Meta(tz=True)]
 
 
 def moment(epoch: float) -> Time:

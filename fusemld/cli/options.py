@@ -45,8 +45,9 @@ socket_option = click.option(
 output_option = click.option(
     "-o",
     "--output",
-    type=click.Choice(Output, case_sensitive=False),
-    default=Output.TABLE,
+    type=click.Choice([output.value for output in Output]),
+    default=Output.TABLE.value,
+    callback=lambda _ctx, _parameter, value: Output(value),
     show_default=True,
     help="For people or for programs",
 )

@@ -36,13 +36,11 @@ def start(workflow: str, inputs: tuple[str, ...], executor: str | None, wait: bo
 @click.command("runs")
 @click.option("--workflow", help="Only runs of this workflow")
 @click.option("--project", help="Only runs of this project")
-@click.option("--state", type=click.Choice(RunState), help="Only runs in this state")
+@click.option("--state", type=click.Choice([state.value for state in RunState]), help="Only runs in this state")
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @output_option
 @socket_option
-def list_runs(
-    workflow: str | None, project: str | None, state: RunState | None, limit: int, output: Output
-) -> None:
+def list_runs(workflow: str | None, project: str | None, state: str | None, limit: int, output: Output) -> None:
     """List runs, newest first."""
     client = connect()
     runs = client.get(
