@@ -95,8 +95,13 @@ def diff(before: Snapshot, now: Snapshot) -> Changes:
     )
 
 
-def settled(taken: Snapshot, earlier: Snapshot, now: Snapshot) -> tuple[str, ...]:
+def settled(taken: Snapshot, earlier: Snapshot, now: Snapshot, *, rested_since_ns: int = 0) -> tuple[str, ...]:
     """The files to take now although nobody saw them being closed: those that differ from what was taken and that
-    two looks, `earlier` and `now`, found unchanged."""
+    two looks, `earlier` and `now`, found unchanged, or that have not changed since `rested_since_ns` (since the
+    epoch): an earlier look would have found them as they are."""
     news = diff(taken, now)
-    return tuple(file for file in sorted((*news.appeared, *news.changed)) if earlier.get(file) == now[file])
+    return tuple(
+        file
+        for file in sorted((*news.appeared, *news.changed))
+        if earlier.get(file) == now[file] or now[file].ctime_ns < rested_since_ns
+    )

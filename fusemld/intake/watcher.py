@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 OnScan = Callable[[Scan], Awaitable[None]]
 
 READERS = 4
+LOOKS_AT_NEW_FOLDERS = 3
 HELD_OPEN = "held open"
 
 MASK = (
@@ -114,7 +115,7 @@ class Watcher:
 
     async def _look(self, group: TaskGroup, on_scan: OnScan) -> None:
         self._next_look = time.monotonic() + self._timing.rescan_s
-        while True:
+        for _ in range(LOOKS_AT_NEW_FOLDERS):
             try:
                 seen = await run_sync(look, self._folder, abandon_on_cancel=True)
             except OSError as error:
@@ -128,6 +129,8 @@ class Watcher:
             self._identity = seen.identity
             if not self._watch_folders(group, seen.folders):
                 break
+        else:
+            self._next_look = 0.0
         if self._unavailable:
             log.info("intake.available", folder=str(self._folder))
             self._unavailable = ""
@@ -139,7 +142,12 @@ class Watcher:
     def _compare(self, seen: Look) -> None:
         now = time.monotonic()
         news = diff(self._taken, seen.files)
-        unchanged = settled(self._taken, self._earlier, seen.files)
+        unchanged = settled(
+            self._taken,
+            self._earlier,
+            seen.files,
+            rested_since_ns=int((time.time() - self._timing.rescan_s) * 1e9),
+        )
         for file in (*news.appeared, *news.changed):
             self._expect(file, Hint.UNCHANGED if file in unchanged else Hint.SEEN)
         for file in self._marks.keys() - seen.files.keys():
@@ -156,7 +164,6 @@ class Watcher:
 
     async def _lost(self, cause: str, on_scan: OnScan) -> None:
         self._stop_listening()
-        self._identity = None
         self._gone.clear()
         self._waiting.clear()
         self._next_look = time.monotonic() + min(self._timing.retry_s, self._timing.rescan_s)

@@ -53,6 +53,11 @@ def test_a_file_is_settled_when_two_looks_saw_the_same() -> None:
     assert settled({}, {"a.yaml": state("a.yaml")}, {"a.yaml": state("a.yaml", 2)}) == ()
 
 
+def test_a_file_that_rested_long_enough_before_the_first_look_is_settled() -> None:
+    assert settled({}, {}, {"a.yaml": state("a.yaml")}, rested_since_ns=2) == ("a.yaml",)
+    assert settled({}, {}, {"a.yaml": state("a.yaml")}, rested_since_ns=1) == ()
+
+
 @given(snapshots, snapshots, snapshots)
 def test_what_was_taken_is_not_settled_again(
     taken: dict[str, FileState], earlier: dict[str, FileState], now: dict[str, FileState]

@@ -200,6 +200,19 @@ async def test_an_empty_folder_in_the_place_of_the_watched_one_is_a_share_that_i
         assert seen.ids == {"a.yaml": ["x"]}
 
 
+async def test_a_folder_that_comes_back_empty_was_emptied(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    write(inbox, "a.yaml")
+    async with watching(inbox) as seen:
+        inbox.rename(tmp_path / "away")
+        await seen.until(lambda: not seen.available)
+        (tmp_path / "away/a.yaml").unlink()
+
+        (tmp_path / "away").rename(inbox)
+        await seen.until(lambda: seen.available and seen.ids == {})
+
+
 async def test_a_folder_that_is_missing_at_the_start_is_waited_for(tmp_path: Path) -> None:
     async with watching(tmp_path / "inbox", known=("a.yaml",)) as seen:
         assert not seen.available
