@@ -14,17 +14,20 @@ import pytest
 
 from fusemld.executors.process.client import Keeper
 from fusemld.hooks.environments import EnvironmentSpec
+from fusemld.hooks.processes import Processes
 from fusemld.hooks.services import HttpProbe, ServiceContext, ServiceKind, ServicePlan
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.model.service import ServiceRecord
 from fusemld.services.backoff import Backoff
 from fusemld.services.environments import KeeperEnvironments
+from fusemld.services.persistence import ServicePersistence
 from fusemld.services.supervisor import ServiceSupervisor
 
 SERVER = Path(__file__).parent / "server.py"
 DEADLINE_S = 20.0
 
-OpenSupervisor = Callable[[], AbstractAsyncContextManager[ServiceSupervisor]]
+OpenSupervisor = Callable[..., AbstractAsyncContextManager[ServiceSupervisor]]
+Wrap = Callable[[Processes, ServicePersistence], tuple[Processes, ServicePersistence]]
 
 
 class Records:
@@ -96,18 +99,20 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_supervisor(records: Records, state: Path) -> OpenSupervisor:
-    """Each call is one life of the daemon: what it leaves running is there for the next."""
+    """Each call is one life of the daemon: what it leaves running is there for the next. `wrap` may come
+    between the supervisor and what it does to the world."""
 
     @contextlib.asynccontextmanager
-    async def open_() -> AsyncIterator[ServiceSupervisor]:
+    async def open_(wrap: Wrap = lambda *world: world) -> AsyncIterator[ServiceSupervisor]:
         keeper = Keeper(state, idle_s=1.0)
+        processes, persistence = wrap(keeper, records)
         folders = RuntimeFolders(environments=state / "environments", cache=state / "cache")
         supervisor = ServiceSupervisor(
-            keeper,
+            processes,
             KeeperEnvironments(keeper, folders, state / "logs" / "environments"),
             {kind.kind: kind for kind in KINDS},
             state,
-            records,
+            persistence,
             backoff=Backoff(initial_s=0.05, maximum_s=0.5),
         )
         async with anyio.create_task_group() as tasks:
