@@ -15,6 +15,7 @@ from fusemld.engine.begin import new_run
 from fusemld.intake.catalog import Catalog, PolledCodeset, Update
 from fusemld.intake.snapshot import Scan
 from fusemld.intake.triggers import Start
+from fusemld.model import faults
 from fusemld.model.codeset import Codeset, parse_reference
 from fusemld.model.document import Document, DocumentState, Kind
 from fusemld.model.extension import Extension
@@ -68,9 +69,11 @@ class Folder:
             update = self.catalog.apply(checked)
             if was_available != self.catalog.available:
                 log.warning("folder.available" if self.catalog.available else "folder.unavailable")
+            faults.point("folder.noticed")
             self._tell(update)
             self._register_extensions()
             await self._store_update(update)
+            faults.point("folder.stored")
             await self._start_due()
 
     async def codeset_seen(self, polled: PolledCodeset, version: str, problem: str) -> None:

@@ -23,6 +23,7 @@ from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Executor, L
 from fusemld.hooks.manager import Plugins, repository
 from fusemld.hooks.services import Services
 from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders, StepInputs
+from fusemld.model import faults
 from fusemld.model.backoff import backoff_s
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import FusemldError, InvalidInputError, StartError, UnavailableError
@@ -150,6 +151,7 @@ class StepPerformer:
         finally:
             self._pinning.discard(run.id)
             self.activity.pop(AttemptKey(run.id, "", 0), None)
+        faults.point("performer.pinned")
         self._supervisor.post(run.id, event)
 
     async def _launch(self, run: Run, plan: Plan, key: AttemptKey, entry: _Launching, recovered: bool) -> None:
@@ -175,6 +177,7 @@ class StepPerformer:
         while True:
             try:
                 start = await self._prepare(run, plan, key, recovered)
+                faults.point("performer.prepared")
                 entry.handed_over = True
                 await start()
                 return
@@ -354,6 +357,7 @@ class StepPerformer:
                     warnings=facts.warnings,
                 )
             case AttemptFinished(outcome=outcome):
+                faults.point("performer.ended")
                 self.activity.pop(key, None)
                 self._facts.pop(key, None)
                 log.info("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)

@@ -15,6 +15,7 @@ from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Report
 from fusemld.hooks.services import Services
 from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders
 from fusemld.hooks.stores import ObjectStore, ObjectStoreFactory
+from fusemld.model import faults
 from fusemld.model.backoff import backoff_s
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import FusemldError, StartError, UnavailableError
@@ -130,8 +131,10 @@ class Steering:
         report(AttemptStarted(key=key, at=self._clock()))
         outcome = Outcome(ending=Ending.CANCELLED, message="stopped")
         outputs: Mapping[str, str] = {}
+        faults.point("steering.started")
         with scope:
             outcome, outputs = await self._until_done(step, context)
+        faults.point("steering.ended")
         del self._running[key]
         if outcome.ending is not Ending.SUCCEEDED:
             context.log(outcome.message)

@@ -23,6 +23,7 @@ from fusemld.engine.admission import Admission
 from fusemld.engine.advance import advance
 from fusemld.engine.begin import deadlines, resume
 from fusemld.engine.plan import Plan
+from fusemld.model import faults
 from fusemld.model.errors import ConflictError, FusemldError, ImpossibleTransitionError, NotFoundError
 from fusemld.model.run import AttemptKey, Run
 from fusemld.store.changes import Change, PutRun
@@ -246,6 +247,8 @@ class Supervisor:
                 await self._urgent.wait()
             self._any, self._urgent = anyio.Event(), anyio.Event()
             batch = self._advance_all()
+            if batch.changes:
+                faults.point("supervisor.advanced")
             await self._commit(batch)
             self._publish(batch)
             if self._queue:
@@ -335,6 +338,8 @@ class Supervisor:
                 return
 
     def _publish(self, batch: _Batch) -> None:
+        if batch.runs:
+            faults.point("supervisor.committed")
         self._active |= batch.entries
         for run_id, run in batch.runs.items():
             self._active[run_id].run = run
@@ -351,6 +356,8 @@ class Supervisor:
             self._fire(run_id)
         if batch.runs:
             self.changed.fire()
+        if batch.runs:
+            faults.point("supervisor.performed")
         for key in batch.ended:
             self._performer_now.recorded(key)
         for done in batch.done:

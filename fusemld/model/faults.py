@@ -1,22 +1,51 @@
 """Places where tests may let a process die as if by `kill -9`.
 
 `FUSEMLD_FAULT=NAME` kills the process that reaches the point NAME; `NAME:3` at the third time. Without the
-variable a point costs one comparison. Points are listed where they are used: `grep -r 'faults.point'`.
+variable a point costs one comparison. `POINTS` lists them all: every place where something is written or done
+that the next life of the process has to make sense of.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 VARIABLE = "FUSEMLD_FAULT"
+
+POINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "folder.noticed": "documents were taken in and nothing of that is stored",
+        "folder.stored": "documents are stored and the runs that they start are not",
+        "store.committing": "a transaction is complete and not committed",
+        "store.committed": "a transaction is committed and nobody was told",
+        "supervisor.advanced": "events were applied and nothing of that is stored",
+        "supervisor.committed": "events are stored and their effects not performed",
+        "supervisor.performed": "effects are handed over, and ended attempts not forgotten",
+        "performer.pinned": "a run's codesets are pinned and the run does not know",
+        "performer.prepared": "an attempt is resolved and not handed to its executor",
+        "performer.ended": "the end of an attempt is known and not stored",
+        "executor.prepared": "an attempt has its folder and was not given to the keeper",
+        "executor.spawned": "the keeper has started an attempt and the run does not know",
+        "executor.forgotten": "the keeper has forgotten an attempt whose folder is still there",
+        "steering.started": "a plugin step is about to do its work",
+        "steering.ended": "a plugin step has done its work and the run does not know",
+        "keeper.claimed": "a start is in the keeper's journal and no process was started",
+        "keeper.spawned": "a process was started and its number is in no journal",
+        "keeper.reaped": "a process has ended and its end is in no journal",
+        "keeper.recorded": "what happened is in the keeper's journal and the daemon was not told",
+    }
+)
+"""Name to what holds when a process dies there."""
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count or 1)
 
 
 def point(name: str) -> None:
-    """Die here if the environment of this process says so."""
+    """Die here if the environment of this process says so. `name` is one of `POINTS`."""
     global _left  # noqa: PLW0603 - counts per process, like the variable itself
     if name != _name:
         return

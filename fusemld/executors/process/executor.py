@@ -23,6 +23,7 @@ from fusemld.executors.process.spawning import boot_id
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, Report
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, ProcessRuntime, RuntimeFolders
+from fusemld.model import faults
 from fusemld.model.errors import StartError
 from fusemld.model.run import AttemptKey, Ending, Outcome
 
@@ -107,7 +108,9 @@ class ProcessExecutor:
                 self._finish(launch.key, attempt, time.time(), outcome, {})
                 return
             attempt.oom_kills = oom_kills()
+            faults.point("executor.prepared")
             await self._processes.spawn(request)
+            faults.point("executor.spawned")
         except StartError:
             self._attempts.pop(launch.key, None)
             await self._remove_folder(launch.key)
@@ -142,6 +145,7 @@ class ProcessExecutor:
         self._stopped.discard(key)
         if self._attempts.pop(key, None) is not None:
             await self._processes.forget(_name(key))
+            faults.point("executor.forgotten")
             await self._remove_folder(key)
 
     def log_path(self, key: AttemptKey) -> Path:

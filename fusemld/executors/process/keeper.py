@@ -172,6 +172,8 @@ class Keeper:
             _log(f"cannot write the journal: {error}")
             self._after(1.0, lambda: None)
             return
+        if self._news:
+            faults.point("keeper.recorded")
         self._tell()
 
     def _pause_s(self) -> float:
