@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.api.memory import MemoryOperations
+from tests.cli.conftest import BIN
+
+
+def fusemld(environment: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "fusemld"), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+
+def test_config_names_every_value_with_its_origin(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('executor = "process"\n')
+
+    done = fusemld(
+        environment, "config", "--config", str(file), "--state", "/s", "--set", "limits.steps=3", "-o", "json"
+    )
+    found = json.loads(done.stdout)
+
+    assert found["state"] == {"value": "/s", "origin": "flag --state"}
+    assert found["limits.steps"] == {"value": "3", "origin": "flag --limits.steps"}
+    assert found["executor"]["origin"] == str(file)
+    assert found["socket"]["origin"] == "FUSEMLD_SOCKET"
+    assert found["group"]["origin"] == "default"
+
+
+def test_a_setting_that_does_not_exist_is_exit_status_2(environment: dict[str, str]) -> None:
+    done = fusemld(environment, "config", "--set", "limit.steps=3")
+
+    assert done.returncode == 2
+    assert "did you mean 'limits.steps'?" in done.stderr
+
+
+def test_stop_asks_the_daemon_for_what_was_wanted(
+    environment: dict[str, str], operations: MemoryOperations
+) -> None:
+    done = fusemld(environment, "stop", "--all", "--timeout", "0.1")
+
+    assert operations.asked == [("stop", "True")]
+    assert "it still runs after 0.1 s" in done.stderr  # the stand-in says that it is process 1
+
+
+def test_stop_without_a_daemon_is_exit_status_4(environment: dict[str, str], tmp_path: Path) -> None:
+    assert fusemld(environment, "stop", "--socket", str(tmp_path / "none")).returncode == 4
+
+
+def test_check_passes_on_a_host_that_has_everything_it_needs(environment: dict[str, str], tmp_path: Path) -> None:
+    done = fusemld(environment, "check", "--state", str(tmp_path), "--set", "process.sandbox=off", "-o", "json")
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+
+    assert done.returncode == 0
+    assert {"python", "uv", "git", "sandbox", "state folder", "disk space", "socket", "plugins"} <= set(found)
+    assert "a daemon runs there" in found["socket"]["message"]
+
+
+def test_check_fails_with_a_remedy_for_every_failure(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+
+    done = fusemld(environment, "check", "--state", str(file / "state"), "--socket", "/" + "x" * 200)
+
+    assert done.returncode == 1
+    assert f"{file}/state is not a folder" in done.stdout
+    assert "socket: choose a shorter one with --socket" in done.stdout
