@@ -82,8 +82,9 @@ def state(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "state"
     folder.mkdir()
     yield folder
-    for process in keepers(folder):
+    for pid in keepers(folder):
         with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
             process.terminate()
             process.wait(DEADLINE_S)
 
@@ -106,13 +107,14 @@ def host(state: Path) -> HostFactory:
     return running
 
 
-def keepers(state: Path) -> list[psutil.Process]:
-    """The keeper processes of the state folder."""
+def keepers(state: Path) -> list[int]:
+    """The pids of the keepers of the state folder."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if "fusemld.executors.process.keeper" in command and str(state) in command:
-            found.append(process)
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes().split(b"\0") if folder.name.isdigit() else []
+            if b"fusemld.executors.process.keeper" in command and os.fsencode(state) in command:
+                found.append(int(folder.name))
     return found
 
 
@@ -120,7 +122,7 @@ def keepers(state: Path) -> list[psutil.Process]:
 def kill_keeper() -> Callable[[Path], None]:
     def kill(state: Path) -> None:
         (keeper,) = keepers(state)
-        os.kill(keeper.pid, signal.SIGKILL)
+        os.kill(keeper, signal.SIGKILL)
 
     return kill
 
