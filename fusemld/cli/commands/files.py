@@ -41,10 +41,10 @@ def _table(files: Sequence[views.FileView]) -> str:
 
 
 def _detail(file: views.FileView) -> str:
-    if file.detail or not file.problems:
-        return file.detail or (f"run {file.run}" if file.run else "")
-    count = len(file.problems)
-    return f"{count} problem{'s' if count > 1 else ''}, below"
+    if file.problems and (file.state == "rejected" or not file.detail):
+        count = len(file.problems)
+        return f"{count} problem{'s' if count > 1 else ''}, below"
+    return file.detail or (f"run {file.run}" if file.run else "")
 
 
 def _problems(files: Sequence[views.FileView]) -> str:

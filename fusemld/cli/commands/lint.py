@@ -36,8 +36,8 @@ def lint(files: tuple[str, ...], output: Output) -> None:
     problems = [problem for each in found for problem in each.problems]
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     if output is Output.TABLE:
-        checked = f"{len(found)} file{'' if len(found) == 1 else 's'} checked"
-        click.echo(f"{checked}: {errors} errors, {len(problems) - errors} warnings", err=True)
+        counts = _count(errors, "error"), _count(len(problems) - errors, "warning")
+        click.echo(f"{_count(len(found), 'file')} checked: {', '.join(counts)}", err=True)
     if errors:
         click.get_current_context().exit(ExitStatus.FAILED)
 
@@ -48,6 +48,10 @@ def schema() -> None:
     from fusemld.spec.jsonschema import json_schema
 
     click.echo(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _contents(names: tuple[str, ...]) -> Iterator[tuple[str, Path, bytes | OSError]]:

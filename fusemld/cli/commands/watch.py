@@ -14,6 +14,8 @@ from fusemld.cli import progress, tables
 from fusemld.cli.commands.runs import exit_status
 from fusemld.cli.exits import ExitStatus
 from fusemld.cli.options import Output, connect, output_option, run_argument, socket_option
+from fusemld.model.errors import FusemldError
+from fusemld.model.run import RunState
 
 
 @click.command("watch")
@@ -36,6 +38,10 @@ def follow(client: Client, run: str, output: Output) -> ExitStatus:
     except KeyboardInterrupt:
         click.echo(f"\nrun {run} goes on; see it again with: fuseml watch {run}", err=True)
         return ExitStatus.INTERRUPTED
+    if last.state is RunState.RUNNING:
+        raise FusemldError(
+            f"cannot follow run {run} any further: the daemon ended the stream before the run was over"
+        )
     return exit_status(last.state)
 
 
