@@ -123,7 +123,9 @@ class Demo:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.fuseml(*arguments, "-o", "json", quiet=True).stdout)
 
-    def fuseml(self, *arguments: str, check: bool = True, quiet: bool = False) -> subprocess.CompletedProcess[bytes]:
+    def fuseml(
+        self, *arguments: str, check: bool = True, quiet: bool = False
+    ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [tool("fuseml"), *arguments], env=self.environment, check=check, capture_output=quiet
         )

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from fusemld.daemon.performing import check_inputs
+from fusemld.daemon.step_inputs import input_problems
 from fusemld.hooks.manager import Plugins, repository
 from fusemld.intake.snapshot import FileReport, Scan
 from fusemld.model.document import Document, Kind
-from fusemld.model.errors import InvalidInputError
 from fusemld.model.extension import Extension
 from fusemld.model.problem import Problem
 from fusemld.model.workflow import Workflow
@@ -49,27 +48,24 @@ class Admitting:
         executor = workflow.executor or self._default_executor
         if executor not in self._executors:
             known = ", ".join(self._executors)
-            yield Problem(
-                message=f"workflow {workflow.name!r} wants the executor {executor!r}; this daemon has: {known}",
-                line=document.line,
-            )
+            message = f"workflow {workflow.name!r} wants the executor {executor!r}; this daemon has: {known}"
+            yield document.problem(message, "executor")
         yield from self._exposed(document, workflow, records)
         for step in workflow.steps:
-            if any(output.image is not None for output in step.outputs):
-                yield Problem(
-                    message=f"step {step.name!r}: no image builder is configured for the executor {executor!r}, "
-                    "so `outputs[].image` cannot be built; build the image elsewhere and name it in `image`",
-                    line=document.line,
-                )
+            place = ("steps", step.name)
+            for output in step.outputs:
+                if output.image is not None:
+                    yield document.problem(
+                        f"step {step.name!r}: no image builder is configured for the executor {executor!r}, "
+                        "so `outputs[].image` cannot be built; build the image elsewhere and name it in `image`",
+                        *place, "outputs", output.name,
+                    )  # fmt: skip
             if step.image.references:
                 continue
             claimed = repository(str(step.image))
             owner = self._plugins.steps.get(claimed) or self._plugins.runtimes.get(claimed)
-            if owner is not None:
-                try:
-                    check_inputs(step, owner.inputs)
-                except InvalidInputError as error:
-                    yield Problem(message=str(error), line=document.line)
+            for problem in () if owner is None else input_problems(step, owner.inputs):
+                yield document.problem(problem.message, *place, "inputs", problem.name)
 
     @staticmethod
     def _exposed(document: Document, workflow: Workflow, records: tuple[Extension, ...]) -> Iterator[Problem]:

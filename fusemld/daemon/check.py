@@ -18,12 +18,12 @@ import msgspec
 from uv import find_uv_bin
 
 from fusemld.api import access
-from fusemld.api.client import Client, UnreachableError
+from fusemld.api.client import Client
 from fusemld.api.sockets import PATH_LIMIT_BYTES
 from fusemld.api.views import HealthView
 from fusemld.daemon.settings import Settings
 from fusemld.hooks.manager import load_plugins
-from fusemld.model.errors import FusemldError
+from fusemld.model.errors import FusemldError, UnreachableError
 
 GIB = 1024**3
 SPACE_WARN_BYTES = 5 * GIB

@@ -10,8 +10,10 @@ import structlog
 
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.plans import Plans
+from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.engine.begin import new_run
+from fusemld.hooks.environments import Note
 from fusemld.intake.catalog import Catalog, PolledCodeset, Update
 from fusemld.intake.snapshot import Scan
 from fusemld.intake.triggers import Start
@@ -57,9 +59,22 @@ class Folder:
         self._default_executor = default_executor
         self._clock = clock
         self._lock = anyio.Lock()
+        self._scanned = Pulse()
 
     def registered(self, kind: Kind) -> Mapping[str, Document]:
         return self.catalog.registered(kind)
+
+    async def extensions_read(self, note: Note) -> None:
+        """Returns once every extension that the folder is known to declare was read in this daemon's life: their
+        credentials are in no other place, so before that nobody can tell what a requirement resolves to."""
+        while unread := self._unread_extensions():
+            where = "" if self.catalog.available else ": the watched folder cannot be seen"
+            note(f"waiting for the record of extension {', '.join(unread)}{where}")
+            await self._scanned.wait(self._scanned.version)
+
+    def _unread_extensions(self) -> list[str]:
+        known = {row.name for row in self.catalog.records if row.kind is Kind.EXTENSION and row.present}
+        return sorted(known - self.registered(Kind.EXTENSION).keys())
 
     async def on_scan(self, scan: Scan) -> None:
         """Take in what the watcher saw, and start what became due."""
@@ -72,6 +87,7 @@ class Folder:
             faults.point("folder.noticed")
             self._tell(update)
             self._register_extensions()
+            self._scanned.fire()
             await self._store_update(update)
             faults.point("folder.stored")
             await self._start_due()

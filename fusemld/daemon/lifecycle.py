@@ -101,9 +101,9 @@ class _Daemon:
     async def _serve(self, store: Store, keeper: Keeper) -> ServiceSupervisor:
         settings = self._settings
         plugins = load_plugins()
-        folders = RuntimeFolders(environments=settings.state / "environments", cache=settings.state / "cache")
+        folders = RuntimeFolders(environments=settings.state / "environments", cache=settings.cache)
         for needed in (folders.environments, folders.cache):
-            needed.mkdir(mode=0o700, exist_ok=True)
+            needed.mkdir(mode=0o700, parents=True, exist_ok=True)
         environments = KeeperEnvironments(keeper, folders, settings.state / "logs" / "environments")
         services = ServiceSupervisor(
             keeper, environments, plugins.service_kinds, settings.state, StoredServices(store)
@@ -155,6 +155,15 @@ class _Daemon:
             clock=time.time,
         )
         applications = ApplicationBook(store, services)
+        folder = Folder(
+            catalog=catalog,
+            registry=registry,
+            store=store,
+            supervisor=supervisor,
+            admitting=Admitting(plugins, executors, settings.executor),
+            plans=plans,
+            default_executor=settings.executor,
+        )
         performer = StepPerformer(
             Parts(
                 plugins=plugins,
@@ -167,17 +176,9 @@ class _Daemon:
                 folders=folders,
                 state=settings.state,
                 grace_s=settings.steps.grace_s,
+                extensions_read=folder.extensions_read,
             ),
             supervisor,
-        )
-        folder = Folder(
-            catalog=catalog,
-            registry=registry,
-            store=store,
-            supervisor=supervisor,
-            admitting=Admitting(plugins, executors, settings.executor),
-            plans=plans,
-            default_executor=settings.executor,
         )
         operations = DaemonOperations(
             settings=settings,

@@ -13,20 +13,21 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.steering import Context, Steering, StepLog
+from fusemld.daemon.step_inputs import check_inputs
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.variables import input_values, lookup, public, selectors, step_variables
 from fusemld.engine import effects, events
 from fusemld.engine.plan import Plan
 from fusemld.engine.values import codeset_references
-from fusemld.hooks.environments import Environments
+from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Executor, Launch, MountedCodeset
 from fusemld.hooks.manager import Plugins, repository
 from fusemld.hooks.services import Services
-from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders, StepInputs
+from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders
 from fusemld.model import faults
 from fusemld.model.backoff import backoff_s
 from fusemld.model.codeset import PinnedCodeset
-from fusemld.model.errors import FusemldError, InvalidInputError, StartError, UnavailableError
+from fusemld.model.errors import FusemldError, StartError, UnavailableError
 from fusemld.model.extension import ResolvedService, ServiceAccess
 from fusemld.model.run import AttemptKey, Ending, Outcome, Run
 from fusemld.model.template import Lookup
@@ -52,6 +53,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     folders: RuntimeFolders
     state: Path
     grace_s: float
+    extensions_read: Callable[[Note], Awaitable[None]]
+    """Returns once the registry holds every record that is known to exist."""
 
 
 class _Launching:
@@ -236,6 +239,8 @@ class StepPerformer:
         self, run: Run, step: Step, key: AttemptKey, executor: Executor
     ) -> dict[str, ServiceAccess]:
         access: dict[str, ServiceAccess] = {}
+        if step.extensions:
+            await self._parts.extensions_read(lambda text: self._note(key, text))
         for requirement in step.extensions:
             access[requirement.name] = await self._parts.registry.resolve(
                 selectors(requirement, run),
@@ -375,19 +380,3 @@ class StepPerformer:
     def log_path(self, key: AttemptKey) -> Path:
         """Where the log of the attempt is, whoever runs it."""
         return self._parts.state / "logs" / key.run / f"{key.step}.{key.attempt}.log"
-
-
-def check_inputs(step: Step, known: StepInputs) -> list[str]:
-    """Warnings about ignored inputs; `InvalidInputError` for unknown and missing ones."""
-    given = {entry.name for entry in step.inputs if entry.codeset is None}
-    names = known.required | known.optional | known.ignored.keys()
-    unknown = sorted(given - names)
-    if unknown and not known.open:
-        raise InvalidInputError(
-            f"cannot run step {step.name}: it does not know the input {unknown[0]!r} "
-            f"(it knows: {', '.join(sorted(names))})"
-        )
-    missing = sorted(known.required - given)
-    if missing:
-        raise InvalidInputError(f"cannot run step {step.name}: the input {missing[0]!r} is missing")
-    return [f"input {name!r} is ignored: {known.ignored[name]}" for name in sorted(given & known.ignored.keys())]

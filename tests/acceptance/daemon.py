@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +187,26 @@ class Daemon:
 
     def in_state(self, run: str, step: str, state: str, timeout_s: float = 30) -> None:
         self.wait_for(lambda: self.step(run, step)["state"] == state, timeout_s, f"{step} to be {state}")
+
+
+@contextmanager
+def daemon_of(folder: Path) -> Iterator[Daemon]:
+    """A daemon below the folder that is not started yet. At the end everything of it is stopped, and nothing may
+    be left over."""
+    with tempfile.TemporaryDirectory(prefix="fusemld-") as runtime:
+        made = Daemon(folder / "d", Path(runtime))
+        try:
+            yield made
+        finally:
+            made.close()
+            left = made.processes()
+            for process in left:
+                process.kill()
+            assert not left, f"left over: {[process.cmdline() for process in left]}"
+
+
+@contextmanager
+def running_daemon(folder: Path) -> Iterator[Daemon]:
+    with daemon_of(folder) as made:
+        made.start()
+        yield made
