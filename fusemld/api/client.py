@@ -14,15 +14,12 @@ import msgspec
 
 from fusemld.api import views
 from fusemld.model import errors
+from fusemld.model.errors import UnreachableError
 
 T = TypeVar("T")
 
 TIMEOUT_S = 60.0
 """For an answer, and for a sign of life of a stream of changes (the daemon pings four times as often)."""
-
-
-class UnreachableError(errors.UnavailableError):
-    """the daemon cannot be reached"""
 
 
 _KINDS: Mapping[str, type[errors.FusemldError]] = {

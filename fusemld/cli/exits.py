@@ -36,18 +36,17 @@ class ExitStatus(enum.IntEnum):
 STATUSES: dict[type[errors.FusemldError], ExitStatus] = {
     errors.InvalidInputError: ExitStatus.USAGE,
     errors.NotFoundError: ExitStatus.NOT_FOUND,
+    errors.UnreachableError: ExitStatus.UNREACHABLE,
     errors.ForbiddenError: ExitStatus.FORBIDDEN,
     errors.ConflictError: ExitStatus.CONFLICT,
 }
-"""The nearest class counts; everything else is 1, and a daemon out of reach 4."""
+"""The nearest class counts; everything else is 1."""
 
 
 def status_of(error: errors.FusemldError) -> ExitStatus:
     for kind in type(error).__mro__:
         if kind in STATUSES:
             return STATUSES[kind]
-        if kind.__name__ == "UnreachableError":  # its module is loaded only by commands that need a daemon
-            return ExitStatus.UNREACHABLE
     return ExitStatus.FAILED
 
 

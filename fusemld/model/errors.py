@@ -33,6 +33,10 @@ class UnavailableError(FusemldError):
     """something outside cannot be reached now; it may work later"""
 
 
+class UnreachableError(UnavailableError):
+    """the daemon cannot be reached, or went away in the middle"""
+
+
 class StartError(FusemldError):
     """a step, a service or the daemon itself cannot be started as it is described"""
 

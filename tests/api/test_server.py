@@ -13,7 +13,7 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from fusemld.api import access, views
-from fusemld.api.client import Client, UnreachableError, url
+from fusemld.api.client import Client, url
 from fusemld.api.errors import ErrorBody
 from fusemld.api.routes import ROUTES
 from fusemld.api.server import BODY_LIMIT_BYTES, serve
@@ -25,6 +25,7 @@ from fusemld.model.errors import (
     NotFoundError,
     StartError,
     UnavailableError,
+    UnreachableError,
 )
 from fusemld.model.extension import EndpointType, Scope
 from fusemld.model.run import RunState, StepState

@@ -14,7 +14,7 @@ from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
 from fusemld.cli.options import Output, output_option
 from fusemld.daemon.settings import Loaded, load_settings
-from fusemld.model.errors import FusemldError
+from fusemld.model.errors import FusemldError, UnreachableError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,7 +115,7 @@ def stop(everything: bool, timeout_s: float, config: Path | None) -> None:
     """Stop the daemon and wait until it is gone. Steps, services and applications go on, unless --all is given;
     with --all what a daemon that is gone has left is ended too."""
     from fusemld.api import views
-    from fusemld.api.client import Client, UnreachableError
+    from fusemld.api.client import Client
 
     settings = _load(config).settings
     client = Client(settings.socket)

@@ -7,9 +7,9 @@ import msgspec
 
 from fusemld import __version__
 from fusemld.api import views
-from fusemld.api.client import UnreachableError
 from fusemld.cli import tables
 from fusemld.cli.options import Output, connect, output_option, socket_option
+from fusemld.model.errors import UnreachableError
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
