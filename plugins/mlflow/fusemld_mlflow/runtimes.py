@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 from fusemld.hooks.building import find_environment, network_environment
 from fusemld.hooks.steps import LocalCommand, RuntimeFolders, StepInputs
@@ -37,6 +38,8 @@ class BuilderRuntime:
             argv=(sys.executable, "-m", "fusemld_mlflow.builder"),
             env={
                 **network_environment(os.environ),
+                # a step has a home of its own, and interpreters of pyenv are below the daemon's
+                "PYENV_ROOT": os.environ.get("PYENV_ROOT") or str(Path.home() / ".pyenv"),
                 "FUSEMLD_ENVIRONMENTS": str(folders.environments),
                 "FUSEMLD_CACHE": str(folders.cache),
             },

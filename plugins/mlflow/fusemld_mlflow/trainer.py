@@ -109,14 +109,40 @@ def model_address(client: Any, run_id: str, artifact_path: str) -> str:
 
 
 def run_entry_point(command: str, environ: Mapping[str, str]) -> int:
-    """The exit status of the command, negative if a signal ended it. SIGTERM is passed on."""
+    """The exit status of the command, negative if a signal ended it. SIGTERM is passed on and counts as that."""
     shell = shutil.which("bash", path=environ.get("PATH")) or "/bin/sh"
     process = subprocess.Popen([shell, "-c", command], env=dict(environ))
-    previous = signal.signal(signal.SIGTERM, lambda number, _frame: process.send_signal(number))
+    received = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
     try:
-        return process.wait()
+        status = process.wait()
     finally:
         signal.signal(signal.SIGTERM, previous)
+    return -received[0] if received else status
+
+
+def start_run(
+    client: Any, folder: Path, experiment_id: str, entry_point: str, parameters: Mapping[str, str]
+) -> str:
+    """The id of a new run with the parameters and with the tags that `mlflow run` gives."""
+    codeset = folder / ".fuseml" / "_project"
+    tags = {
+        "mlflow.source.name": codeset.read_text().strip() if codeset.is_file() else str(folder),
+        "mlflow.source.type": "PROJECT",
+        "mlflow.project.entryPoint": entry_point,
+        "mlflow.project.env": "local",
+        "fuseml.run": os.environ.get("FUSEML_ENV_RUN_ID", ""),
+        "fuseml.workflow": os.environ.get("FUSEML_ENV_WORKFLOW_NAME", ""),
+    }
+    run_id = str(client.create_run(experiment_id, tags=tags).info.run_id)
+    for name, value in parameters.items():
+        client.log_param(run_id, name, value)
+    return run_id
 
 
 def train(environ: Mapping[str, str]) -> str:
@@ -133,26 +159,17 @@ def train(environ: Mapping[str, str]) -> str:
     if entry_point not in entry_points:
         raise TrainingError(f"MLproject has no entry point {entry_point!r} (it has: {', '.join(entry_points)})")
     described = project.get_entry_point(entry_point)
-    parameters = choose_parameters(sorted(described.parameters), entry_point, environ)
+    given = choose_parameters(sorted(described.parameters), entry_point, environ)
     experiment = environ.get("FUSEML_MLFLOW_EXPERIMENT") or default_experiment(folder)
     with tempfile.TemporaryDirectory() as storage:
-        command = described.compute_command(parameters, storage)
-        final, extra = described.compute_parameters(parameters, storage)
+        try:
+            command = described.compute_command(given, storage)
+            final, _ = described.compute_parameters(given, storage)
+        except mlflow.MlflowException as error:
+            raise TrainingError(f"the entry point {entry_point!r} cannot be run: {error}") from error
         experiment_id = mlflow.set_experiment(experiment).experiment_id
         client = mlflow.MlflowClient()
-        tags = {
-            "mlflow.source.name": (folder / ".fuseml" / "_project").read_text().strip()
-            if (folder / ".fuseml" / "_project").is_file()
-            else str(folder),
-            "mlflow.source.type": "PROJECT",
-            "mlflow.project.entryPoint": entry_point,
-            "mlflow.project.env": "local",
-            "fuseml.run": environ.get("FUSEML_ENV_RUN_ID", ""),
-            "fuseml.workflow": environ.get("FUSEML_ENV_WORKFLOW_NAME", ""),
-        }
-        run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        for name, value in {**final, **extra}.items():
-            client.log_param(run_id, name, value)
+        run_id = start_run(client, folder, experiment_id, entry_point, final)
         say(f"experiment {experiment}, run {run_id}")
         say(f"entry point {entry_point}: {command}")
         variables = {

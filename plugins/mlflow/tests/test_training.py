@@ -179,7 +179,7 @@ def test_a_failing_entry_point_gives_its_status_and_its_run_is_marked_failed(
 
 
 @pytest.mark.services
-def test_a_training_without_a_model_and_one_with_an_unknown_argument_say_so(
+def test_a_training_without_a_model_with_an_unknown_or_without_a_needed_argument_says_so(
     tracking: Tracking, failing_project: Path, run_step: Callable[..., Step], runtime_folders: RuntimeFolders
 ) -> None:
     trainer = _trainer(failing_project, run_step, runtime_folders)
@@ -187,9 +187,12 @@ def test_a_training_without_a_model_and_one_with_an_unknown_argument_say_so(
 
     empty = run_step(trainer, failing_project, arguments)
     unknown = run_step(trainer, failing_project, {**tracking.env, "FUSEML_MLFLOW_ENTRYPOINT_ARGS": "rat=1"})
+    missing = run_step(trainer, failing_project, tracking.env)
 
     assert (empty.status, empty.output) == (1, None)
     assert "the training logged no model" in empty.log
+    assert missing.status == 1
+    assert "the entry point 'main' cannot be run" in missing.log
     assert unknown.status == 1
     assert "has no parameter 'rat' (it has: rate, status)" in unknown.log
 
