@@ -53,7 +53,7 @@ class Keeper:
     """
 
     def __init__(self, state_folder: Path, *, idle_s: float = 60.0, patience_s: float = 15.0) -> None:
-        self._state_folder = state_folder
+        self._state_folder = state_folder.absolute()
         self._idle_s = idle_s
         self._patience_s = patience_s
         self._observers: list[tuple[str, Observer]] = []

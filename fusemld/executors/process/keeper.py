@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
-import itertools
 import os
 import secrets
 import select
@@ -20,11 +18,8 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
 
 import msgspec
 
@@ -32,6 +27,7 @@ from fusemld.executors.process import detaching, recovery
 from fusemld.executors.process.collecting import collect
 from fusemld.executors.process.connections import ClosedError, Connection, is_allowed, listen
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
+from fusemld.executors.process.loop import Loop, log, survive
 from fusemld.executors.process.masking import needles
 from fusemld.executors.process.pump import Pump
 from fusemld.executors.process.spawning import (
@@ -60,8 +56,6 @@ from fusemld.executors.process.wire import (
 )
 from fusemld.hooks.processes import Listener, ProcessEnded, ProcessStarted
 from fusemld.model import faults
-
-P = ParamSpec("P")
 
 _SPAWNS_PER_TURN = 8
 _DRAIN_S = 0.2
@@ -97,10 +91,7 @@ class Keeper:
         self._folder = folder
         self._idle_s = idle_s
         self._journal = Journal(folder / "journal")
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
+        self._loop = Loop()
         self._connections: dict[int, Connection] = {}
         self._children: dict[int, Child] = {}
         self._by_key: dict[str, Child] = {}
@@ -115,7 +106,6 @@ class Keeper:
         self._ended_since_sweep: set[str] = set()
         self._shutdowns: list[tuple[Connection, int]] = []
         self._stopping = False
-        self._terminated = False
         self._oom = detaching.lower_oom_score()
 
     def open(self) -> None:
@@ -131,10 +121,10 @@ class Keeper:
             if entry.ended is not None:
                 self._latest[key] = entry.ended.event
         for end in ends:
-            _log(f"lost {end.key}: {end.lost}")
-        self._watch_signals()
+            log(f"lost {end.key}: {end.lost}")
+        self._loop.watch_signals()
         server = listen(self._folder)
-        self._watch(server.fileno(), select.EPOLLIN, lambda _mask: self._accept(server))
+        self._loop.watch(server.fileno(), lambda _mask: self._accept(server))
 
     def serve(self) -> None:
         """Until told to shut down, or idle for long enough with nobody connected."""
@@ -157,11 +147,8 @@ class Keeper:
         return time.monotonic() - self._idle_since > self._idle_s
 
     def _turn(self) -> None:
-        for descriptor, mask in self._epoll.poll(self._pause_s()):
-            if handler := self._handlers.get(descriptor):
-                _survive(handler, mask)
-        self._run_timers()
-        if self._terminated:
+        self._loop.turn(0 if self._waiting else max(0.05, self._idle_s / 4))
+        if self._loop.is_terminated:
             self._stop_everything(_TERMINATED_GRACE_S)
         self._reap()
         self._spawn_some()
@@ -169,57 +156,12 @@ class Keeper:
             self._journal.commit()
         except OSError as error:
             # What is not safe yet is not told; processes go on, and the next turn tries again.
-            _log(f"cannot write the journal: {error}")
-            self._after(1.0, lambda: None)
+            log(f"cannot write the journal: {error}")
+            self._loop.after(1.0, lambda: None)
             return
         if self._news:
             faults.point("keeper.recorded")
         self._tell()
-
-    def _pause_s(self) -> float:
-        if self._waiting:
-            return 0
-        pause_s = max(0.05, self._idle_s / 4)
-        if self._timers:
-            pause_s = min(pause_s, max(0.0, self._timers[0][0] - time.monotonic()))
-        return pause_s
-
-    # Descriptors, timers and signals
-
-    def _watch(self, descriptor: int, mask: int, handler: Callable[[int], None]) -> None:
-        self._epoll.register(descriptor, mask)
-        self._handlers[descriptor] = handler
-
-    def _unwatch(self, descriptor: int) -> None:
-        if self._handlers.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
-
-    def _after(self, delay_s: float, callback: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._numbers), callback))
-
-    def _run_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            _survive(heapq.heappop(self._timers)[2])
-
-    def _watch_signals(self) -> None:
-        receiver, sender = socket.socketpair()
-        for end in (receiver, sender):
-            end.setblocking(False)
-        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        # Handlers, unlike SIG_IGN, are not inherited by what is started.
-        for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: None)
-        signal.signal(signal.SIGTERM, self._terminate)
-
-        def woken(_mask: int) -> None:
-            with contextlib.suppress(BlockingIOError):
-                receiver.recv(4096)
-            _ = sender  # lives as long as this handler
-
-        self._watch(receiver.fileno(), select.EPOLLIN, woken)
-
-    def _terminate(self, _number: int, _frame: object) -> None:
-        self._terminated = True
 
     # Connections
 
@@ -229,14 +171,14 @@ class Keeper:
         except BlockingIOError:
             return
         except OSError as error:
-            _log(f"cannot accept a connection: {error}")
+            log(f"cannot accept a connection: {error}")
             return
         if not is_allowed(peer):
             peer.close()
             return
         connection = Connection(peer)
         self._connections[peer.fileno()] = connection
-        self._watch(peer.fileno(), select.EPOLLIN, lambda mask: self._serve(connection, mask))
+        self._loop.watch(peer.fileno(), lambda mask: self._serve(connection, mask))
         connection.send(Hello(version=VERSION, pid=os.getpid()))
         self._flush(connection)
 
@@ -262,15 +204,15 @@ class Keeper:
         else:
             if done is connection.is_blocked:
                 connection.is_blocked = not done
-                self._epoll.modify(descriptor, select.EPOLLIN if done else select.EPOLLIN | select.EPOLLOUT)
+                self._loop.watch_writing(descriptor, not done)
 
     def _drop(self, connection: Connection, reason: str) -> None:
         descriptor = connection.peer.fileno()
         if descriptor < 0:
             return
         if reason:
-            _log(f"connection dropped: {reason}")
-        self._unwatch(descriptor)
+            log(f"connection dropped: {reason}")
+        self._loop.unwatch(descriptor)
         del self._connections[descriptor]
         connection.peer.close()
 
@@ -382,7 +324,7 @@ class Keeper:
         )
         self._children[pid] = child
         self._by_key[request.key] = child
-        self._watch(reader, select.EPOLLIN, lambda _mask: self._pump(child))
+        self._loop.watch(reader, lambda _mask: self._pump(child))
         started = ProcessStarted(key=request.key, at=time.time(), pid=pid)
         self._journal.add(Spawned(key=request.key, at=started.at, pid=pid, ticks=start_ticks(pid)))
         self._latest[request.key] = started
@@ -423,7 +365,7 @@ class Keeper:
         if grace_s > 0:
             signal_group(child.pid, signal.SIGTERM)
             signal_group(child.pid, signal.SIGCONT)
-            self._after(grace_s, lambda: self._kill_if_due(child))
+            self._loop.after(grace_s, lambda: self._kill_if_due(child))
         else:
             self._kill_if_due(child)
 
@@ -468,12 +410,12 @@ class Keeper:
             # One of them may have been the last of a group.
             ended = [child for child in self._by_key.values() if child.status is not None]
         for child in ended:
-            _survive(self._settle, child)
+            survive(self._settle, child)
 
     def _pump(self, child: Child) -> None:
         child.pump.read()
         if child.pump.at_end:
-            self._unwatch(child.pump.descriptor)
+            self._loop.unwatch(child.pump.descriptor)
 
     def _settle(self, child: Child) -> None:
         """The leader has ended: wait a bounded time for the rest of its group and for the end of its output."""
@@ -482,23 +424,23 @@ class Keeper:
             if not child.pump.read():
                 break
         if child.pump.at_end:
-            self._unwatch(child.pump.descriptor)
+            self._loop.unwatch(child.pump.descriptor)
         alive = signal_group(child.pid, 0)
         if child.pump.at_end and not alive:
             self._finish(child)
             return
         if alive and child.kill_at is not None and now < child.kill_at:
-            self._after(0.05, lambda: self._settle_again(child))
+            self._loop.after(0.05, lambda: self._settle_again(child))
             return
         if child.drain_until is None:
             child.drain_until = now + _DRAIN_S
         if now < child.drain_until:
-            self._after(0.02, lambda: self._settle_again(child))
+            self._loop.after(0.02, lambda: self._settle_again(child))
         elif not child.swept:
             child.swept = True
             child.drain_until = now + _DRAIN_S
             self._sweep({child.key})
-            self._after(0.02, lambda: self._settle_again(child))
+            self._loop.after(0.02, lambda: self._settle_again(child))
         else:
             self._finish(child)
 
@@ -508,7 +450,7 @@ class Keeper:
 
     def _finish(self, child: Child) -> None:
         del self._by_key[child.key]
-        self._unwatch(child.pump.descriptor)
+        self._loop.unwatch(child.pump.descriptor)
         child.pump.close()
         outputs, refused = collect(child.results, child.outputs, child.output_limit_bytes, child.patterns)
         code = os.waitstatus_to_exitcode(child.status or 0)
@@ -525,7 +467,7 @@ class Keeper:
             )
         )
         if not self._ended_since_sweep:
-            self._after(_SWEEP_EVERY_S, self._sweep_ended)
+            self._loop.after(_SWEEP_EVERY_S, self._sweep_ended)
         self._ended_since_sweep.add(child.key)
 
     def _record_end(self, event: ProcessEnded) -> None:
@@ -554,18 +496,6 @@ class Keeper:
                 self._journal.add(Forgotten(key=key))
 
 
-def _survive(callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    try:
-        callback(*args, **kwargs)
-    except Exception:  # noqa: BLE001 - the others' processes depend on this one
-        _log(traceback.format_exc())
-
-
-def _log(text: str) -> None:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    print(f"{stamp} keeper[{os.getpid()}] {text}", file=sys.stderr, flush=True)  # noqa: T201 - its own log file
-
-
 def main() -> None:
     state_folder = Path(sys.argv[1])
     idle_s = float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
@@ -576,9 +506,9 @@ def main() -> None:
         keeper = Keeper(folder, idle_s)
         keeper.open()
         ready()
-        _log("ready")
+        log("ready")
         keeper.serve()
-        _log("done")
+        log("done")
 
 
 if __name__ == "__main__":
