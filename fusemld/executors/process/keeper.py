@@ -27,6 +27,7 @@ from fusemld.executors.process import detaching, recovery
 from fusemld.executors.process.collecting import collect
 from fusemld.executors.process.connections import ClosedError, Connection, is_allowed, listen
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
+from fusemld.executors.process.listeners import Listeners
 from fusemld.executors.process.loop import Loop, log, survive
 from fusemld.executors.process.masking import needles
 from fusemld.executors.process.pump import Pump
@@ -54,7 +55,7 @@ from fusemld.executors.process.wire import (
     Told,
     keeper_folder,
 )
-from fusemld.hooks.processes import Listener, ProcessEnded, ProcessStarted
+from fusemld.hooks.processes import ProcessEnded, ProcessStarted
 from fusemld.model import faults
 
 _SPAWNS_PER_TURN = 8
@@ -99,7 +100,7 @@ class Keeper:
         self._forgotten_early: set[str] = set()
         self._waiting: deque[tuple[Connection, Spawn]] = deque()
         self._news: list[ProcessEvent] = []
-        self._listeners: dict[str, tuple[Listener, socket.socket]] = {}
+        self._listeners = Listeners()
         self._marker = ""
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._idle_since = time.monotonic()
@@ -244,8 +245,7 @@ class Keeper:
                         connection.send(Told(id=message.id, event=event))
                 connection.send(Reply(id=message.id))
             case CloseListener():
-                if opened := self._listeners.pop(message.name, None):
-                    opened[1].close()
+                self._listeners.close(message.name)
                 connection.send(Reply(id=message.id))
             case Shutdown():
                 self._shutdowns.append((connection, message.id))
@@ -267,7 +267,7 @@ class Keeper:
             try:
                 if self._stopping:
                     raise OSError(errno.ESHUTDOWN, "everything is being stopped")
-                listener = self._listener(request.listener)
+                listener = self._listeners.open(request.listener) if request.listener else None
                 pipe = os.pipe2(os.O_CLOEXEC)
             except OSError as error:
                 connection.send(Reply(id=request.id, error=error.strerror or str(error)))
@@ -330,27 +330,6 @@ class Keeper:
         self._latest[request.key] = started
         self._news.append(started)
         return Reply(id=request.id)
-
-    def _listener(self, wanted: Listener | None) -> socket.socket | None:
-        """The listening socket of that name, opened if need be. Raises OSError."""
-        if wanted is None:
-            return None
-        if known := self._listeners.get(wanted.name):
-            if known[0] == wanted:
-                return known[1]
-            known[1].close()
-            del self._listeners[wanted.name]
-        server = socket.socket(socket.AF_INET6 if ":" in wanted.host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind((wanted.host, wanted.port))
-            server.listen(1024)
-        except OSError as error:
-            server.close()
-            message = f"cannot listen on {wanted.host}:{wanted.port}: {os.strerror(error.errno or 0)}"
-            raise OSError(error.errno, message) from error
-        self._listeners[wanted.name] = (wanted, server)
-        return server
 
     # Stopping
 
