@@ -270,7 +270,7 @@ def test_lint_needs_no_daemon_and_names_file_line_and_column(fuseml: Cli, tmp_pa
     assert done.returncode == 1
     assert done.stdout.startswith(f"{bad}:5:5: ")
     assert "colour" in done.stdout
-    assert done.stderr == "1 file checked: 1 errors, 0 warnings\n"
+    assert done.stderr == "1 file checked: 1 error, 0 warnings\n"
 
 
 def test_lint_of_a_good_file_is_silent_on_standard_output(fuseml: Cli) -> None:
