@@ -30,7 +30,7 @@ _CONDA_NAMES = {
     "msgpack-python": "msgpack",
     "python-graphviz": "graphviz",
 }
-_NOT_ON_PYPI = re.compile(
+_NOT_PYTHON = re.compile(
     r"(_|lib|ld_impl)|(cudatoolkit|cudnn|gcc|gxx|openssl|ca-certificates|blas|mkl|nomkl)($|_)"
 )
 
@@ -115,7 +115,7 @@ def _conda(folder: Path, name: str, content: dict[str, Any]) -> ProjectEnvironme
         package, version = match[1].lower(), _conda_version(match[2])
         if package == "python":
             python = version.removeprefix("==").removesuffix(".*")
-        elif _NOT_ON_PYPI.match(package):
+        elif _NOT_PYTHON.match(package):
             warnings.append(f"{name}: {package} is left out: it is no Python package, the host must have it")
         elif package != "pip":
             lines.append(_CONDA_NAMES.get(package, package) + version)
