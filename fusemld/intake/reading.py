@@ -16,8 +16,9 @@ import msgspec
 
 from fusemld.intake.snapshot import FileReport, FileState, Read, is_document, is_ignored
 from fusemld.model.problem import Problem
+from fusemld.spec.nodes import MAX_BYTES, too_large
 
-LIMIT_BYTES = 1024 * 1024
+LIMIT_BYTES = MAX_BYTES
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,8 +131,7 @@ def _read_open(
         case None if not sure:
             return Skipped.UNSURE
     if before.st_size > LIMIT_BYTES:
-        size = f"{before.st_size / LIMIT_BYTES:.1f} MiB"
-        return _refused(file, before, f"refused: {size}, a file may have 1 MiB; split it into several files")
+        return _refused(file, before, too_large(before.st_size))
     data = b""
     while len(data) <= LIMIT_BYTES and (more := os.read(descriptor, LIMIT_BYTES + 1 - len(data))):
         data += more

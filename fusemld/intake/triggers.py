@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -47,21 +47,21 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputValues(msgspec.Struct, frozen=True, kw_only=True):
-    """`values` has every input that has one; `problems` are messages for people, `missing` input names."""
+    """`values` has every input that has one; `problems` are messages for people by input, `missing` names."""
 
     values: dict[str, str]
     missing: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: dict[str, str] = {}
 
 
 def resolve_inputs(workflow: Workflow, given: Mapping[str, str]) -> InputValues:
     """Take the given values and the defaults together, and check that each fits its input."""
     declared = {entry.name: entry for entry in workflow.inputs}
-    problems = [
-        f"workflow {workflow.name!r} has no input {name!r}{_hint(name, declared)}"
+    problems = {
+        name: f"workflow {workflow.name!r} has no input {name!r}{_hint(name, declared)}"
         for name in given
         if name not in declared
-    ]
+    }
     values: dict[str, str] = {}
     missing: list[str] = []
     for entry in workflow.inputs:
@@ -71,8 +71,9 @@ def resolve_inputs(workflow: Workflow, given: Mapping[str, str]) -> InputValues:
             continue
         values[entry.name] = value
         complaint = value_complaint(entry.type, value)
-        problems += [f"input {entry.name!r}: {complaint}"] if complaint else []
-    return InputValues(values=values, missing=tuple(missing), problems=tuple(problems))
+        if complaint:
+            problems[entry.name] = f"input {entry.name!r}: {complaint}"
+    return InputValues(values=values, missing=tuple(missing), problems=problems)
 
 
 def judge(document: Document, registered: Registered) -> Verdict:
@@ -123,7 +124,7 @@ def _request(document: Document, request: RunRequest, registered: Registered) ->
         return _waiting([f"workflow {request.workflow}"])
     workflow = found.declared
     inputs = resolve_inputs(workflow, request.inputs)
-    problems = [*inputs.problems, *_lacking(workflow, inputs.missing)]
+    problems = {**inputs.problems, **_lacking(workflow, inputs.missing)}
     if problems:
         return _rejected(document, problems)
     return _ready(found, workflow, inputs, registered, executor=request.executor)
@@ -136,12 +137,12 @@ def _assignment(document: Document, assignment: Assignment, registered: Register
     workflow = found.declared
     target, problem = _target(workflow, assignment)
     if problem:
-        return _rejected(document, [problem])
+        return _rejected(document, {assignment.input or "": problem})
     starts: list[Start] = []
     lacking: list[str] = []
     for reference in assignment.codesets:
         inputs = resolve_inputs(workflow, {**assignment.inputs, target: str(reference)})
-        problems = [*inputs.problems, *_lacking(workflow, inputs.missing)]
+        problems = {**inputs.problems, **_lacking(workflow, inputs.missing)}
         if problems:
             return _rejected(document, problems)
         ready = _ready(found, workflow, inputs, registered, reference=str(reference))
@@ -191,15 +192,18 @@ def _waiting(things: Iterable[str]) -> Verdict:
     return Verdict(state=DocumentState.WAITING, detail="waiting for " + ", ".join(dict.fromkeys(things)))
 
 
-def _rejected(document: Document, messages: Iterable[str]) -> Verdict:
-    problems = tuple(Problem(message=message, line=document.line) for message in messages)
+def _rejected(document: Document, messages: Mapping[str, str]) -> Verdict:
+    """`messages` by the input that they are about."""
+    problems = tuple(document.problem(message, "inputs", name) for name, message in messages.items())
     return Verdict(state=DocumentState.REJECTED, detail=problems[0].message, problems=problems)
 
 
-def _lacking(workflow: Workflow, missing: Iterable[str]) -> Iterator[str]:
-    declared = {entry.name: entry for entry in workflow.inputs}
-    for name in missing:
-        yield f"workflow {workflow.name!r} needs a value for its input {name!r} ({declared[name].type})"
+def _lacking(workflow: Workflow, missing: Iterable[str]) -> dict[str, str]:
+    types = {entry.name: entry.type for entry in workflow.inputs}
+    return {
+        name: f"workflow {workflow.name!r} needs a value for its input {name!r} ({types[name]})"
+        for name in missing
+    }
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -49,7 +49,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     document as JSON in a normal form: equal content gives equal text, whatever its layout and comments;
     `digest` is the SHA-256 of it. For an extension the values under credentials are hidden in `canonical` (`***`),
     and count for `digest` all the same. `risks` are a workflow's uses of configuration values where none may
-    come from credentials: the registry knows whether they do. `problems` are warnings.
+    come from credentials: the registry knows whether they do. `problems` are warnings. `places` are the lines and
+    columns of what a check that needs more than the text may complain about, by path: `("steps", STEP, "inputs",
+    NAME)`; empty where the document comes from the store.
     """
 
     kind: Kind
@@ -60,6 +62,14 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 1
     risks: tuple[CredentialRisk, ...] = ()
     problems: tuple[Problem, ...] = ()
+    places: dict[tuple[str, ...], tuple[int, int]] = {}
+
+    def problem(self, message: str, *path: str) -> Problem:
+        """An error at the place of `path`, or of the nearest part above it that has one."""
+        for end in range(len(path), 0, -1):
+            if (place := self.places.get(path[:end])) is not None:
+                return Problem(message=message, line=place[0], column=place[1])
+        return Problem(message=message, line=self.line)
 
 
 class DocumentState(enum.StrEnum):

@@ -16,6 +16,7 @@ from fusemld.model.workflow import CredentialRisk
 from fusemld.spec.canonical import canonical_of
 from fusemld.spec.leaves import NAME_PATTERN
 from fusemld.spec.nodes import MappingNode, Node, ScalarNode, SequenceNode, parse
+from fusemld.spec.places import Places, request_places, workflow_places
 from fusemld.spec.reader import MAX_ERRORS, Findings, TooManyErrors, read_shape
 from fusemld.spec.records import read_assignment, read_codeset, read_extension, read_run
 from fusemld.spec.shapes import AssignmentShape, CodesetShape, ExtensionShape, RunShape, WorkflowShape
@@ -67,12 +68,15 @@ def read(data: bytes, *, file: PurePath | str, root: PurePath | str | None = Non
     except TooManyErrors:
         last = max(findings.problems, key=lambda problem: problem.line)
         stopped = Problem(message=f"stopped after {MAX_ERRORS} errors: mend these first", line=last.line)
-        return Parsed(problems=(*_sorted([*syntax_problems, *findings.problems]), stopped))
-    parsed = Parsed(documents=tuple(documents.values()), problems=_sorted([*syntax_problems, *findings.problems]))
+        return Parsed(problems=(*_told(syntax_problems, findings), stopped))
+    parsed = Parsed(documents=tuple(documents.values()), problems=_told(syntax_problems, findings))
     return parsed if parsed.is_accepted else msgspec.structs.replace(parsed, documents=())
 
 
-def _sorted(problems: list[Problem]) -> tuple[Problem, ...]:
+def _told(syntax_problems: list[Problem], findings: Findings) -> tuple[Problem, ...]:
+    """In the order of the file. What else is wrong in a line that is wrong as YAML follows from that."""
+    broken = {problem.line for problem in syntax_problems}
+    problems = [*syntax_problems, *(problem for problem in findings.problems if problem.line not in broken)]
     return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
 
 
@@ -90,7 +94,7 @@ def _document(node: Node, file: PurePath, default_name: str, findings: Findings)
         return None
     own = findings.child()
     try:
-        declared, name, risks = _declared(node, kind, file, default_name, own)
+        declared, name, risks, places = _declared(node, kind, file, default_name, own)
     finally:
         findings.take(own)
     if own.has_errors:
@@ -104,29 +108,33 @@ def _document(node: Node, file: PurePath, default_name: str, findings: Findings)
         digest=digest,
         line=node.place.line,
         risks=risks,
+        places=places,
         problems=tuple(own.problems),
     )
 
 
 def _declared(
     node: MappingNode, kind: Kind, file: PurePath, default_name: str, findings: Findings
-) -> tuple[Declared, str, tuple[CredentialRisk, ...]]:
+) -> tuple[Declared, str, tuple[CredentialRisk, ...], Places]:
     match kind:
         case Kind.WORKFLOW:
-            workflow, risks = read_workflow(read_shape(node, WorkflowShape, findings), findings)
-            return workflow, workflow.name, risks
+            shape = read_shape(node, WorkflowShape, findings)
+            workflow, risks = read_workflow(shape, findings)
+            return workflow, workflow.name, risks, workflow_places(shape)
         case Kind.EXTENSION:
             extension = read_extension(read_shape(node, ExtensionShape, findings), findings)
-            return extension, extension.id, ()
+            return extension, extension.id, (), {}
         case Kind.CODESET:
             codeset = read_codeset(read_shape(node, CodesetShape, findings), file, findings)
-            return codeset, codeset.key, ()
+            return codeset, codeset.key, (), {}
         case Kind.ASSIGNMENT:
-            assignment = read_assignment(read_shape(node, AssignmentShape, findings), default_name, findings)
-            return assignment, assignment.name, ()
+            assigned = read_shape(node, AssignmentShape, findings)
+            assignment = read_assignment(assigned, default_name, findings)
+            return assignment, assignment.name, (), request_places(assigned)
         case Kind.RUN:
-            run = read_run(read_shape(node, RunShape, findings), default_name)
-            return run, run.name, ()
+            requested = read_shape(node, RunShape, findings)
+            run = read_run(requested, default_name)
+            return run, run.name, (), request_places(requested)
 
 
 def _kind(node: MappingNode, findings: Findings) -> Kind | None:

@@ -121,14 +121,16 @@ def parse(data: bytes) -> tuple[list[Node], list[Problem]]:
     return documents, problems
 
 
+def too_large(size_bytes: int) -> str:
+    """What is said of a file above the budget, by whoever sees its size first."""
+    return f"the file has {size_bytes:,} bytes, more than the {MAX_BYTES:,} allowed: split it into several files"
+
+
 def decode(data: bytes) -> str:
     """The text of a file within the budget; a UTF-8 byte order mark at its start is dropped."""
     start = Place(line=1, column=1)
     if len(data) > MAX_BYTES:
-        raise _Refused(
-            f"the file has {len(data):,} bytes, more than the {MAX_BYTES:,} allowed: split it into several files",
-            start,
-        )
+        raise _Refused(too_large(len(data)), start)
     if data.startswith(_OTHER_BOMS):
         raise _Refused(
             "the file is not UTF-8 (its byte order mark says UTF-16 or UTF-32): save it as UTF-8", start

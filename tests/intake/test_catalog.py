@@ -180,8 +180,8 @@ def test_a_request_that_can_never_run_says_all_that_is_wrong(inbox: Inbox, train
 
     row = inbox.rows["run/a.yaml#0"]
     assert [problem.at(row.file) for problem in row.problems] == [
-        "a.yaml:3:1: workflow 'train' has no input 'round': did you mean 'rounds'?",
-        "a.yaml:3:1: input 'rounds': 'many' is not an int: write a whole number such as 10",
+        "a.yaml:3:39: workflow 'train' has no input 'round': did you mean 'rounds'?",
+        "a.yaml:3:49: input 'rounds': 'many' is not an int: write a whole number such as 10",
         "a.yaml:3:1: workflow 'train' needs a value for its input 'code' (codeset)",
     ]
 

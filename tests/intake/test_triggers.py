@@ -95,5 +95,5 @@ def test_given_values_win_over_defaults_and_every_misfit_is_told() -> None:
     bad = resolve_inputs(workflow(text), {"n": "x", "f": "maybe", "m": ""})
 
     assert good.values == {"n": "2", "f": "true"}
-    assert good.problems == ()
+    assert good.problems == {}
     assert len(bad.problems) == 3

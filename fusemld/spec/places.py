@@ -1,0 +1,31 @@
+"""Where in its file a document says what only the daemon can judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fusemld.spec.leaves import Text
+from fusemld.spec.shapes import AssignmentShape, RunShape, WorkflowShape
+
+Places = dict[tuple[str, ...], tuple[int, int]]
+
+
+def workflow_places(shape: WorkflowShape) -> Places:
+    """`executor`, every step by name, its image, and its inputs and outputs by name."""
+    return {path: (text.place.line, text.place.column) for path, text in _of_workflow(shape)}
+
+
+def request_places(shape: RunShape | AssignmentShape) -> Places:
+    """The inputs by name, at their names."""
+    return {("inputs", name.text): (name.place.line, name.place.column) for name in shape.inputs}
+
+
+def _of_workflow(shape: WorkflowShape) -> Iterator[tuple[tuple[str, ...], Text]]:
+    if shape.executor is not None:
+        yield ("executor",), shape.executor
+    for step in shape.steps:
+        place = ("steps", step.name.text)
+        yield place, step.name
+        yield (*place, "image"), step.image
+        yield from (((*place, "inputs", entry.name.text), entry.name) for entry in step.inputs)
+        yield from (((*place, "outputs", entry.name.text), entry.name) for entry in step.outputs)
