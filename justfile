@@ -40,3 +40,8 @@ test *args: setup
 # The whole chain on this machine: build, train, track, store, serve, predict (`--keep` leaves it running).
 demo *args: setup
     {{ bin }}/python examples/demo.py {{ args }}
+
+# What things cost, as ratios to floors measured in the same run.
+bench: setup
+    PYTHONPATH=. PYTHONDONTWRITEBYTECODE= {{ bin }}/python -m tests.bench.daemon
+    PYTHONPATH=. {{ bin }}/python tests/bench/keeper.py

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -60,13 +61,15 @@ def serve(settings: Settings) -> int:
     """Be the daemon until SIGTERM or SIGINT; the exit status. Everything that runs goes on without it."""
     journal.configure(settings.log)
     os.umask(0o077)
+    status = 0
     try:
         with state_lock(settings.state):
             anyio.run(_Daemon(settings).run)
-    except FusemldError as error:
-        print(f"fusemld: {error}", file=sys.stderr)  # noqa: T201 the one line that a person reads
-        return 1
-    return 0
+    except* FusemldError as group:
+        for error in _leaves(group):
+            print(f"fusemld: {error}", file=sys.stderr)  # noqa: T201 the one line that a person reads
+        status = 1
+    return status
 
 
 async def stop_everything(settings: Settings) -> None:
@@ -101,7 +104,7 @@ class _Daemon:
     async def _serve(self, store: Store, keeper: Keeper) -> ServiceSupervisor:
         settings = self._settings
         plugins = load_plugins()
-        folders = RuntimeFolders(environments=settings.state / "environments", cache=settings.cache)
+        folders = RuntimeFolders(environments=settings.state / "python" / "environments", cache=settings.cache)
         for needed in (folders.environments, folders.cache):
             needed.mkdir(mode=0o700, parents=True, exist_ok=True)
         environments = KeeperEnvironments(keeper, folders, settings.state / "logs" / "environments")
@@ -215,6 +218,8 @@ class _Daemon:
     def _stop(self, everything: bool) -> None:
         self._stops_everything = self._stops_everything or everything
         self._stopping.set()
+        if not everything:
+            _force_end_after(STOP_S)
 
     async def _signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -222,6 +227,27 @@ class _Daemon:
             async for number in received:
                 log.info("daemon.signalled", signal=signal.Signals(number).name)
                 self._stop(everything=False)
+
+
+def _force_end_after(delay_s: float) -> None:
+    """End this process if it is still there: a thread that hangs (in a dead network share) cannot be cancelled,
+    and every moment is one at which the daemon may be killed."""
+
+    def give_up() -> None:
+        log.warning("daemon.forced_to_stop", after_s=delay_s)
+        os._exit(0)
+
+    timer = threading.Timer(delay_s, give_up)
+    timer.daemon = True
+    timer.start()
+
+
+def _leaves(group: BaseExceptionGroup[FusemldError]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _read(folder: Path, data: bytes, file: Path) -> Parsed:

@@ -136,7 +136,7 @@ def load_settings(
         values[name] = (text, f"flag --{name}")
     state = Path(values["state"][0]) if "state" in values else paths.state_folder(environ, os.geteuid())
     values.setdefault("state", (str(state), "default"))
-    values.setdefault("cache", (str(state / "cache"), "default"))
+    values.setdefault("cache", (str(state / "python" / "cache"), "default"))
     values.setdefault("folder", (str(state / "inbox"), "default"))
     values.setdefault("socket", (str(paths.socket_path(environ, os.geteuid(), state=state)), "default"))
     built = {name: _converted(name, *values[name], known[name]) for name in known if name in values}

@@ -57,8 +57,8 @@ class ProcessEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `never_started` (with `lost` or `exit_status=127`) holds the operating system's words if the program could not
     be executed. `outputs` are the files that exist, byte for byte; `refused_outputs` maps the name of one
-    that is too large or holds a secret to the reason. `tail` are the last lines of the (masked) log. `killed`: it was told to
-    stop before it ended.
+    that is too large or holds a secret to the reason. `tail` are the last lines of the (masked) log. `killed`:
+    it was told to stop before it ended.
     """
 
     key: str

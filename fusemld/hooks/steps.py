@@ -44,6 +44,13 @@ class RuntimeFolders(msgspec.Struct, frozen=True, kw_only=True):
     environments: Path
     cache: Path
 
+    @property
+    def writable(self) -> tuple[Path, ...]:
+        """What a builder must reach. Where both lie in one folder that is it: a sandbox mounts each on its own,
+        and files cannot be linked from one mount to another."""
+        together = self.environments.parent == self.cache.parent
+        return (self.cache.parent,) if together else (self.environments, self.cache)
+
 
 class ProcessRuntime(Protocol):
     """Claims image repositories (`ghcr.io/fuseml/mlflow-builder`, without tag) for the process executor."""

@@ -116,8 +116,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     `inputs` are the values as text, defaults included; of a codeset input its reference. `codesets` maps the
     text of every codeset reference that a step mounts to what it was pinned to, None until that is done.
     `unmet` counts for every waiting step the steps that it still waits for, `unfinished` the steps that are not
-    final; of a run that was just loaded they are empty and None, and the engine derives them. `cause` says what asked for the run, for people and
-    for `once per generation`. `user` is the owner of the file or of the request.
+    final; of a run that was just loaded they are empty and None, and the engine derives them. `cause` says what
+    asked for the run, for people and for `once per generation`. `user` is the owner of the file or of the
+    request.
     """
 
     id: str

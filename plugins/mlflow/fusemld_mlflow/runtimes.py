@@ -43,7 +43,7 @@ class BuilderRuntime:
                 "FUSEMLD_ENVIRONMENTS": str(folders.environments),
                 "FUSEMLD_CACHE": str(folders.cache),
             },
-            folders=(folders.environments, folders.cache),
+            folders=folders.writable,
         )
 
 
