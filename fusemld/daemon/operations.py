@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import platform
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -139,10 +140,7 @@ class DaemonOperations:
         document = Document(kind=Kind.RUN, name=workflow, declared=request, canonical="", digest="")
         workflows = self._folder.registered(Kind.WORKFLOW)
         if workflow not in workflows:
-            raise NotFoundError(
-                f"cannot run workflow {workflow!r}: no file of {self._settings.folder} declares it "
-                f"(declared are: {', '.join(sorted(workflows)) or 'none'})"
-            )
+            raise NotFoundError(f"cannot run workflow {workflow!r}: {self._undeclared(workflow, workflows)}")
         registered = Registered(workflows=workflows, codesets=self._folder.registered(Kind.CODESET))
         verdict = judge(document, registered)
         if not verdict.starts:
@@ -241,10 +239,10 @@ class DaemonOperations:
 
     async def codesets(self) -> Sequence[views.CodesetView]:
         found = self._folder.registered(Kind.CODESET)
-        return [self._codeset_view(found[key]) for key in sorted(found)]
+        return [await self._codeset_view(found[key]) for key in sorted(found)]
 
     async def codeset(self, project: str, name: str) -> views.CodesetView:
-        return self._codeset_view(self._registered(Kind.CODESET, f"{project}/{name}"))
+        return await self._codeset_view(self._registered(Kind.CODESET, f"{project}/{name}"))
 
     async def extensions(self) -> Sequence[views.ExtensionView]:
         found = self._folder.registered(Kind.EXTENSION)
@@ -368,8 +366,15 @@ class DaemonOperations:
     def _registered(self, kind: Kind, name: str) -> Document:
         found = self._folder.registered(kind)
         if name not in found:
-            raise NotFoundError(f"cannot show {kind} {name}: no file of {self._settings.folder} declares it")
+            raise NotFoundError(f"cannot show {kind} {name!r}: {self._undeclared(name, found)}")
         return found[name]
+
+    def _undeclared(self, name: str, declared: Collection[str]) -> str:
+        """Why there is no such thing, and what there is."""
+        near = difflib.get_close_matches(name, declared, n=1)
+        known = sorted(declared)
+        hint = f"did you mean {near[0]!r}?" if near else f"declared are: {', '.join(known[:10]) or 'none'}"
+        return f"no file of {self._settings.folder} declares it ({hint})"
 
     def _file_of(self, document: Document) -> str:
         keys = (f"{document.kind}/{document.name}",)
@@ -379,9 +384,17 @@ class DaemonOperations:
         assert isinstance(document.declared, Workflow)
         return present.workflow_view(document.declared, self._file_of(document))
 
-    def _codeset_view(self, document: Document) -> views.CodesetView:
+    async def _codeset_view(self, document: Document) -> views.CodesetView:
         assert isinstance(document.declared, Codeset)
-        return present.codeset_view(document.declared, None, self._file_of(document))
+        version = await self._version_of_latest_run(document.declared.key)
+        return present.codeset_view(document.declared, version, self._file_of(document))
+
+    async def _version_of_latest_run(self, codeset: str) -> str | None:
+        for run in await self._store.runs(RunQuery(codeset=codeset, limit=1)):
+            for pinned in (run.codesets or {}).values():
+                if f"{pinned.project}/{pinned.name}" == codeset:
+                    return pinned.version
+        return None
 
     def _extension_view(self, document: Document) -> views.ExtensionView:
         assert isinstance(document.declared, Extension)

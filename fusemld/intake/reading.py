@@ -88,6 +88,8 @@ def take(folder: Path, file: str, read: Read, *, sure: bool, mark: str | None) -
     try:
         found = path.lstat()
         target = path
+        if shown(file) != file:
+            return _refused(shown(file), found, "refused: the name of the file is not UTF-8; rename it")
         if stat.S_ISLNK(found.st_mode):
             target = path.resolve()
             if not target.is_relative_to(folder.resolve()):
@@ -110,6 +112,11 @@ def take(folder: Path, file: str, read: Read, *, sure: bool, mark: str | None) -
         return _unreadable(path, file, error)
     finally:
         os.close(descriptor)
+
+
+def shown(file: str) -> str:
+    """The name as text that can be stored and sent: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def still_open(file: str) -> FileReport:

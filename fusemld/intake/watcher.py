@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.to_thread import run_sync
 from asyncinotify import Event, Inotify, Mask, Watch
 
-from fusemld.intake.reading import Look, Skipped, Taken, look, still_open, take
+from fusemld.intake.reading import Look, Skipped, Taken, look, shown, still_open, take
 from fusemld.intake.snapshot import FileReport, FileState, Read, Scan, diff, is_document, is_ignored, settled
 
 log = structlog.get_logger(__name__)
@@ -136,7 +136,7 @@ class Watcher:
             self._unavailable = ""
         self._compare(seen)
         self._warning = self._watch_problem or "; ".join(
-            f"cannot look into {place}: {cause}" for place, cause in seen.unreadable.items()
+            f"cannot look into {shown(place)}: {cause}" for place, cause in seen.unreadable.items()
         )
 
     def _compare(self, seen: Look) -> None:
@@ -237,7 +237,7 @@ class Watcher:
         for file in due:
             del self._gone[file]
             if not os.path.lexists(self._folder / file):
-                removed.append(file)
+                removed.append(shown(file))
                 for memory in (self._taken, self._marks, self._not_before):
                     memory.pop(file, None)
         return tuple(removed)

@@ -73,7 +73,7 @@ def test_a_wrong_request_is_refused_with_every_problem(daemon: Daemon) -> None:
     assert "no input 'whom'" in typo.stderr
     assert "did you mean 'who'?" in typo.stderr
     assert unknown.returncode == 3
-    assert "declared are: hello" in unknown.stderr
+    assert "did you mean 'hello'?" in unknown.stderr
 
 
 def test_a_failing_step_is_named_with_its_status_and_last_lines_and_can_be_retried(daemon: Daemon) -> None:

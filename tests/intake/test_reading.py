@@ -81,6 +81,17 @@ def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     assert message(take_one(tmp_path, "a.yaml")) == too_large(2 * LIMIT_BYTES)
 
 
+def test_a_file_whose_name_is_not_utf8_is_refused_under_a_name_that_can_be_shown(tmp_path: Path) -> None:
+    file = os.fsdecode(b"caf\xe9.yaml")
+    (tmp_path / file).write_text("a: 1\n")
+
+    taken = take_one(tmp_path, file)
+
+    assert isinstance(taken, Taken)
+    assert taken.report.file == "caf\\xe9.yaml"
+    assert "not UTF-8; rename it" in message(taken)
+
+
 def test_a_link_is_followed_within_the_folder_only(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     (inbox / "..data").mkdir(parents=True)
