@@ -58,13 +58,15 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Launching:
-    """An attempt on its way to its executor; `handed_over` once it cannot be called back any more."""
+    """An attempt on its way to its executor; `handed_over` once it cannot be called back any more, `is_over`
+    once its end is known all the same (the keeper was killed while it started it): it must not be tried again."""
 
-    __slots__ = ("ending", "handed_over", "scope")
+    __slots__ = ("ending", "handed_over", "is_over", "scope")
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.handed_over = False
+        self.is_over = False
         self.ending: Ending | None = None
 
 
@@ -170,7 +172,7 @@ class StepPerformer:
         if entry.scope.cancelled_caught:
             outcome = Outcome(ending=entry.ending or Ending.CANCELLED, message="stopped before it was started")
         del self._launching[key]
-        if outcome is not None:
+        if outcome is not None and not entry.is_over:
             self._report(AttemptFinished(key=key, at=self._clock(), outcome=outcome))
 
     async def _prepare_and_start(
@@ -363,6 +365,9 @@ class StepPerformer:
                 )
             case AttemptFinished(outcome=outcome):
                 faults.point("performer.ended")
+                if launching := self._launching.get(key):
+                    launching.is_over = True
+                    launching.scope.cancel()
                 self.activity.pop(key, None)
                 self._facts.pop(key, None)
                 log.info("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)

@@ -29,7 +29,7 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "performer.ended": "the end of an attempt is known and not stored",
         "executor.prepared": "an attempt has its folder and was not given to the keeper",
         "executor.spawned": "the keeper has started an attempt and the run does not know",
-        "executor.forgotten": "the keeper has forgotten an attempt whose folder is still there",
+        "executor.removed": "the folder of an ended attempt is gone and the keeper still knows it",
         "steering.started": "a plugin step is about to do its work",
         "steering.ended": "a plugin step has done its work and the run does not know",
         "keeper.claimed": "a start is in the keeper's journal and no process was started",

@@ -92,8 +92,8 @@ class ProcessExecutor:
             self._has_leftovers = anyio.Event()
             while self._leftovers:
                 key = self._leftovers.pop()
-                await self._processes.forget(_name(key))
                 await self._remove_folder(key)
+                await self._processes.forget(_name(key))
 
     async def launch(self, launch: Launch) -> None:
         known = self._attempts.get(launch.key)
@@ -143,10 +143,12 @@ class ProcessExecutor:
 
     async def forget(self, key: AttemptKey) -> None:
         self._stopped.discard(key)
-        if self._attempts.pop(key, None) is not None:
+        known = self._attempts.pop(key, None)
+        # In this order: what the keeper still knows, the next daemon forgets.
+        await self._remove_folder(key)
+        faults.point("executor.removed")
+        if known is not None:
             await self._processes.forget(_name(key))
-            faults.point("executor.forgotten")
-            await self._remove_folder(key)
 
     def log_path(self, key: AttemptKey) -> Path:
         return self._settings.state / "logs" / key.run / f"{key.step}.{key.attempt}.log"

@@ -65,6 +65,7 @@ _DRAIN_READS = 4
 """More than a pipe holds, but not for ever: somebody may still be writing."""
 _SWEEP_EVERY_S = 5.0
 _TERMINATED_GRACE_S = 5.0
+_GONE_WITHIN_S = 5.0
 
 
 class Child(msgspec.Struct, kw_only=True):
@@ -131,6 +132,7 @@ class Keeper:
         """Until told to shut down, or idle for long enough with nobody connected."""
         while not self._is_over():
             self._turn()
+        self._leave_nothing()
         for connection, request in self._shutdowns:
             connection.send(Reply(id=request))
             connection.peer.setblocking(True)
@@ -138,7 +140,7 @@ class Keeper:
                 connection.flush()
 
     def _is_over(self) -> bool:
-        if self._children or self._waiting:
+        if self._by_key or self._waiting:
             self._idle_since = time.monotonic()
             return False
         if self._stopping:
@@ -465,6 +467,17 @@ class Keeper:
     def _sweep_ended(self) -> None:
         keys, self._ended_since_sweep = self._ended_since_sweep, set()
         self._sweep(keys)
+
+    def _leave_nothing(self) -> None:
+        """Nothing runs any more, so whoever still carries the mark had left its group: until nobody does."""
+        deadline = time.monotonic() + _GONE_WITHIN_S
+        while time.monotonic() < deadline:
+            left = [pid for pid in marked(self._marker) if start_ticks(pid)]
+            if not left:
+                return
+            for pid in left:
+                kill(pid)
+            time.sleep(0.005)
 
     def _forget(self, keys: tuple[str, ...]) -> None:
         for key in keys:

@@ -1,0 +1,598 @@
+"""What `kill -9`, SIGTERM and SIGSTOP do: every run reaches its end, and no command runs twice at one attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fusemld.api import views
+from fusemld.api.client import Client
+from fusemld.executors.process import recovery
+from fusemld.executors.process.spawning import MARKER, boot_id
+from fusemld.model import faults
+from fusemld.model.errors import FusemldError
+from fusemld.model.run import RunState
+from tests.acceptance.daemon import BIN, Daemon
+
+pytestmark = pytest.mark.acceptance
+
+STOP_LIMIT_S = 10.0
+
+STEERING = '''\
+"""A plugin step that waits for a file, and writes down when it begins and ends."""
+
+import time
+
+import anyio
+import anyio.to_thread
+
+from fusemld.hooks.specs import hookimpl
+from fusemld.hooks.steps import StepInputs
+
+
+class Steering:
+    repositories = ("example.org/steering",)
+    inputs = StepInputs(required=frozenset({"gate", "ledger"}), open=True)
+
+    async def run(self, context):
+        context.log("steering")
+        if "hangs" in context.inputs:
+            await anyio.to_thread.run_sync(time.sleep, 1000)
+        with open(context.inputs["ledger"], "a") as ledger:
+            ledger.write(f"began {context.key}\\n")
+        while not await anyio.Path(context.inputs["gate"]).exists():
+            await anyio.sleep(0.02)
+        context.log("steered")
+        return {name: f"{name} of {context.key.step}" for name in context.outputs}
+
+
+@hookimpl
+def fusemld_plugin_steps():
+    return [Steering()]
+'''
+
+CHAIN = """\
+name: chain
+outputs: [{{name: sum}}]
+steps:
+  - name: make
+    image: host
+    command: [sh, -c, '{work} cat words; cp words "$FUSEML_RESULTS_DIR/made"; {done}']
+    inputs: [{{name: data, codeset: {{name: demo/data, path: /project}}}}]
+    outputs: [{{name: made}}]
+  - name: steer
+    image: example.org/steering:1
+    inputs:
+      - {{name: ledger, value: "{ledger}"}}
+      - {{name: gate, value: "{ledger}"}}
+      - {{name: made, value: "{{{{ steps.make.outputs.made }}}}"}}
+    outputs: [{{name: steered}}]
+  - name: left
+    image: host
+    needs: [steer]
+    command: [sh, -c, '{work} {done}']
+  - name: right
+    image: host
+    needs: [steer]
+    command: [sh, -c, '{work} {done}']
+  - name: sum
+    image: host
+    needs: [left, right]
+    command: [sh, -c, '{work} printf "%s, %s" "$FUSEML_A" "$FUSEML_B" > "$FUSEML_RESULTS_DIR/sum"; {done}']
+    inputs:
+      - {{name: a, value: "{{{{ steps.make.outputs.made }}}}"}}
+      - {{name: b, value: "{{{{ steps.steer.outputs.steered }}}}"}}
+    outputs: [{{name: sum}}]
+"""
+
+
+class Ledger:
+    """What the steps themselves write down: `began RUN/STEP/ATTEMPT`, `ended RUN/STEP/ATTEMPT`."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.file = daemon.base / "ledger"
+        self.file.touch()
+
+    @property
+    def work(self) -> str:
+        """The beginning of a step's script. `MARKER` holds what names the attempt, after a colon."""
+        return f"echo began ${{{MARKER}#*:step/}} >> {self.file}; echo begun;"
+
+    @property
+    def done(self) -> str:
+        return f"echo ended ${{{MARKER}#*:step/}} >> {self.file}; echo done"
+
+    def count(self, word: str) -> Counter[str]:
+        return Counter(line.split()[1] for line in self.file.read_text().splitlines() if line.startswith(word))
+
+    def assert_nothing_twice(self, steered: str = "steer") -> None:
+        """Plugin steps are resumed at the same attempt: that is promised to be safe."""
+        began = self.count("began")
+        twice = [key for key, times in began.items() if times > 1 and f"/{steered}/" not in key]
+        assert not twice, self.file.read_text()
+        assert max(self.count("ended").values(), default=0) <= 1, self.file.read_text()
+
+
+@pytest.fixture
+def ledger(daemon: Daemon) -> Ledger:
+    return Ledger(daemon)
+
+
+@pytest.fixture
+def steering(daemon: Daemon, tmp_path: Path) -> None:
+    """Install the plugin for this daemon, as a distribution like anybody else's."""
+    site = tmp_path / "site"
+    info = site / "steering-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "steering.py").write_text(STEERING)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: steering\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fusemld]\nsteering = steering\n")
+    daemon.environment["PYTHONPATH"] = str(site)
+
+
+def step(name: str, script: str, more: str = "") -> str:
+    return f"  - name: {name}\n    image: host\n    command: [sh, -c, '{script}']\n{more}"
+
+
+def attempts(run: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    (found,) = [entry["attempts"] for entry in run["steps"] if entry["name"] == name]
+    return list(found)
+
+
+def numbers(run: dict[str, Any]) -> dict[str, list[int]]:
+    return {entry["name"]: [attempt["number"] for attempt in entry["attempts"]] for entry in run["steps"]}
+
+
+def log(daemon: Daemon, run: str, name: str) -> str:
+    return daemon.run("fuseml", "logs", run, name).stdout
+
+
+def processes_of_steps(daemon: Daemon) -> list[psutil.Process]:
+    found = []
+    for process in daemon.processes():
+        try:
+            if MARKER in process.environ():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def keepers(daemon: Daemon) -> list[int]:
+    """Both processes of a keeper that is just detaching itself count."""
+    found = []
+    for process in daemon.processes():
+        try:
+            if "fusemld.executors.process.keeper" in process.cmdline():
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_keeper(daemon: Daemon) -> None:
+    for pid in keepers(daemon):
+        os.kill(pid, signal.SIGKILL)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def nothing_remembered(daemon: Daemon) -> bool:
+    """Ended attempts have no folder, and the keeper has forgotten them."""
+    folders = [path for path in (daemon.state / "attempts").iterdir() if path.is_dir()]
+    return not folders
+
+
+@contextmanager
+def following(daemon: Daemon, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A `fuseml` that follows something, until the block is left."""
+    process = subprocess.Popen(
+        [BIN / "fuseml", *arguments], env=daemon.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Life:
+    """A daemon, and keepers that it starts, that die at a fault point."""
+
+    def __init__(self, daemon: Daemon, fault: str) -> None:
+        with daemon.log.open("ab") as journal:
+            self.process = subprocess.Popen(
+                [BIN / "fusemld", "run"],
+                env=daemon.environment | {faults.VARIABLE: fault},
+                stdout=journal,
+                stderr=journal,
+                start_new_session=True,
+            )
+        daemon.process = self.process
+        self._daemon = daemon
+        self._keepers: set[int] = set()
+
+    def ends(self) -> bool:
+        """Whether the fault came (True) or the run was over before. Then the daemon is killed, whatever the
+        fault has killed."""
+        try:
+            return bool(self._daemon.wait_for(self._has_died, 60, "the fault") == "died")
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def _has_died(self) -> str:
+        """`died`, `over` or, while neither is true, nothing."""
+        self._keepers |= set(keepers(self._daemon))
+        if self.process.poll() is not None or any(map(gone, self._keepers)):
+            assert self.process.returncode in (None, -signal.SIGKILL), self._daemon.journal()[-3000:]
+            return "died"
+        return "over" if any(run.state is not RunState.RUNNING for run in runs(self._daemon)) else ""
+
+
+def runs(daemon: Daemon) -> list[views.RunSummary]:
+    """Cheaper than the command line; none while nobody answers."""
+    try:
+        return list(Client(daemon.socket).get("/runs", list[views.RunSummary]))
+    except FusemldError:
+        return []
+
+
+# The daemon
+
+
+@pytest.mark.usefixtures("steering")
+@pytest.mark.parametrize("point", faults.POINTS)
+def test_a_crash_at_any_point_loses_nothing_and_repeats_nothing(
+    daemon: Daemon, ledger: Ledger, point: str
+) -> None:
+    data = daemon.codesets / "data"
+    data.mkdir()
+    (data / "words").write_text("some words")
+    daemon.drop("data.yaml", f"name: data\nproject: demo\npath: {data}\n")
+    daemon.drop("chain.yaml", CHAIN.format(work=ledger.work, done=ledger.done, ledger=ledger.file))
+
+    deaths = [Life(daemon, f"{point}:{count}").ends() for count in (1, 2)]
+    daemon.start()
+    run = daemon.finished(daemon.wait_for(lambda: [entry.id for entry in runs(daemon)], 10, "the run")[0])
+
+    assert any(deaths)
+    assert len(runs(daemon)) == 1
+    assert run["state"] == "succeeded", daemon.run("fuseml", "why", run["id"]).stdout
+    assert run["outputs"] == {"sum": "some words, steered of steer"}
+    ledger.assert_nothing_twice()
+    for entry in run["steps"]:
+        *earlier, last = entry["attempts"]
+        assert all(attempt["ending"] == "lost" for attempt in earlier)
+        assert last["reason"] == ("first" if not earlier else last["reason"])
+        assert not earlier or point.startswith("keeper."), entry
+        assert log(daemon, run["id"], entry["name"]).endswith(
+            "steered\n" if entry["name"] == "steer" else "done\n"
+        )
+    daemon.wait_for(lambda: nothing_remembered(daemon), 10, "ended attempts to be forgotten")
+    assert not processes_of_steps(daemon)
+
+
+def test_a_step_goes_on_while_the_daemon_is_dead_and_is_taken_up_again(daemon: Daemon, ledger: Ledger) -> None:
+    gate = daemon.base / "gate"
+    script = f"{ledger.work} echo one; until test -e {gate}; do sleep 0.05; done; echo two; {ledger.done}"
+    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("only", script))
+    daemon.start()
+    run = daemon.run_of("long.yaml")
+    daemon.in_state(run, "only", "running")
+    (before,) = [process.pid for process in processes_of_steps(daemon) if process.name() == "sh"]
+
+    daemon.kill()
+    daemon.start()
+    daemon.in_state(run, "only", "running")
+    (after,) = [process.pid for process in processes_of_steps(daemon) if process.name() == "sh"]
+    gate.touch()
+    view = daemon.finished(run)
+
+    assert view["state"] == "succeeded"
+    assert before == after
+    assert numbers(view) == {"only": [1]}
+    assert log(daemon, run, "only") == "begun\none\ntwo\ndone\n"
+    ledger.assert_nothing_twice()
+
+
+def test_steps_that_end_while_the_daemon_is_dead_are_judged_by_the_next_one(
+    daemon: Daemon, ledger: Ledger
+) -> None:
+    gate = daemon.base / "gate"
+    waits = f"{ledger.work} until test -e {gate}; do sleep 0.05; done;"
+    output = 'printf value > "$FUSEML_RESULTS_DIR/out"'
+    daemon.drop(
+        "ends.yaml",
+        "name: ends\nsteps:\n"
+        + step("fails", f"{waits} echo broken; exit 3", "    needs: []\n")
+        + step("gives", f"{waits} {output}; {ledger.done}", "    needs: []\n    outputs: [{name: out}]\n")
+        + step("forgets", f"{waits} {ledger.done}", "    needs: []\n    outputs: [{name: out}]\n")
+        + step("dies", f"{waits} kill -9 $$", "    needs: []\n")
+        + step("next", f"{ledger.work} {ledger.done}", "    needs: [gives]\n"),
+    )
+    daemon.start()
+    run = daemon.run_of("ends.yaml")
+    for name in ("fails", "gives", "forgets", "dies"):
+        daemon.in_state(run, name, "running")
+
+    daemon.kill()
+    gate.touch()
+    daemon.wait_for(lambda: not processes_of_steps(daemon), 20, "the steps to end")
+    daemon.start()
+    view = daemon.finished(run)
+
+    endings = {name: [attempt["ending"] for attempt in attempts(view, name)] for name in numbers(view)}
+    assert endings == {
+        "fails": ["program failed"],
+        "gives": ["succeeded"],
+        "forgets": ["output missing"],
+        "dies": ["killed by a signal"],
+        "next": ["succeeded"],
+    }
+    (failed,) = attempts(view, "fails")
+    assert failed["exit_status"] == 3
+    assert failed["tail"] == "begun\nbroken"
+    assert daemon.step(run, "gives")["outputs"] == {"out": "value"}
+    assert log(daemon, run, "fails") == "begun\nbroken\n"
+    ledger.assert_nothing_twice()
+
+
+@pytest.mark.usefixtures("steering")
+def test_a_plugin_step_is_resumed_at_the_same_attempt(daemon: Daemon, ledger: Ledger) -> None:
+    gate = daemon.base / "gate"
+    daemon.drop(
+        "steered.yaml",
+        "name: steered\noutputs: [{name: out}]\nsteps:\n  - name: only\n    image: example.org/steering:1\n"
+        f"    inputs: [{{name: ledger, value: {ledger.file}}}, {{name: gate, value: {gate}}}]\n"
+        "    outputs: [{name: out}]\n",
+    )
+    daemon.start()
+    run = daemon.run_of("steered.yaml")
+    daemon.in_state(run, "only", "running")
+    daemon.wait_for(lambda: ledger.count("began"), 10, "the plugin to work")
+
+    daemon.kill()
+    daemon.start()
+    daemon.wait_for(lambda: ledger.count("began").total() == 2, 10, "the plugin to work again")
+    gate.touch()
+    view = daemon.finished(run)
+
+    assert view["outputs"] == {"out": "out of only"}
+    assert numbers(view) == {"only": [1]}
+    assert log(daemon, run, "only") == "steering\nsteering\nsteered\n"
+
+
+def test_a_run_whose_cancelling_was_cut_short_ends_cancelled(daemon: Daemon, ledger: Ledger) -> None:
+    waits = f'{ledger.work} trap "" TERM; while :; do sleep 0.1; done'
+    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("one", waits) + step("two", ledger.work))
+    daemon.start(STEPS_GRACE_S="1")
+    run = daemon.run_of("long.yaml")
+    daemon.in_state(run, "one", "running")
+
+    daemon.run("fuseml", "cancel", run)
+    daemon.kill()
+    daemon.start()
+    view = daemon.finished(run)
+
+    assert view["state"] == "cancelled"
+    assert {entry["name"]: entry["state"] for entry in view["steps"]} == {"one": "cancelled", "two": "cancelled"}
+    assert ledger.count("began").total() == 1
+    assert not processes_of_steps(daemon)
+
+
+def test_a_stopped_daemon_catches_up_when_it_is_continued(daemon: Daemon, ledger: Ledger) -> None:
+    gate = daemon.base / "gate"
+    waits = f"{ledger.work} until test -e {gate}; do sleep 0.05; done; {ledger.done}"
+    next_one = step("two", f"{ledger.work} {ledger.done}")
+    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("one", waits) + next_one)
+    daemon.start()
+    run = daemon.run_of("long.yaml")
+    daemon.in_state(run, "one", "running")
+    assert daemon.process is not None
+
+    daemon.process.send_signal(signal.SIGSTOP)
+    gate.touch()
+    daemon.wait_for(lambda: not processes_of_steps(daemon), 20, "the step to end")
+    daemon.process.send_signal(signal.SIGCONT)
+    view = daemon.finished(run)
+
+    assert view["state"] == "succeeded"
+    assert numbers(view) == {"one": [1], "two": [1]}
+    ledger.assert_nothing_twice()
+
+
+def test_a_second_daemon_on_the_same_state_folder_or_socket_is_refused(daemon: Daemon) -> None:
+    daemon.start()
+    first = daemon.process
+    assert first is not None
+    elsewhere = daemon.base / "elsewhere"
+    other_socket = str(daemon.socket.with_name("other.sock"))
+
+    same_state = daemon.run("fusemld", "run", "--socket", other_socket, check=False)
+    same_socket = daemon.run(
+        "fusemld", "run", "--state", str(elsewhere / "state"), "--folder", str(elsewhere / "inbox"), check=False
+    )
+
+    assert same_state.returncode != 0
+    assert f"a daemon (process {first.pid}) is using it" in same_state.stderr
+    assert same_socket.returncode != 0
+    assert "another daemon listens there" in same_socket.stderr
+    assert "Traceback" not in same_state.stderr + same_socket.stderr
+    assert daemon.run("fuseml", "runs").returncode == 0
+    daemon.run("fusemld", "stop", "--all", "--state", str(elsewhere / "state"), "--socket", other_socket)
+
+
+# Stopping
+
+
+def test_a_terminated_daemon_is_gone_in_time_whoever_listens_and_its_steps_go_on(
+    daemon: Daemon, ledger: Ledger
+) -> None:
+    gate = daemon.base / "gate"
+    waits = f"{ledger.work} until test -e {gate}; do sleep 0.05; done; {ledger.done}"
+    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("one", waits) + step("two", ledger.work))
+    daemon.start()
+    run = daemon.run_of("long.yaml")
+    daemon.in_state(run, "one", "running")
+
+    with following(daemon, "logs", "-f", run) as logs, following(daemon, "watch", run) as watch:
+        assert logs.stdout is not None
+        assert watch.stdout is not None
+        assert logs.stdout.readline()
+        assert watch.stdout.readline()
+        took_s = daemon.terminate()
+        assert logs.wait(timeout=10) != 0, "a log that was broken off must not look complete"
+        assert watch.wait(timeout=10) != 0
+
+    assert took_s < STOP_LIMIT_S
+    assert daemon.process is not None
+    assert daemon.process.returncode == 0
+    assert [process.name() for process in processes_of_steps(daemon)].count("sh") == 1
+    daemon.start()
+    gate.touch()
+    view = daemon.finished(run)
+    assert view["state"] == "succeeded"
+    assert numbers(view) == {"one": [1], "two": [1]}
+    ledger.assert_nothing_twice()
+
+
+@pytest.mark.usefixtures("steering")
+def test_a_thread_that_hangs_does_not_keep_a_terminated_daemon(daemon: Daemon, ledger: Ledger) -> None:
+    daemon.drop(
+        "hangs.yaml",
+        "name: hangs\nsteps:\n  - name: only\n    image: example.org/steering:1\n"
+        f"    inputs:\n      - {{name: ledger, value: {ledger.file}}}\n"
+        "      - {name: gate, value: never}\n      - {name: hangs, value: 'yes'}\n",
+    )
+    daemon.start()
+    run = daemon.run_of("hangs.yaml")
+    daemon.wait_for(lambda: log(daemon, run, "only"), 10, "the plugin to hang")
+
+    assert daemon.terminate() < STOP_LIMIT_S
+
+
+@pytest.mark.parametrize("is_killed_before", [False, True], ids=["daemon running", "daemon killed before"])
+def test_stopping_everything_leaves_no_process_even_of_steps_that_ignore_it(
+    daemon: Daemon, ledger: Ledger, is_killed_before: bool
+) -> None:
+    stubborn = f'{ledger.work} trap "" TERM INT HUP; setsid sleep 1000 & while :; do sleep 0.1; done'
+    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("one", stubborn) + step("two", ledger.work))
+    daemon.start(STEPS_GRACE_S="1")
+    run = daemon.run_of("long.yaml")
+    daemon.in_state(run, "one", "running")
+    daemon.wait_for(lambda: len(processes_of_steps(daemon)) > 1, 10, "the step to be busy")
+
+    if is_killed_before:
+        daemon.kill()
+    daemon.stop_everything()
+
+    assert [process.cmdline() for process in daemon.processes()] == []
+    daemon.start()
+    view = daemon.finished(run)
+    assert view["state"] == "failed"
+    assert "it was told to stop" in view["message"]
+    assert ledger.count("began").total() == 1, "what was stopped is not begun again by itself"
+
+
+# The keeper
+
+
+@pytest.mark.parametrize("is_daemon_killed", [False, True], ids=["keeper only", "daemon and keeper"])
+def test_steps_of_a_killed_keeper_get_a_new_attempt_with_a_reason_that_does_not_count(
+    daemon: Daemon, ledger: Ledger, is_daemon_killed: bool
+) -> None:
+    again = daemon.base / "again"
+    broken = daemon.base / "broken"
+    # First it waits, then it fails by itself, then it is well.
+    script = (
+        f"{ledger.work} setsid sleep 1000 & if ! test -e {again}; then sleep 1000; fi;"
+        f" if ! test -e {broken}; then touch {broken}; exit 1; fi; {ledger.done}"
+    )
+    retry = "    needs: []\n    retry: {limit: 1, backoff: 1s}\n"
+    daemon.drop(
+        "kept.yaml",
+        "name: kept\nsteps:\n"
+        + step("one", script, retry)
+        + step("two", f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}", "    needs: []\n"),
+    )
+    daemon.start()
+    run = daemon.run_of("kept.yaml")
+    daemon.in_state(run, "one", "running")
+    daemon.in_state(run, "two", "running")
+    daemon.wait_for(lambda: ledger.count("began").total() == 2, 10, "both to begin")
+    before = {process.pid for process in processes_of_steps(daemon)}
+
+    if is_daemon_killed:
+        daemon.kill()
+    kill_keeper(daemon)
+    again.touch()
+    if is_daemon_killed:
+        daemon.start()
+    view = daemon.finished(run)
+
+    assert view["state"] == "succeeded", daemon.run("fuseml", "why", run).stdout
+    assert numbers(view) == {"one": [1, 2, 3], "two": [1, 2]}
+    endings = [attempt["ending"] for attempt in attempts(view, "one")]
+    assert endings == ["lost", "program failed", "succeeded"]
+    assert recovery.KILLED in attempts(view, "one")[1]["reason"]
+    assert "retry 1 of 1" in attempts(view, "one")[2]["reason"]
+    assert recovery.KILLED in attempts(view, "two")[1]["reason"]
+    assert all(gone(pid) for pid in before)
+    ledger.assert_nothing_twice()
+    daemon.wait_for(lambda: not processes_of_steps(daemon), 20, "what left its group to be ended")
+
+
+@pytest.mark.parametrize("is_journal_lost", [False, True], ids=["journal there", "journal lost"])
+def test_after_a_crash_of_the_host_what_ran_gets_a_new_attempt(
+    daemon: Daemon, ledger: Ledger, is_journal_lost: bool
+) -> None:
+    again = daemon.base / "again"
+    daemon.drop(
+        "host.yaml",
+        "name: host\nsteps:\n"
+        + step("before", f"{ledger.work} {ledger.done}")
+        + step("during", f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}"),
+    )
+    daemon.start()
+    run = daemon.run_of("host.yaml")
+    daemon.in_state(run, "during", "running")
+    daemon.wait_for(lambda: len(ledger.count("began")) == 2, 10, "the second step to begin")
+
+    crash_host(daemon, is_journal_lost)
+    again.touch()
+    daemon.start()
+    view = daemon.finished(run)
+
+    assert view["state"] == "succeeded", daemon.run("fuseml", "why", run).stdout
+    assert numbers(view) == {"before": [1], "during": [1, 2]}
+    assert "the host went down" in attempts(view, "during")[1]["reason"]
+    ledger.assert_nothing_twice()
+
+
+def crash_host(daemon: Daemon, is_journal_lost: bool) -> None:
+    """Kill everything, and let what was written come from another boot; what was never synced may be gone."""
+    daemon.kill()
+    for process in daemon.processes():
+        process.kill()
+    daemon.wait_for(lambda: not daemon.processes(), 10, "all to be dead")
+    for file in (daemon.state / "keeper" / "journal", daemon.state / "attempts" / "boot.json"):
+        text = file.read_text()
+        assert boot_id() in text
+        file.write_text(text.replace(boot_id(), "another-boot"))
+    if is_journal_lost:
+        (daemon.state / "keeper" / "journal").unlink()
