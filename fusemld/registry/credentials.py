@@ -124,7 +124,8 @@ def _fetch(reference: SecretReference, what: str, allowed: AllowedSources) -> st
 def _from_variable(name: str, what: str, allowed: frozenset[str]) -> str:
     if name not in allowed:
         raise StartError(
-            f"cannot read the credential {what}: the settings do not allow records to read the variable {name!r}"
+            f"cannot read the credential {what}: the settings do not allow records to read the variable {name!r}; "
+            "an administrator can allow it with the setting secrets.env"
         )
     value = os.environ.get(name)
     if value is None:
@@ -138,7 +139,8 @@ def _from_file(path: Path, what: str, allowed: Sequence[Path]) -> str:
         real = path.resolve(strict=True) if _is_below(path.resolve(), allowed) else None
         if real is None:
             raise StartError(
-                f"cannot read the credential {what}: the settings do not allow records to read {str(path)!r}"
+                f"cannot read the credential {what}: the settings do not allow records to read {str(path)!r}; "
+                "an administrator can allow its folder with the setting secrets.files"
             )
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:

@@ -190,9 +190,13 @@ def test_a_step_sees_what_design_section_4_promises(daemon: Daemon) -> None:
         "w.yaml",
         f"""\
 name: w
-inputs: [{{name: n, type: int, default: 010}}, {{name: empty, default: ""}}, {{name: odd, default: "{{{{ run.id }}}}"}}]
+inputs: [{{name: n, type: int, default: 010}}, {{name: empty, default: ""}}]
 outputs: [{{name: first-one}}, {{name: second}}]
 steps:
+  - name: brackets
+    image: host
+    command: [sh, -c, "printf '\\\\173\\\\173 run.id }}}}' > $FUSEML_RESULTS_DIR/odd"]
+    outputs: [{{name: odd}}]
   - name: only
     image: host
     command: [sh, -c, "{script}"]
@@ -202,7 +206,7 @@ steps:
       - {{name: flag, value: False}}
       - {{name: one, value: 1.50}}
       - {{name: empty, value: "{{{{ inputs.empty }}}}"}}
-      - {{name: literal, value: "{{{{ inputs.odd }}}}"}}
+      - {{name: literal, value: "{{{{ steps.brackets.outputs.odd }}}}"}}
     env:
       - {{name: OWN, value: "{{{{ run.id }}}}"}}
       - {{name: FUSEML_ONE, value: wins}}
