@@ -33,6 +33,9 @@ check: setup
     {{ bin }}/mypy
     {{ bin }}/lint-imports --no-cache
 
+# What the tests' environments are built from is downloaded once.
+export FUSEMLD_TEST_CACHE := env("FUSEMLD_TEST_CACHE", venv / "test-cache")
+
 # Every test, those of the plugins included.
 test *args: setup
     {{ bin }}/pytest {{ args }}

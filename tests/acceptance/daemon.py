@@ -41,6 +41,8 @@ class Daemon:
             "FUSEMLD_INTAKE_RESCAN_S": "1",
             "FUSEMLD_CODESETS_POLL_S": "1",
         }
+        if shared := os.environ.get("FUSEMLD_TEST_CACHE"):
+            self.environment["FUSEMLD_CACHE"] = shared
         self.folder.mkdir(parents=True)
         self.codesets.mkdir()
 
