@@ -24,10 +24,10 @@ from fusemld.engine.advance import advance
 from fusemld.engine.begin import deadlines, resume
 from fusemld.engine.plan import Plan
 from fusemld.model import faults
-from fusemld.model.errors import ConflictError, FusemldError, ImpossibleTransitionError, NotFoundError
+from fusemld.model.errors import ConflictError, FusemldError, NotFoundError
 from fusemld.model.run import AttemptKey, Run
 from fusemld.store.changes import Change, PutRun
-from fusemld.store.errors import StoreConflictError, StoreError
+from fusemld.store.errors import StoreError
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -51,31 +51,33 @@ class Planner(Protocol):
     async def plan(self, workflow_digest: str) -> Plan: ...
 
 
-class _Active:
-    """A run in memory. `broken` says why it no longer advances: a bug, kept visible."""
+class ActiveRun:
+    """A run in memory. `broken` says why it no longer advances: a bug, kept visible. Its attempts go on, and what
+    they report is left with their executor. `plan` is None only for a run that broke when it was loaded."""
 
     __slots__ = ("broken", "plan", "run")
 
-    def __init__(self, run: Run, plan: Plan) -> None:
+    def __init__(self, run: Run, plan: Plan | None, broken: str | None = None) -> None:
         self.run = run
         self.plan = plan
-        self.broken: str | None = None
+        self.broken = broken
 
 
 class _Done:
-    """What the poster of an event waits for."""
+    """What the poster of an event waits for. `is_over`: the run had ended, and nobody had read it again."""
 
-    __slots__ = ("error", "event")
+    __slots__ = ("error", "event", "is_over")
 
     def __init__(self) -> None:
         self.event = anyio.Event()
         self.error: FusemldError | None = None
+        self.is_over = False
 
 
 class _Posted(msgspec.Struct, frozen=True):
     run: str
     event: events.AnyEvent
-    entry: _Active | None = None
+    entry: ActiveRun | None = None
     """A run that is not in memory yet: a new one, or one that had ended."""
     is_new: bool = False
     changes: tuple[Change, ...] = ()
@@ -88,11 +90,11 @@ class _Batch:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.changed: dict[str, set[str]] = {}
-        self.entries: dict[str, _Active] = {}
+        self.entries: dict[str, ActiveRun] = {}
         self.new: set[str] = set()
         self.changes: dict[str, list[Change]] = {}
         self.effects: list[tuple[str, effects.AnyEffect]] = []
-        self.done: list[_Done] = []
+        self.done: list[tuple[str, _Done]] = []
         self.ended: list[AttemptKey] = []
 
 
@@ -104,10 +106,11 @@ class Supervisor:
         self._planner = planner
         self._admission = admission
         self._clock = clock
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, ActiveRun] = {}
         self._queue: collections.deque[_Posted] = collections.deque()
         self._urgent = anyio.Event()
         self._any = anyio.Event()
+        self._reviving = anyio.Lock()
         self._timers = Timers(clock, self._deadline_passed)
         self._performer: Performer | None = None
         self._watched: weakref.WeakValueDictionary[str, Pulse] = weakref.WeakValueDictionary()
@@ -117,7 +120,7 @@ class Supervisor:
         """Why nothing can be committed now."""
 
     @property
-    def active(self) -> Mapping[str, _Active]:
+    def active(self) -> Mapping[str, ActiveRun]:
         return self._active
 
     def find(self, run_id: str) -> Run | None:
@@ -139,16 +142,23 @@ class Supervisor:
         if position is None:
             return None
         holdup = self._admission.holdup((run_id, step))
-        return f"{position} steps before it" + (f"; {holdup}" if holdup else "")
+        return f"{position} step{'' if position == 1 else 's'} before it" + (f"; {holdup}" if holdup else "")
 
     @property
     def slots_held(self) -> int:
         return self._admission.held
 
     async def load(self, runs: Sequence[Run]) -> None:
-        """Take unfinished runs of an earlier daemon into memory, before `run`."""
+        """Take unfinished runs of an earlier daemon into memory, before `run`. One that cannot be is broken."""
         for run in runs:
-            self._active[run.id] = _Active(run, await self._planner.plan(run.workflow_digest))
+            try:
+                entry = ActiveRun(run, await self._planner.plan(run.workflow_digest))
+            except StoreError:
+                raise
+            except Exception as error:
+                log.exception("run.broken", run=run.id)
+                entry = ActiveRun(run, None, broken=str(error))
+            self._active[run.id] = entry
 
     async def run(
         self, performer: Performer, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -163,43 +173,78 @@ class Supervisor:
             task_status.started()
             await self._loop()
 
-    def _resume(self, entry: _Active) -> None:
-        for name, deadline in deadlines(entry.run):
-            self._timers.add(deadline, entry.run.id, name)
-        for step in entry.run.steps.values():
+    def _resume(self, entry: ActiveRun) -> None:
+        run = entry.run
+        for step in run.steps.values():
             if step.state.is_active:
-                self._admission.occupy((entry.run.id, step.name), entry.run.workflow)
-        for effect in resume(entry.run, entry.plan):
+                self._admission.occupy((run.id, step.name), run.workflow)
+        if entry.plan is None:
+            return
+        try:
+            again = resume(run, entry.plan)
+        except Exception as error:
+            log.exception("run.broken", run=run.id)
+            entry.broken = str(error)
+            return
+        for name, deadline in deadlines(run):
+            self._timers.set(run.id, name, deadline)
+        for effect in again:
             if isinstance(effect, effects.RequestSlot):
-                self._admission.request((entry.run.id, effect.step), entry.run.workflow)
+                self._admission.request((run.id, effect.step), run.workflow)
             else:
-                self._perform(entry, effect, recovered=True)
+                self._performer_now.perform(run, entry.plan, effect, recovered=True)
 
     def post(self, run_id: str, event: events.AnyEvent) -> None:
         """Something happened. Events of runs that are over are dropped: they are late."""
         self._put(_Posted(run_id, event))
 
     async def create(self, run: Run, changes: Sequence[Change] = ()) -> None:
-        """Start the run; returns when it is safe, with `changes` in the same transaction."""
-        entry = _Active(run, await self._planner.plan(run.workflow_digest))
-        done = _Done()
+        """Start the run; returns when it is safe, with `changes` in the same transaction. Raises `ConflictError`
+        where they contradict what is stored: then nothing of it is."""
+        entry = ActiveRun(run, await self._planner.plan(run.workflow_digest))
         event = events.RunCreated(at=self._clock())
-        self._put(_Posted(run.id, event, entry=entry, is_new=True, changes=tuple(changes), done=done))
-        await self._settled(done)
+        await self._settled(_Posted(run.id, event, entry=entry, is_new=True, changes=tuple(changes), done=_Done()))
+
+    async def record(self, run_id: str, event: events.AnyEvent) -> None:
+        """Like `post`; returns when the event is safe. Raises `ConflictError` where the run is over."""
+        await self._settled(_Posted(run_id, event, done=_Done()))
 
     async def request(self, run_id: str, event: events.CancelRequested | events.RetryRequested) -> None:
         """A person's wish; returns when it is recorded. Raises `NotFoundError`, `ConflictError`."""
-        entry: _Active | None = None
-        if run_id not in self._active:
-            run = await self._store.run(run_id)
-            if run is None:
-                raise NotFoundError(f"cannot change run {run_id}: there is no such run")
-            if not isinstance(event, events.RetryRequested):
-                raise ConflictError(f"cannot cancel run {run_id}: it has ended already ({run.state})")
-            entry = _Active(run, await self._planner.plan(run.workflow_digest))
+        if run_id in self._active and await self._is_settled(run_id, event, None):
+            return
+        # One after the other: a run that was read must still be as it was read when the event is applied to it.
+        async with self._reviving:
+            while not await self._is_settled(run_id, event, await self._ended(run_id, event)):
+                pass
+
+    async def _ended(self, run_id: str, event: events.CancelRequested | events.RetryRequested) -> ActiveRun | None:
+        """The run as it was stored at its end; None where it goes on."""
+        if run_id in self._active:
+            return None
+        run = await self._store.run(run_id)
+        if run is None:
+            raise NotFoundError(f"cannot change run {run_id}: there is no such run")
+        if not isinstance(event, events.RetryRequested):
+            raise ConflictError(f"cannot cancel run {run_id}: it has ended already ({run.state})")
+        return ActiveRun(run, await self._planner.plan(run.workflow_digest))
+
+    async def _is_settled(self, run_id: str, event: events.AnyEvent, entry: ActiveRun | None) -> bool:
+        """False: the run ended before the event came to it."""
         done = _Done()
-        self._put(_Posted(run_id, event, entry=entry, done=done))
-        await self._settled(done)
+        try:
+            await self._settled(_Posted(run_id, event, entry=entry, done=done))
+        except ConflictError:
+            if not done.is_over:
+                raise
+        return not done.is_over
+
+    async def _settled(self, posted: _Posted) -> None:
+        assert posted.done is not None
+        self._put(posted)
+        await posted.done.event.wait()
+        if posted.done.error is not None:
+            raise posted.done.error
 
     def watch(self, run_id: str) -> Pulse:
         """Fires whenever the run changes; alive as long as somebody holds it."""
@@ -218,12 +263,6 @@ class Supervisor:
         if pulse is not None:
             pulse.fire()
 
-    @staticmethod
-    async def _settled(done: _Done) -> None:
-        await done.event.wait()
-        if done.error is not None:
-            raise done.error
-
     def _put(self, posted: _Posted) -> None:
         self._queue.append(posted)
         if isinstance(posted.event, events.StepStarted):
@@ -235,10 +274,8 @@ class Supervisor:
         self._any.set()
         self._urgent.set()
 
-    def _deadline_passed(self, run_id: str, step: str, deadline: float) -> None:
-        run = self.find(run_id)
-        if run is not None and run.steps[step].deadline == deadline and not run.steps[step].state.is_final:
-            self.post(run_id, events.DeadlinePassed(at=self._clock(), step=step))
+    def _deadline_passed(self, run_id: str, step: str) -> None:
+        self.post(run_id, events.DeadlinePassed(at=self._clock(), step=step))
 
     async def _loop(self) -> None:
         while True:
@@ -267,13 +304,9 @@ class Supervisor:
     def _advance_one(self, batch: _Batch, posted: _Posted) -> None:
         entry = self._active.get(posted.run) or batch.entries.get(posted.run) or posted.entry
         if posted.done is not None:
-            batch.done.append(posted.done)
-        if isinstance(posted.event, events.StepFinished):
-            batch.ended.append(AttemptKey(posted.run, posted.event.step, posted.event.attempt))
-        if entry is None or entry.broken is not None:
-            if posted.done is not None:
-                why = "it has ended" if entry is None else f"it is broken: {entry.broken}"
-                posted.done.error = ConflictError(f"cannot change run {posted.run}: {why}")
+            batch.done.append((posted.run, posted.done))
+        if entry is None or entry.plan is None or entry.broken is not None:
+            self._set_aside(batch, posted, entry)
             return
         run = batch.runs.get(posted.run, entry.run)
         try:
@@ -282,9 +315,10 @@ class Supervisor:
             if posted.done is not None:
                 posted.done.error = error
             return
-        except ImpossibleTransitionError as error:
+        except Exception as error:
             log.exception("run.broken", run=posted.run, event=type(posted.event).__name__)
-            entry.broken = str(error)
+            self._break(entry, run, str(error))
+            self._set_aside(batch, posted, entry)
             return
         batch.entries[posted.run] = entry
         if posted.is_new:
@@ -292,6 +326,8 @@ class Supervisor:
         batch.changes.setdefault(posted.run, []).extend(posted.changes)
         batch.runs[posted.run] = result.run
         batch.changed.setdefault(posted.run, set()).update(result.changed)
+        if isinstance(posted.event, events.StepFinished):
+            batch.ended.append(AttemptKey(posted.run, posted.event.step, posted.event.attempt))
         for effect in result.effects:
             match effect:
                 case effects.RequestSlot():
@@ -300,6 +336,27 @@ class Supervisor:
                     self._admission.release((posted.run, effect.step))
                 case _:
                     batch.effects.append((posted.run, effect))
+
+    def _set_aside(self, batch: _Batch, posted: _Posted, entry: ActiveRun | None) -> None:
+        """The event of a run that is over (None) or broken. The end of an attempt of the latter stays with its
+        executor: a daemon without the bug may take it up."""
+        event = posted.event
+        if isinstance(event, events.StepFinished):
+            self._admission.release((posted.run, event.step))
+            if entry is None:
+                batch.ended.append(AttemptKey(posted.run, event.step, event.attempt))
+        if posted.done is not None:
+            posted.done.is_over = entry is None
+            why = "it has ended" if entry is None else f"it is broken: {entry.broken}"
+            posted.done.error = ConflictError(f"cannot change run {posted.run}: {why}")
+
+    def _break(self, entry: ActiveRun, run: Run, why: str) -> None:
+        """No step of the run starts any more; those under way keep their slots."""
+        entry.broken = why
+        for name, step in run.steps.items():
+            if not step.state.is_active:
+                self._admission.release((run.id, name))
+                self._timers.set(run.id, name, None)
 
     async def _commit(self, batch: _Batch) -> None:
         """Returns once everything is safe. A database that cannot be written stops the engine, not the daemon."""
@@ -310,7 +367,7 @@ class Supervisor:
             return
         try:
             await self._written([change for changes in batch.changes.values() for change in changes])
-        except StoreConflictError:
+        except Exception:  # noqa: BLE001 - whose it is, and what, is found out and logged there
             await self._commit_each(batch)
 
     async def _commit_each(self, batch: _Batch) -> None:
@@ -318,11 +375,22 @@ class Supervisor:
         for run_id, changes in batch.changes.items():
             try:
                 await self._written(changes)
-            except StoreConflictError as error:
+            except Exception as error:
                 log.exception("run.broken", run=run_id)
-                batch.entries[run_id].broken = str(error)
-                del batch.runs[run_id]
+                self._refuse(batch, run_id, str(error))
         batch.effects = [(run_id, effect) for run_id, effect in batch.effects if run_id in batch.runs]
+        batch.ended = [key for key in batch.ended if key.run in batch.runs or key.run not in batch.changes]
+
+    def _refuse(self, batch: _Batch, run_id: str, why: str) -> None:
+        """The run stays as it was before the batch; one that is new never was."""
+        entry = batch.entries[run_id]
+        self._break(entry, entry.run, why)
+        del batch.runs[run_id]
+        if run_id in batch.new:
+            del batch.entries[run_id]
+        for name, done in batch.done:
+            if name == run_id:
+                done.error = ConflictError(f"cannot change run {run_id}: {why}")
 
     async def _written(self, changes: Sequence[Change]) -> None:
         while True:
@@ -344,11 +412,11 @@ class Supervisor:
         for run_id, run in batch.runs.items():
             self._active[run_id].run = run
             for name in batch.changed[run_id]:
-                step = run.steps[name]
-                if step.deadline is not None and not step.state.is_final:
-                    self._timers.add(step.deadline, run_id, name)
+                self._timers.set(run_id, name, run.steps[name].deadline)
         for run_id, effect in batch.effects:
-            self._perform(self._active[run_id], effect, recovered=False)
+            entry = self._active[run_id]
+            assert entry.plan is not None, "a run without plan does not advance"
+            self._performer_now.perform(entry.run, entry.plan, effect, recovered=False)
         for run_id, run in batch.runs.items():
             if run.finished_at is not None:
                 del self._active[run_id]
@@ -360,11 +428,8 @@ class Supervisor:
             faults.point("supervisor.performed")
         for key in batch.ended:
             self._performer_now.recorded(key)
-        for done in batch.done:
+        for _, done in batch.done:
             done.event.set()
-
-    def _perform(self, entry: _Active, effect: effects.AnyEffect, *, recovered: bool) -> None:
-        self._performer_now.perform(entry.run, entry.plan, effect, recovered=recovered)
 
     @property
     def _performer_now(self) -> Performer:
