@@ -103,6 +103,8 @@ class Demo:
         if view["state"] != "succeeded":
             self.fuseml("why", run, check=False)
             return False
+        say(f"what the builder did: fuseml logs {run} builder")
+        print("\n".join(f"  {line}" for line in self.log(run, "builder") if "environment" in line))
         url = view["outputs"]["prediction-url"]
         say("the run's outputs")
         for name, value in view["outputs"].items():

@@ -20,6 +20,7 @@ from fusemld.daemon.plans import Plans
 from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.tails import last_line
 from fusemld.engine import events
 from fusemld.hooks.executors import Executor
 from fusemld.hooks.manager import Plugins
@@ -38,6 +39,8 @@ from fusemld.store.sqlite import Store
 
 COALESCE_S = 0.05
 """Between two views of a changing run."""
+LOOK_S = 1.0
+"""Between two looks at the log of a running step, which nobody tells us about."""
 
 STATES = {DocumentState.ACCEPTED: "registered"}
 """How the states of documents are called for people, where it differs."""
@@ -141,10 +144,16 @@ class DaemonOperations:
         workflows = self._folder.registered(Kind.WORKFLOW)
         if workflow not in workflows:
             raise NotFoundError(f"cannot run workflow {workflow!r}: {self._undeclared(workflow, workflows)}")
-        registered = Registered(workflows=workflows, codesets=self._folder.registered(Kind.CODESET))
-        verdict = judge(document, registered)
+        if executor is not None and executor not in self._executors:
+            known = ", ".join(sorted(self._executors))
+            raise InvalidInputError(
+                f"cannot run workflow {workflow!r}: this daemon has no executor {executor!r} (it has: {known})"
+            )
+        codesets = self._folder.registered(Kind.CODESET)
+        verdict = judge(document, Registered(workflows=workflows, codesets=codesets))
         if not verdict.starts:
-            problems = [problem.message for problem in verdict.problems] or [verdict.detail]
+            problems = [problem.message for problem in verdict.problems]
+            problems += [f"codeset {key!r}: {self._undeclared(key, codesets)}" for key in verdict.lacking]
             raise InvalidInputError(f"cannot run workflow {workflow!r}: " + "\n".join(problems))
         created = await self._folder.start(verdict.starts[0], user=user, cause=f"requested by {user}")
         return await self._view(await self._found(created.id))
@@ -191,13 +200,18 @@ class DaemonOperations:
             return
         found = await self._found(run)
         pulse = self._supervisor.watch(found.id)
+        shown: views.RunView | None = None
         while True:
             seen = pulse.version
             found = await self._found(found.id)
-            yield await self._view(found)
+            view = await self._view(found)
+            if view != shown:
+                shown = view
+                yield view
             if found.state is not RunState.RUNNING:
                 return
-            await pulse.wait(seen)
+            with anyio.move_on_after(LOOK_S):
+                await pulse.wait(seen)
             await anyio.sleep(COALESCE_S)
 
     async def _all_changes(self) -> AsyncGenerator[views.RunView]:
@@ -336,7 +350,16 @@ class DaemonOperations:
         return run, plan.workflow
 
     async def _view(self, run: Run) -> views.RunView:
-        return present.run_view(*await self._with_workflow(run), self._activity(run))
+        return present.run_view(*await self._with_workflow(run), self._said(run) | self._activity(run))
+
+    def _said(self, run: Run) -> dict[str, str]:
+        """What running steps last wrote to their logs."""
+        keys = (
+            AttemptKey(run.id, step.name, step.attempt)
+            for step in run.steps.values()
+            if step.state is StepState.RUNNING
+        )
+        return {key.step: line for key in keys if (line := last_line(self._performer.log_path(key)))}
 
     def _activity(self, run: Run) -> dict[str, str]:
         """The live line of every step that has one; where codesets are fetched, that of every waiting step."""
