@@ -213,6 +213,39 @@ def test_applications_outlive_the_daemon_until_they_are_deleted(mlops: Daemon) -
         ask(application["url"], IRIS["inputs"])
 
 
+def test_an_assignment_trains_when_it_arrives_and_when_the_codeset_changes(mlops: Daemon) -> None:
+    def runs() -> list[dict[str, Any]]:
+        cause = "assignment/iris-stays-fresh"
+        return [run for run in mlops.json("runs", "--limit", "100") if run["cause"].startswith(cause)]
+
+    mlops.drop_example("documents/iris-assignment.yaml")
+    mlops.wait_for(lambda: len(runs()) == 1, 30, "the first run")
+    first = mlops.finished(runs()[0]["id"], TRAINING_S)
+    script = mlops.codesets / "iris" / "train.py"
+    script.write_text(script.read_text() + "\n# a change\n")
+    mlops.wait_for(lambda: len(runs()) == 2, 30, "the run for the change")
+    second = mlops.finished(runs()[0]["id"], TRAINING_S)
+    (mlops.folder / "iris-assignment.yaml").unlink()
+
+    assert [first["state"], second["state"]] == ["succeeded", "succeeded"]
+    assert first["codesets"]["demo/iris"]["version"] != second["codesets"]["demo/iris"]["version"]
+    assert first["outputs"] == second["outputs"], "the same application at the same address"
+
+
+def test_a_record_of_services_elsewhere_goes_before_the_embedded_ones(mlops: Daemon) -> None:
+    file = mlops.drop_example("documents/mlflow-extension.yaml")
+    mlops.wait_for(lambda: mlops.json("extension", "list"), 10, "the record")
+
+    explained = mlops.run("fuseml", "extension", "explain", "mlflow-e2e", "--project", "team-a").stdout
+    listed = mlops.run("fuseml", "extension", "get", "mlflow-team-a").stdout
+    file.unlink()
+    mlops.wait_for(lambda: not mlops.json("extension", "list"), 10, "the record to go")
+
+    assert "mlflow-team-a/mlflow-tracking" in explained
+    assert "AWS_SECRET_ACCESS_KEY" in listed
+    assert "/etc/fusemld/secrets" not in listed
+
+
 def test_the_codesets_files_are_where_the_watched_folder_does_not_look(mlops: Daemon) -> None:
     assert not [entry for entry in mlops.json("files") if entry["state"] == "rejected"]
     assert Path(mlops.codesets, "iris", "conda.yaml").exists()
