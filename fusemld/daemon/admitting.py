@@ -9,7 +9,7 @@ import msgspec
 from fusemld.daemon.step_inputs import input_problems
 from fusemld.hooks.manager import Plugins, repository
 from fusemld.intake.snapshot import FileReport, Scan
-from fusemld.model.document import Document, Kind
+from fusemld.model.document import Document, Kind, RunRequest
 from fusemld.model.extension import Extension
 from fusemld.model.problem import Problem
 from fusemld.model.workflow import Workflow
@@ -32,9 +32,16 @@ class Admitting:
         return msgspec.structs.replace(scan, files=tuple(self._checked(report, records) for report in scan.files))
 
     def problems(self, document: Document, records: tuple[Extension, ...]) -> tuple[Problem, ...]:
-        if not isinstance(document.declared, Workflow):
-            return ()
-        return tuple(self._workflow_problems(document, document.declared, records))
+        match document.declared:
+            case Workflow() as workflow:
+                return tuple(self._workflow_problems(document, workflow, records))
+            case RunRequest(executor=str(executor)) if executor not in self._executors:
+                return (document.problem(self._no_executor("this run request", executor), "executor"),)
+            case _:
+                return ()
+
+    def _no_executor(self, who: str, executor: str) -> str:
+        return f"{who} wants the executor {executor!r}; this daemon has: {', '.join(self._executors)}"
 
     def _checked(self, report: FileReport, records: tuple[Extension, ...]) -> FileReport:
         found = [problem for document in report.documents for problem in self.problems(document, records)]
@@ -47,9 +54,7 @@ class Admitting:
     ) -> Iterator[Problem]:
         executor = workflow.executor or self._default_executor
         if executor not in self._executors:
-            known = ", ".join(self._executors)
-            message = f"workflow {workflow.name!r} wants the executor {executor!r}; this daemon has: {known}"
-            yield document.problem(message, "executor")
+            yield document.problem(self._no_executor(f"workflow {workflow.name!r}", executor), "executor")
         yield from self._exposed(document, workflow, records)
         for step in workflow.steps:
             place = ("steps", step.name)

@@ -365,7 +365,7 @@ class DaemonOperations:
         """The live line of every step that has one; where codesets are fetched, that of every waiting step."""
         if run.state is not RunState.RUNNING:
             return {}
-        pinning = self._performer.activity.get(AttemptKey(run.id, "", 0))
+        pinning = self._performer.pinning.get(run.id)
         lines: dict[str, str] = {}
         for step in run.steps.values():
             line = self._step_activity(run, step) or (pinning if step.state is StepState.WAITING else None)

@@ -40,10 +40,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """`lacking` are the codesets, by `project/name`, that it waits for."""
+
     state: DocumentState = DocumentState.ACCEPTED
     detail: str = ""
     problems: tuple[Problem, ...] = ()
     starts: tuple[Start, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 class InputValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +117,7 @@ def needed(workflow: Workflow, values: Mapping[str, str]) -> tuple[CodesetRefere
 def _workflow(document: Document, workflow: Workflow, registered: Registered) -> Verdict:
     inputs = resolve_inputs(workflow, {})
     if inputs.missing:
-        return Verdict()
+        return Verdict(detail=f"runs on request: needs {', '.join(inputs.missing)}")
     return _ready(document, workflow, inputs, registered)
 
 
@@ -179,11 +182,10 @@ def _ready(
     reference: str = "",
 ) -> Verdict:
     codesets = needed(workflow, inputs.values)
-    lacking = [
-        f"codeset {c.project}/{c.name}" for c in codesets if f"{c.project}/{c.name}" not in registered.codesets
-    ]
-    if lacking:
-        return _waiting(lacking)
+    keys = (f"{reference.project}/{reference.name}" for reference in codesets)
+    if lacking := tuple(key for key in keys if key not in registered.codesets):
+        waiting = _waiting(f"codeset {key}" for key in lacking)
+        return msgspec.structs.replace(waiting, lacking=lacking)
     start = Start(workflow=found, inputs=inputs.values, codesets=codesets, executor=executor, reference=reference)
     return Verdict(starts=(start,))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fusemld.spec.leaves import Text
+from fusemld.spec.nodes import Place
 from fusemld.spec.shapes import AssignmentShape, RunShape, WorkflowShape
 
 Places = dict[tuple[str, ...], tuple[int, int]]
@@ -16,8 +17,11 @@ def workflow_places(shape: WorkflowShape) -> Places:
 
 
 def request_places(shape: RunShape | AssignmentShape) -> Places:
-    """The inputs by name, at their names."""
-    return {("inputs", name.text): (name.place.line, name.place.column) for name in shape.inputs}
+    """`executor`, and the inputs by name, at their names."""
+    places: dict[tuple[str, ...], Place] = {("inputs", name.text): name.place for name in shape.inputs}
+    if isinstance(shape, RunShape) and shape.executor is not None:
+        places |= {("executor",): shape.executor.place}
+    return {path: (place.line, place.column) for path, place in places.items()}
 
 
 def _of_workflow(shape: WorkflowShape) -> Iterator[tuple[tuple[str, ...], Text]]:

@@ -108,7 +108,12 @@ def read_shape(node: MappingNode, shape: type[S], findings: Findings) -> S:
 def _unknown(name: str, shape: type[Shape], fields: dict[str, Field], findings: Findings) -> str:
     known = [field.name for field in fields.values() if not isinstance(field.type, Ignored | NotYet)]
     remedy = findings.suggestion(name, known) or f": it has {', '.join(known)}"
-    return f"unknown field {name[:60]!r} of {shape.noun}{remedy}"
+    return f"unknown field {_shown(name)} of {shape.noun}{remedy}"
+
+
+def _shown(name: str) -> str:
+    """A key as messages quote it: of `PASSWORD:secret`, which lacks a space, what is before the colon."""
+    return repr(name.partition(":")[0][:60])
 
 
 def _wanted(field: Field) -> str:
@@ -217,10 +222,14 @@ def _read_table(node: Node, type_: Table, where: str, findings: Findings) -> dic
         if (complaint := key.complaint()) is not None:
             findings.error(f"{where}: {complaint}", place)
         if isinstance(value, ScalarNode) and value.is_null:
-            findings.error(f'{name!r} in {where} is empty: give it a value, "" for empty text', place)
+            findings.error(f"{_shown(name)} in {where} is empty: {_value_wanted(name)}", place)
         else:
-            table[key] = _read(value, type_.value, f"{name!r} in {where}", place, findings)
+            table[key] = _read(value, type_.value, f"{_shown(name)} in {where}", place, findings)
     return table
+
+
+def _value_wanted(name: str) -> str:
+    return "put a space after the colon" if ":" in name else 'give it a value, "" for empty text'
 
 
 def _is(node: Node) -> str:

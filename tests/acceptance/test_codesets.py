@@ -346,5 +346,6 @@ def test_codesets_are_listed_shown_and_missed_in_words(daemon: Daemon) -> None:
     assert nothing == []
     assert missed.returncode == 3
     assert "did you mean 'demo/repo'?" in missed.stderr
-    assert asked.returncode != 0
-    assert "demo/rep" in asked.stderr
+    assert asked.returncode == 2
+    assert "codeset 'demo/rep': no file of" in asked.stderr
+    assert "did you mean 'demo/repo'?" in asked.stderr
