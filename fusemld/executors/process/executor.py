@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 
 from fusemld.executors.process.folders import AttemptFolder, AttemptNote, attempt_folder
 from fusemld.executors.process.images import Images
-from fusemld.executors.process.outcomes import diagnose, oom_kills
+from fusemld.executors.process.outcomes import MemoryPressure, diagnose, oom_kills
 from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.executors.process.spawning import boot_id
@@ -32,6 +32,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _PREFIX = "step/"
 _LONGEST_VARIABLE_BYTES = 128 * 1024 - 1
 """`NAME=value` of one variable, a limit of Linux (MAX_ARG_STRLEN)."""
+_SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
+"""Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
 
 
@@ -47,6 +49,7 @@ class _Attempt(msgspec.Struct, kw_only=True):
     """What is in memory of an attempt; of one that was adopted after a restart, less."""
 
     oom_kills: int | None = None
+    note: AttemptNote | None = None
     spawned: bool = False
     started: bool = False
     finished: bool = False
@@ -76,6 +79,8 @@ class ProcessExecutor:
         self._report: Report | None = None
         self._bwrap: str | None = None
         self._home = Path(os.environ.get("HOME") or "/")
+        self._base_env = _base_environment(self._home, settings.pass_env)
+        self._memory = MemoryPressure()
         self._leftovers: list[AttemptKey] = []
         self._has_leftovers = anyio.Event()
         processes.observe(_PREFIX, self._observe)
@@ -102,12 +107,12 @@ class ProcessExecutor:
         if (launch.recovered or known is not None) and await self._is_known(launch.key):
             return
         try:
-            request = await self._prepare(launch)
+            request, attempt.note = await self._prepare(launch)
             if launch.key in self._stopped:
                 outcome = Outcome(ending=Ending.CANCELLED, message="it was told to stop before it was started")
                 self._finish(launch.key, attempt, time.time(), outcome, {})
                 return
-            attempt.oom_kills = oom_kills()
+            attempt.oom_kills = self._memory.kills()
             faults.point("executor.prepared")
             await self._processes.spawn(request)
             faults.point("executor.spawned")
@@ -197,7 +202,7 @@ class ProcessExecutor:
                 return True
         return False
 
-    async def _prepare(self, launch: Launch) -> ProcessRequest:
+    async def _prepare(self, launch: Launch) -> tuple[ProcessRequest, AttemptNote]:
         """Raises `StartError`; nothing was started then."""
         local = await self._images.command(launch)
         folder = attempt_folder(self._settings.state, launch.key)
@@ -212,8 +217,9 @@ class ProcessExecutor:
         is_sandboxed = self._bwrap is not None and (
             self._settings.sandbox == "bwrap" or bool(launch.codesets or has_outputs or launch.secret_env)
         )
+        note = AttemptNote(outputs=launch.outputs, is_sandboxed=is_sandboxed)
         if is_sandboxed or has_outputs:
-            folder.remember(AttemptNote(outputs=launch.outputs, is_sandboxed=is_sandboxed))
+            folder.remember(note)
         codesets = [
             Path(codeset.path) if is_sandboxed else folder.codeset(index)
             for index, codeset in enumerate(launch.codesets)
@@ -222,7 +228,7 @@ class ProcessExecutor:
         results = RESULTS if is_sandboxed else folder.results
         env = self._environment(launch, local, folder, codesets, results)
         argv = self._sandboxed(launch, local, folder, cwd) if is_sandboxed else local.argv
-        return ProcessRequest(
+        request = ProcessRequest(
             key=_name(launch.key),
             argv=argv,
             cwd=folder.tmp if is_sandboxed else cwd,
@@ -234,27 +240,23 @@ class ProcessExecutor:
             results=folder.results if has_outputs else None,
             outputs=launch.outputs,
         )
+        return request, note
 
     def _environment(
         self, launch: Launch, local: LocalCommand, folder: AttemptFolder, codesets: list[Path], results: Path
     ) -> dict[str, str]:
         """Never the daemon's own environment: what every program needs, the passed on, and the step's."""
-        user_base = folder.tmp / "python"
-        env = {
-            "PATH": _host_path(),
-            "HOME": str(self._home),
-            "LANG": os.environ.get("LANG", "C.UTF-8"),
-            "TMPDIR": str(folder.tmp),
-            "PYTHONUSERBASE": str(user_base),
-        }
-        env.update({name: os.environ[name] for name in self._settings.pass_env if name in os.environ})
+        tmp = str(folder.tmp)
+        env = {**self._base_env, "TMPDIR": tmp, "PYTHONUSERBASE": f"{tmp}/python"}
         env.update(local.env)
         env["FUSEML_RESULTS_DIR"] = str(results)
         if codesets:
             env["FUSEML_CODESET_DIR"] = str(codesets[0])
         env.update(launch.env)
-        env["PATH"] = os.pathsep.join((*local.path, str(user_base / "bin"), env["PATH"]))
+        env["PATH"] = os.pathsep.join((*local.path, f"{tmp}/python/bin", env["PATH"]))
         for name, value in (*env.items(), *launch.secret_env.items()):
+            if len(name) + len(value) < _SURELY_SHORT_ENOUGH:
+                continue
             size = len(os.fsencode(name)) + 1 + len(os.fsencode(value))
             if size > _LONGEST_VARIABLE_BYTES:
                 raise StartError(
@@ -293,13 +295,15 @@ class ProcessExecutor:
                 self._abandon(key)
             case ProcessEnded():
                 folder = attempt_folder(self._settings.state, key)
-                note = folder.note()
+                note = attempt.note or folder.note()
                 outcome, outputs = diagnose(
                     event,
                     note.outputs,
                     RESULTS if note.is_sandboxed else folder.results,
                     is_sandboxed=note.is_sandboxed,
-                    is_short_of_memory=attempt.oom_kills is not None and oom_kills() > attempt.oom_kills,
+                    is_short_of_memory=event.exit_status != 0
+                    and attempt.oom_kills is not None
+                    and oom_kills() > attempt.oom_kills,
                 )
                 self._finish(key, attempt, event.at, outcome, outputs)
 
@@ -323,6 +327,12 @@ def _name(key: AttemptKey) -> str:
 def _key(name: str) -> AttemptKey:
     run, step, attempt = name.removeprefix(_PREFIX).split("/")
     return AttemptKey(run, step, int(attempt))
+
+
+def _base_environment(home: Path, passed_on: Sequence[str]) -> dict[str, str]:
+    """What every program of this host needs, and what the settings say."""
+    env = {"PATH": _host_path(), "HOME": str(home), "LANG": os.environ.get("LANG", "C.UTF-8")}
+    return env | {name: os.environ[name] for name in passed_on if name in os.environ}
 
 
 def _host_path() -> str:

@@ -29,44 +29,48 @@ class AttemptNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptFolder(msgspec.Struct, frozen=True):
-    """`STATE/attempts/RUN/STEP/ATTEMPT` with `codesets/N`, `results` and `tmp`."""
+    """`tmp` is `STATE/attempts/RUN.STEP.ATTEMPT`, the attempt's own. What the step does not own (`codesets/N`,
+    `results`, what to remember) is beside it in `parts`, which exists only where it is needed and never
+    without `tmp`: making and removing folders costs more than everything else about a short step."""
 
-    path: Path
+    tmp: Path
+
+    @property
+    def parts(self) -> Path:
+        return self.tmp.with_name(f"{self.tmp.name}.parts")
 
     @property
     def results(self) -> Path:
-        return self.path / "results"
-
-    @property
-    def tmp(self) -> Path:
-        return self.path / "tmp"
+        return self.parts / "results"
 
     def codeset(self, index: int) -> Path:
-        return self.path / "codesets" / str(index)
+        return self.parts / "codesets" / str(index)
 
     def remember(self, note: AttemptNote) -> None:
-        (self.path / _NOTE).write_bytes(msgspec.json.encode(note))
+        self.parts.mkdir(mode=0o700, exist_ok=True)
+        (self.parts / _NOTE).write_bytes(msgspec.json.encode(note))
 
     def note(self) -> AttemptNote:
         """What was remembered, else the note of an attempt that had nothing to remember."""
         try:
-            return msgspec.json.decode((self.path / _NOTE).read_bytes(), type=AttemptNote)
+            return msgspec.json.decode((self.parts / _NOTE).read_bytes(), type=AttemptNote)
         except (FileNotFoundError, msgspec.MsgspecError):
             return AttemptNote()
 
     def prepare(self, codesets: Iterable[MountedCodeset], has_outputs: bool) -> None:
         """Make everything anew: what an earlier, interrupted preparation left is removed."""
         try:
-            self.path.mkdir(mode=0o700, parents=True)
+            self.tmp.mkdir(mode=0o700)
+        except FileNotFoundError:
+            self.tmp.mkdir(mode=0o700, parents=True)
         except FileExistsError:
-            shutil.rmtree(self.path)
-            self.path.mkdir(mode=0o700, parents=True)
-        self.tmp.mkdir(mode=0o700)
+            self.remove()
+            self.tmp.mkdir(mode=0o700)
         if has_outputs:
-            self.results.mkdir(mode=0o700)
+            self.results.mkdir(mode=0o700, parents=True)
         for index, codeset in enumerate(codesets):
             copy = self.codeset(index)
-            copy.parent.mkdir(mode=0o700, exist_ok=True)
+            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             copy_tree(codeset.source, copy)
             identity = copy / ".fuseml"
             identity.mkdir(exist_ok=True)
@@ -74,35 +78,28 @@ class AttemptFolder(msgspec.Struct, frozen=True):
             (identity / "_project").write_text(codeset.name)
 
     def remove_if_empty(self) -> bool:
-        """The cheap end of an attempt that left nothing."""
+        """The cheap end of an attempt that had nothing and left nothing."""
+        if self.parts.exists():
+            return False
         try:
             self.tmp.rmdir()
-            self.path.rmdir()
         except FileNotFoundError:
             return True
         except OSError:
             return False
-        self._remove_parents()
         return True
 
     def remove(self) -> None:
         """Whatever is left of it; a step may have taken rights away from its own folders."""
-        if not self.path.exists():
-            return
-        for folder, _folders, _files in os.walk(self.path):
-            with contextlib.suppress(OSError):
-                Path(folder).chmod(0o700)
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._remove_parents()
-
-    def _remove_parents(self) -> None:
-        with contextlib.suppress(OSError):
-            self.path.parent.rmdir()
-            self.path.parent.parent.rmdir()
+        for top in (self.parts, self.tmp):
+            for folder, _folders, _files in os.walk(top):
+                with contextlib.suppress(OSError):
+                    Path(folder).chmod(0o700)
+            shutil.rmtree(top, ignore_errors=True)
 
 
 def attempt_folder(state: Path, key: AttemptKey) -> AttemptFolder:
-    return AttemptFolder(state / "attempts" / key.run / key.step / str(key.attempt))
+    return AttemptFolder(Path(f"{state}/attempts/{key.run}.{key.step}.{key.attempt}"))
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -282,11 +282,11 @@ async def test_a_launch_that_is_repeated_starts_nothing_twice(bench: BenchFactor
 async def test_forgetting_removes_the_folder_and_keeps_the_log(bench: BenchFactory, state: Path) -> None:
     async with bench() as opened:
         await opened.shell("echo x > $TMPDIR/left; echo kept")
-        assert (state / "attempts" / "run-1" / "step" / "1").exists()
+        assert (state / "attempts" / "run-1.step.1").exists()
 
         await opened.executor.forget(key())
 
-        assert not (state / "attempts" / "run-1").exists()
+        assert [path.name for path in (state / "attempts").iterdir()] == ["boot.json"]
         assert opened.log() == "kept\n"
         await opened.executor.forget(key("unknown"))
 
@@ -311,7 +311,7 @@ async def test_the_next_daemon_takes_up_what_ran_and_hears_what_ended(
         runs = await opened.finished(key("runs"))
         assert runs.outcome.ending is Ending.OUTPUT_MISSING
         assert "did not write its output missing" in runs.outcome.message
-        await until(lambda: not (state / "attempts" / "run-1" / "unwanted").exists())
+        await until(lambda: not (state / "attempts" / "run-1.unwanted.1").exists())
         assert not any(report.key.step == "unwanted" for report in opened.reports)
 
 

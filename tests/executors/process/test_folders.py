@@ -72,6 +72,7 @@ def test_removing_takes_everything_but_the_attempts_of_others(tmp_path: Path) ->
     assert not folder.remove_if_empty()
     folder.remove()
 
-    assert not folder.path.parent.exists()
+    assert not folder.tmp.exists()
+    assert not folder.parts.exists()
     assert other.remove_if_empty()
     assert list((tmp_path / "attempts").iterdir()) == []
