@@ -9,6 +9,7 @@ import anyio
 import structlog
 
 from fusemld.daemon.admitting import Admitting
+from fusemld.daemon.patience import patiently
 from fusemld.daemon.plans import Plans
 from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.supervisor import Supervisor
@@ -25,12 +26,9 @@ from fusemld.model.ids import run_id
 from fusemld.model.run import Run
 from fusemld.registry.registry import Registry
 from fusemld.store.changes import Change, DeleteDocument, PutDocument, PutWorkflow
-from fusemld.store.errors import StoreError
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
-
-STORE_RETRY_S = 1.0
 
 
 class Folder:
@@ -49,8 +47,6 @@ class Folder:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.catalog = catalog
-        self.runs: dict[str, str] = {}
-        """The latest run that a document started, by the document's key; of this daemon's life."""
         self._registry = registry
         self._store = store
         self._supervisor = supervisor
@@ -98,20 +94,30 @@ class Folder:
             await self._store_update(self.catalog.codeset_seen(polled, version, problem))
             await self._start_due()
 
-    async def start(
-        self, start: Start, *, user: str, cause: str, version: str = "", changes: tuple[Change, ...] = ()
+    async def start(self, start: Start, *, user: str, cause: str) -> Run:
+        """Create the run that somebody asked for."""
+        return await self._create(run_id(start.workflow.name, self._clock()), start, user=user, cause=cause)
+
+    async def _create(
+        self,
+        id: str,  # noqa: A002 - the name of the field
+        start: Start,
+        *,
+        user: str,
+        cause: str,
+        version: str = "",
+        changes: tuple[Change, ...] = (),
     ) -> Run:
-        """Create the run of a `Start`, with `changes` in the same transaction."""
+        """With `changes` in the same transaction. `version` is what the codeset of an assignment was seen at."""
         workflow = start.workflow
-        now = self._clock()
         plan = self._plans.add(workflow.digest, workflow.canonical)
         inputs = dict(start.inputs)
         if version and not self._is_folder(start.reference):
             inputs = {name: _at(text, start.reference, version) for name, text in inputs.items()}
         run = new_run(
             plan,
-            id=run_id(workflow.name, now),
-            created_at=now,
+            id=id,
+            created_at=self._clock(),
             inputs=inputs,
             project=start.project,
             user=user,
@@ -119,7 +125,7 @@ class Folder:
             executor=start.executor or plan.workflow.executor or self._default_executor,
         )
         stored = PutWorkflow(workflow.digest, workflow.name, workflow.canonical)
-        await self._supervisor.create(run, (stored, *changes))
+        await self._supervisor.create(run, plan, (stored, *changes))
         log.info("run.created", run=run.id, workflow=run.workflow, cause=cause)
         return run
 
@@ -130,23 +136,25 @@ class Folder:
         return document is None or not isinstance(document.declared, Codeset) or document.declared.path is not None
 
     async def _start_due(self) -> None:
+        """Each run in one transaction with the row that says it was started. One that cannot be created (a bug) is
+        said in the journal, and tried again by the next daemon."""
         for due in self.catalog.due():
-            row = self.catalog.started(due)
-            run = await self.start(
-                due.start, user=due.user, cause=due.cause, version=due.version, changes=(PutDocument(row),)
-            )
-            self.runs[due.document] = run.id
+            id = run_id(due.start.workflow.name, self._clock())  # noqa: A001 - the name of the field
+            row = PutDocument(self.catalog.started(due, id))
+            try:
+                await self._create(
+                    id, due.start, user=due.user, cause=due.cause, version=due.version, changes=(row,)
+                )
+            except Exception:
+                log.exception("run.not_created", document=due.document, cause=due.cause)
 
     async def _store_update(self, update: Update) -> None:
         changes: list[Change] = [PutDocument(row) for row in update.records]
         changes += [DeleteDocument(key) for key in update.forgotten]
-        while changes:
-            try:
-                await self._store.write(*changes)
-                return
-            except StoreError as error:
-                log.warning("store.unavailable", error=str(error))
-                await anyio.sleep(STORE_RETRY_S)
+        await patiently(
+            lambda: self._store.write(*changes),
+            lambda text: log.warning("store.unavailable", error=text),
+        )
 
     def _register_extensions(self) -> None:
         declared = {name: document.declared for name, document in self.registered(Kind.EXTENSION).items()}

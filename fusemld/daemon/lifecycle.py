@@ -26,9 +26,10 @@ from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.locking import state_lock
 from fusemld.daemon.operations import DaemonOperations
-from fusemld.daemon.performing import Parts, StepPerformer
+from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.plans import Plans
+from fusemld.daemon.preparing import Parts
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
 from fusemld.daemon.supervisor import Supervisor
@@ -136,14 +137,6 @@ class _Daemon:
         codesets = Codesets(
             settings.state, (settings.folder, *settings.codesets.roots), limit_bytes=settings.codesets.limit_bytes
         )
-        pinner = Pinner(
-            codesets,
-            registry,
-            services,
-            lambda: catalog.registered(Kind.CODESET),
-            zone=settings.process.zone,
-            timeout_s=settings.steps.pin_timeout_s,
-        )
         defaults = Defaults(
             timeout_s=settings.steps.timeout_s,
             queue_timeout_s=settings.steps.queue_timeout_s,
@@ -166,6 +159,15 @@ class _Daemon:
             admitting=Admitting(plugins, executors, settings.executor),
             plans=plans,
             default_executor=settings.executor,
+        )
+        pinner = Pinner(
+            codesets,
+            registry,
+            services,
+            lambda: catalog.registered(Kind.CODESET),
+            folder.extensions_read,
+            zone=settings.process.zone,
+            timeout_s=settings.steps.pin_timeout_s,
         )
         performer = StepPerformer(
             Parts(

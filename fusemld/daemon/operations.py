@@ -235,11 +235,7 @@ class DaemonOperations:
     # The watched folder
 
     async def files(self) -> Sequence[views.FileView]:
-        found = [
-            _file_view(row, self._folder.runs.get(row.key))
-            for row in self._folder.catalog.records
-            if _is_shown(row)
-        ]
+        found = [_file_view(row) for row in self._folder.catalog.records if _is_shown(row)]
         return sorted(found, key=lambda view: (view.path, view.line))
 
     # What is registered
@@ -400,8 +396,8 @@ class DaemonOperations:
         return f"no file of {self._settings.folder} declares it ({hint})"
 
     def _file_of(self, document: Document) -> str:
-        keys = (f"{document.kind}/{document.name}",)
-        return next((row.file for row in self._folder.catalog.records if row.key in keys and row.present), "")
+        row = self._folder.catalog.record(f"{document.kind}/{document.name}")
+        return row.file if row is not None else ""
 
     def _workflow_view(self, document: Document) -> views.WorkflowView:
         assert isinstance(document.declared, Workflow)
@@ -428,7 +424,7 @@ def _is_shown(row: DocumentRecord) -> bool:
     return row.present or row.state is DocumentState.REJECTED
 
 
-def _file_view(row: DocumentRecord, run: str | None) -> views.FileView:
+def _file_view(row: DocumentRecord) -> views.FileView:
     return views.FileView(
         path=row.file,
         line=row.line,
@@ -437,7 +433,7 @@ def _file_view(row: DocumentRecord, run: str | None) -> views.FileView:
         state=STATES.get(row.state, row.state.value),
         detail=row.detail,
         generation=row.generation,
-        run=run,
+        run=row.run or None,
         problems=row.problems,
     )
 

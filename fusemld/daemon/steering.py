@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,46 +11,20 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from fusemld.daemon.patience import patiently
+from fusemld.daemon.step_log import StepLog
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Report
 from fusemld.hooks.services import Services
 from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders
 from fusemld.hooks.stores import ObjectStore, ObjectStoreFactory
 from fusemld.model import faults
-from fusemld.model.backoff import backoff_s
 from fusemld.model.codeset import PinnedCodeset
-from fusemld.model.errors import FusemldError, StartError, UnavailableError
+from fusemld.model.errors import FusemldError, StartError
 from fusemld.model.extension import ServiceAccess
 from fusemld.model.run import AttemptKey, Ending, Outcome
 
 log = structlog.get_logger(__name__)
-
-TAIL_LINES = 20
-FIRST_BACKOFF_S = 1.0
-LONGEST_BACKOFF_S = 60.0
-
-
-class StepLog:
-    """The log of a steering step: whole lines, masked before they reach the disk."""
-
-    def __init__(self, path: Path, secrets: frozenset[str]) -> None:
-        self._path = path
-        self._secrets = sorted(secrets, key=len, reverse=True)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    def masked(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def write(self, text: str) -> None:
-        with self._path.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(self.masked(text).rstrip("\n") + "\n")
-
-    def tail(self) -> str:
-        if not self._path.exists():
-            return ""
-        return "\n".join(self._path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
 
 class Context:
@@ -95,7 +70,7 @@ class Context:
         self._object_stores = object_stores
 
     def note(self, text: str) -> None:
-        text = self.step_log.masked(text)
+        text = self.step_log.mask(text)
         self.step_log.write(text)
         self._note(text)
 
@@ -117,12 +92,17 @@ class Steering:
         self._clock = clock
         self._running: dict[AttemptKey, anyio.CancelScope] = {}
 
+    def is_running(self, key: AttemptKey) -> bool:
+        return key in self._running
+
     def launch(self, tasks: TaskGroup, step: PluginStep, context: Context, report: Report) -> None:
+        """Nothing happens where the attempt is running already."""
         if context.key not in self._running:
             scope = self._running[context.key] = anyio.CancelScope()
             tasks.start_soon(self._run, step, context, report, scope, name=f"step {context.key}")
 
     def kill(self, key: AttemptKey) -> None:
+        """Cancel the step; its end is reported. Unknown keys are ignored."""
         if key in self._running:
             self._running[key].cancel()
 
@@ -141,27 +121,25 @@ class Steering:
         report(AttemptFinished(key=key, at=self._clock(), outcome=outcome, outputs=outputs))
 
     async def _until_done(self, step: PluginStep, context: Context) -> tuple[Outcome, Mapping[str, str]]:
-        tries = 0
-        while True:
-            try:
-                outputs = await step.run(context)
-            except UnavailableError as error:
-                tries += 1
-                pause_s = backoff_s(tries, FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
-                context.note(f"{error}; trying again in {pause_s:.0f} s")
-                await anyio.sleep(pause_s)
-            except FusemldError as error:
-                return self._failed(context, str(error)), {}
-            except Exception as error:
-                log.exception("step.crashed", key=str(context.key))
-                return self._failed(context, f"the plugin failed: {type(error).__name__}: {error}"), {}
-            else:
-                missing = [name for name in context.outputs if name not in outputs]
-                if missing:
-                    message = f"the plugin did not give the output {', '.join(missing)}"
-                    return Outcome(ending=Ending.OUTPUT_MISSING, message=message), {}
-                return Outcome(ending=Ending.SUCCEEDED), {name: outputs[name] for name in context.outputs}
+        mask = context.step_log.mask
+        try:
+            outputs = await patiently(lambda: step.run(context), context.note)
+        except FusemldError as error:
+            return self._failed(context, str(error)), {}
+        except Exception as error:  # noqa: BLE001 - logged, but not as it is: it may hold a secret
+            log.error("step.crashed", key=str(context.key), traceback=mask(traceback.format_exc()))
+            return self._failed(context, f"the plugin failed: {type(error).__name__}: {error}"), {}
+        missing = [name for name in context.outputs if name not in outputs]
+        if missing:
+            message = f"the plugin did not give the output {', '.join(missing)}"
+            return Outcome(ending=Ending.OUTPUT_MISSING, message=message), {}
+        given = {name: outputs[name] for name in context.outputs}
+        exposed = [name for name, value in given.items() if mask.hides(value)]
+        if exposed:
+            message = f"output {', '.join(exposed)} is refused: it holds a value from credentials"
+            return Outcome(ending=Ending.OUTPUT_REFUSED, message=message), {}
+        return Outcome(ending=Ending.SUCCEEDED), given
 
     def _failed(self, context: Context, message: str) -> Outcome:
-        message = context.step_log.masked(message)
+        message = context.step_log.mask(message)
         return Outcome(ending=Ending.PROGRAM_FAILED, message=message, tail=context.step_log.tail())

@@ -198,10 +198,10 @@ class Supervisor:
         """Something happened. Events of runs that are over are dropped: they are late."""
         self._put(_Posted(run_id, event))
 
-    async def create(self, run: Run, changes: Sequence[Change] = ()) -> None:
+    async def create(self, run: Run, plan: Plan, changes: Sequence[Change] = ()) -> None:
         """Start the run; returns when it is safe, with `changes` in the same transaction. Raises `ConflictError`
         where they contradict what is stored: then nothing of it is."""
-        entry = ActiveRun(run, await self._planner.plan(run.workflow_digest))
+        entry = ActiveRun(run, plan)
         event = events.RunCreated(at=self._clock())
         await self._settled(_Posted(run.id, event, entry=entry, is_new=True, changes=tuple(changes), done=_Done()))
 

@@ -98,6 +98,9 @@ class Catalog:
         """Every row, ordered by file and place; those with `present` False are history."""
         return tuple(sorted(self._rows.values(), key=lambda row: (row.file, row.index, row.key)))
 
+    def record(self, key: str) -> DocumentRecord | None:
+        return self._rows.get(key)
+
     @property
     def files(self) -> tuple[str, ...]:
         """Every file known to exist, relative to the watched folder."""
@@ -161,12 +164,12 @@ class Catalog:
             self._judge(key for key in tuple(self._open) if key.startswith("assignment/"))
         return self._update()
 
-    def started(self, due: DueRun) -> DocumentRecord:
-        """Take note that the run was started; the row belongs into the transaction that creates the run."""
+    def started(self, due: DueRun, run: str = "") -> DocumentRecord:
+        """Take note that it was started as `run`; the row belongs into the transaction that creates the run."""
         row = self._rows[due.document]
         if due.mark:
             row = replace(row, started_versions={**row.started_versions, due.start.reference: due.mark})
-        row = replace(row, started_generation=max(row.started_generation, due.generation))
+        row = replace(row, started_generation=max(row.started_generation, due.generation), run=run)
         self._rows[due.document] = row
         self._set_due(due.document, [run for run in self._due.get(due.document, ()) if run.cause != due.cause])
         if not due.mark and row.started_generation >= row.generation:

@@ -53,7 +53,10 @@ def row_of(
     if before is None:
         return row
     row = msgspec.structs.replace(
-        row, started_generation=before.started_generation, started_versions=before.started_versions
+        row,
+        started_generation=before.started_generation,
+        started_versions=before.started_versions,
+        run=before.run,
     )
     if same and before.present:
         return msgspec.structs.replace(row, state=before.state, detail=before.detail, problems=before.problems)

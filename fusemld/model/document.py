@@ -93,8 +93,8 @@ class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
     (`kind` None, `name` and `digest` empty). `file` is relative to the watched folder. `present` is False for what
     the folder does not declare any more: such a row stays because generations never go back. A generation above
     `started_generation` may start a run. `started_versions` says for an assignment what it last ran for,
-    by codeset reference: `TERMS@VERSION`, TERMS being a digest of its workflow and inputs. `canonical` is None
-    for extensions: credentials are never stored.
+    by codeset reference: `TERMS@VERSION`, TERMS being a digest of its workflow and inputs. `run` is the latest run
+    that it started, empty before the first. `canonical` is None for extensions: credentials are never stored.
     """
 
     key: str
@@ -106,6 +106,7 @@ class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     started_generation: int = 0
     started_versions: dict[str, str] = {}
+    run: str = ""
     present: bool = True
     state: DocumentState = DocumentState.ACCEPTED
     detail: str = ""

@@ -1,0 +1,35 @@
+"""Trying again what is out of reach now."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from fusemld.hooks.environments import Note
+from fusemld.model.backoff import backoff_s
+from fusemld.model.errors import UnavailableError
+
+T = TypeVar("T")
+
+FIRST_S = 0.5
+LONGEST_S = 60.0
+
+
+async def patiently(
+    action: Callable[[], Awaitable[T]], note: Note, *, may_wait: Callable[[float], bool] = lambda _: True
+) -> T:
+    """Repeat the action, with growing pauses, as long as it raises `UnavailableError` and the caller is not
+    cancelled. `may_wait` is asked about each pause (in seconds): where it says no, the error is raised."""
+    tries = 0
+    while True:
+        try:
+            return await action()
+        except UnavailableError as error:
+            tries += 1
+            pause_s = backoff_s(tries, FIRST_S, LONGEST_S)
+            if not may_wait(pause_s):
+                raise
+            note(f"{error}; trying again in {pause_s:g} s")
+        await anyio.sleep(pause_s)

@@ -1,0 +1,209 @@
+"""Everything about an attempt before the point of no return: services, values, codesets, and who will run it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from fusemld.daemon.mask import Mask
+from fusemld.daemon.pinning import Pinner
+from fusemld.daemon.steering import Context
+from fusemld.daemon.step_inputs import check_inputs
+from fusemld.daemon.step_log import StepLog
+from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.variables import input_values, lookup, public, selectors, step_variables
+from fusemld.engine.events import CodesetsPinned
+from fusemld.engine.plan import Plan
+from fusemld.hooks.environments import Environments, Note
+from fusemld.hooks.executors import Executor, Launch, MountedCodeset
+from fusemld.hooks.manager import Plugins, repository
+from fusemld.hooks.services import Services
+from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders
+from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.errors import StartError
+from fusemld.model.extension import ResolvedService, ServiceAccess
+from fusemld.model.run import AttemptKey, Run
+from fusemld.model.workflow import Step
+from fusemld.registry.registry import Registry
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What preparing an attempt needs of the rest of the daemon."""
+
+    plugins: Plugins
+    executors: Mapping[str, Executor]
+    registry: Registry
+    pinner: Pinner
+    services: Services
+    environments: Environments
+    applications: Applications
+    folders: RuntimeFolders
+    state: Path
+    grace_s: float
+    extensions_read: Callable[[Note], Awaitable[None]]
+    """Returns once the registry holds every record that is known to exist."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine is told when the attempt starts or ends."""
+
+    services: tuple[ResolvedService, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Steered(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that runs inside the daemon."""
+
+    step: PluginStep
+    context: Context
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """In memory only: it holds secrets. A `Launch` is for `executor`."""
+
+    facts: Facts
+    work: Launch | Steered
+    executor: Executor
+
+
+class Preparer:
+    """Safe to repeat, and to cancel. Every method raises `StartError`, `InvalidInputError` and `NotFoundError` for
+    what cannot be started as it is described, `UnavailableError` for what may work later."""
+
+    def __init__(self, parts: Parts, supervisor: Supervisor, clock: Callable[[], float]) -> None:
+        self._parts = parts
+        self._supervisor = supervisor
+        self._clock = clock
+
+    async def prepare(
+        self, run: Run, plan: Plan, key: AttemptKey, *, note: Note, mask: Mask, recovered: bool
+    ) -> Prepared:
+        """Start the services that the step needs, and put together what it will see. `mask` learns the step's
+        secrets as soon as they are known; `note` is expected to use it."""
+        step = plan.step(key.step)
+        executor = self._executor(run, step)
+        access = await self._resolved(run, step, executor, note)
+        mask.add(one.configuration[name] for one in access.values() for name in one.secret_keys)
+        value = lookup(run, access)
+        image = public(step.image, value, "image")
+        variables = step_variables(run, step, access, value)
+        mask.add(variables.secrets)
+        plugins, claimed = self._parts.plugins, repository(image)
+        plugin_step = plugins.steps.get(claimed)
+        owner = plugin_step or plugins.runtimes.get(claimed)
+        ignored = [] if owner is None else check_inputs(step, owner.inputs)
+        facts = Facts(
+            services=tuple(one.service for one in access.values()), warnings=(*variables.warnings, *ignored)
+        )
+        inputs = {name: rendered.text for name, rendered in input_values(step, value).items()}
+        mounts = {entry.name: entry.codeset for entry in step.inputs if entry.codeset is not None}
+        for mount in mounts.values():
+            public(mount.name, value, "codeset name")
+        pins = {name: await self._pinned(run, inputs[name], note) for name in mounts}
+        if plugin_step is not None:
+            context = self._context(run, step, key, executor.name, access, inputs, pins, note, mask)
+            return Prepared(facts=facts, work=Steered(step=plugin_step, context=context), executor=executor)
+        launch = Launch(
+            key=key,
+            image=image,
+            command=None if step.command is None else tuple(public(t, value, "command") for t in step.command),
+            args=None if step.args is None else tuple(public(t, value, "args") for t in step.args),
+            env=variables.env,
+            secret_env=variables.secret_env,
+            secrets=variables.secrets,
+            codesets=tuple([await self._mounted(mounts[name].path, pinned) for name, pinned in pins.items()]),
+            outputs=tuple(output.name for output in step.outputs),
+            requests={name: public(t, value, "resources") for name, t in step.resources.requests.items()},
+            limits={name: public(t, value, "resources") for name, t in step.resources.limits.items()},
+            recovered=recovered,
+        )
+        return Prepared(facts=facts, work=launch, executor=executor)
+
+    def _executor(self, run: Run, step: Step) -> Executor:
+        executor = self._parts.executors.get(run.executor)
+        if executor is None:
+            raise StartError(
+                f"cannot run step {step.name}: this daemon has no executor {run.executor!r} "
+                f"(it has: {', '.join(sorted(self._parts.executors))})"
+            )
+        return executor
+
+    async def _resolved(self, run: Run, step: Step, executor: Executor, note: Note) -> dict[str, ServiceAccess]:
+        access: dict[str, ServiceAccess] = {}
+        if step.extensions:
+            await self._parts.extensions_read(note)
+        for requirement in step.extensions:
+            access[requirement.name] = await self._parts.registry.resolve(
+                selectors(requirement, run),
+                executor=executor.name,
+                zone=executor.zone,
+                project=run.project,
+                user=run.user,
+                services=self._parts.services,
+                note=note,
+            )
+        return access
+
+    async def _mounted(self, path: str, pinned: PinnedCodeset) -> MountedCodeset:
+        return MountedCodeset(
+            path=path,
+            project=pinned.project,
+            name=pinned.name,
+            version=pinned.version,
+            digest=pinned.digest,
+            source=await self._parts.pinner.source(pinned),
+        )
+
+    async def _pinned(self, run: Run, reference: str, note: Note) -> PinnedCodeset:
+        """What the run pinned. A reference that only an earlier step could name is pinned now, for all steps: the
+        first pin that is recorded counts."""
+        pins = self._pins(run)
+        if reference not in pins:
+            pinned = await self._parts.pinner.pin_one(reference, project=run.project, user=run.user, note=note)
+            await self._supervisor.record(run.id, CodesetsPinned(at=self._clock(), codesets={reference: pinned}))
+            pins = {reference: pinned, **self._pins(run)}
+        return pins[reference]
+
+    def _pins(self, run: Run) -> dict[str, PinnedCodeset]:
+        return (self._supervisor.find(run.id) or run).codesets or {}
+
+    def _context(
+        self,
+        run: Run,
+        step: Step,
+        key: AttemptKey,
+        executor: str,
+        access: Mapping[str, ServiceAccess],
+        inputs: Mapping[str, str],
+        pins: Mapping[str, PinnedCodeset],
+        note: Note,
+        mask: Mask,
+    ) -> Context:
+        work = self._parts.state / "plugins"
+        work.mkdir(mode=0o700, exist_ok=True)
+        return Context(
+            key=key,
+            workflow=run.workflow,
+            project=run.project,
+            executor=executor,
+            run_created_at=run.created_at,
+            inputs=inputs,
+            codesets=pins,
+            extensions=access,
+            outputs=tuple(output.name for output in step.outputs),
+            services=self._parts.services,
+            environments=self._parts.environments,
+            applications=self._parts.applications,
+            folders=self._parts.folders,
+            work=work,
+            note=note,
+            step_log=StepLog(log_path(self._parts.state, key), mask),
+            object_stores=self._parts.plugins.object_stores,
+        )
+
+
+def log_path(state: Path, key: AttemptKey) -> Path:
+    """Where the log of the attempt is, whoever runs it."""
+    return state / "logs" / key.run / f"{key.step}.{key.attempt}.log"
