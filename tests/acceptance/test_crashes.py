@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,7 +22,7 @@ from fusemld.executors.process.spawning import MARKER, boot_id
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import RunState
-from tests.acceptance.daemon import BIN, Daemon
+from tests.acceptance.daemon import BIN, EXAMPLES, Daemon
 
 pytestmark = pytest.mark.acceptance
 
@@ -128,15 +129,8 @@ def ledger(daemon: Daemon) -> Ledger:
 
 
 @pytest.fixture
-def steering(daemon: Daemon, tmp_path: Path) -> None:
-    """Install the plugin for this daemon, as a distribution like anybody else's."""
-    site = tmp_path / "site"
-    info = site / "steering-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "steering.py").write_text(STEERING)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: steering\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[fusemld]\nsteering = steering\n")
-    daemon.environment["PYTHONPATH"] = str(site)
+def steering(daemon: Daemon) -> None:
+    daemon.install_plugin("steering", STEERING)
 
 
 def step(name: str, script: str, more: str = "") -> str:
@@ -596,3 +590,38 @@ def crash_host(daemon: Daemon, is_journal_lost: bool) -> None:
         file.write_text(text.replace(boot_id(), "another-boot"))
     if is_journal_lost:
         (daemon.state / "keeper" / "journal").unlink()
+
+
+# The main job
+
+
+@pytest.mark.services
+@pytest.mark.timeout(900)
+def test_the_main_job_survives_a_kill_in_each_of_its_steps(daemon: Daemon) -> None:
+    daemon.add_codeset("iris", "sklearn-iris")
+    daemon.drop_example("workflows/mlflow-e2e.yaml")
+    daemon.drop_example("documents/iris-run.yaml")
+    daemon.start()
+    run = daemon.run_of("iris-run.yaml")
+
+    for name in ("builder", "trainer", "predictor"):
+        daemon.in_state(run, name, "running", 600)
+        daemon.kill()
+        daemon.start()
+    view = daemon.finished(run, 600)
+
+    assert view["state"] == "succeeded", daemon.run("fuseml", "why", run).stdout
+    assert numbers(view) == {"builder": [1], "trainer": [1], "predictor": [1]}
+    built, trained, served = (log(daemon, run, name) for name in ("builder", "trainer", "predictor"))
+    assert (built.count("environment from"), built.count("built environment"), built.count("image: ")) == (1, 1, 1)
+    assert (trained.count("entry point main"), trained.count("accuracy"), trained.count("model: ")) == (1, 1, 1)
+    assert served.splitlines()[-1].endswith(view["outputs"]["prediction-url"])
+    sample = json.loads((EXAMPLES / "codesets" / "sklearn-iris" / "sample.json").read_text())
+    request = urllib.request.Request(
+        view["outputs"]["prediction-url"],
+        data=json.dumps({"inputs": sample["inputs"]}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        predicted = [round(value) for value in json.load(answer)["outputs"][0]["data"]]
+    assert sum(a == b for a, b in zip(predicted, sample["truth"], strict=True)) >= len(predicted) - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import urllib.parse
 from collections.abc import Iterable
@@ -20,16 +21,27 @@ def needles(secrets: Iterable[bytes]) -> tuple[bytes, ...]:
         stripped = secret.strip(b"\r\n")
         if not stripped:
             continue
-        found.add(stripped)
-        found.update(line for line in map(bytes.strip, stripped.splitlines()) if len(line) >= _SHORTEST_PIECE)
+        lines = {line for line in map(bytes.strip, stripped.splitlines()) if len(line) >= _SHORTEST_PIECE}
+        for piece in (stripped, *lines):
+            found.add(piece)
+            found.update(_quoted_forms(piece))
         if len(stripped) >= _SHORTEST_ENCODED:
-            found.add(urllib.parse.quote_from_bytes(stripped, safe="").encode())
             found.update(_base64_forms(stripped))
     return tuple(sorted(found))
 
 
 def holds_any(data: bytes, patterns: Iterable[bytes]) -> bool:
     return any(pattern in data for pattern in patterns)
+
+
+def _quoted_forms(secret: bytes) -> Iterable[bytes]:
+    """What it looks like in an URL, in JSON and where a Python program shows a text."""
+    yield urllib.parse.quote_from_bytes(secret, safe="").encode()
+    yield urllib.parse.quote_from_bytes(secret).encode()
+    text = secret.decode("utf-8", "surrogateescape")
+    yield json.dumps(text)[1:-1].encode()
+    yield json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogateescape")
+    yield repr(text)[1:-1].encode("utf-8", "surrogateescape")
 
 
 def _base64_forms(secret: bytes) -> Iterable[bytes]:
