@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,7 @@ _KEPT_UV_VARIABLES = re.compile(
 )
 _NETWORK_VARIABLES = re.compile(r"(?i)(https?|all|no)_proxy|SSL_CERT_(FILE|DIR)|NETRC")
 _PASSED_ON = re.compile(r"PATH|HOME|LANG|LC_.*|TMPDIR|TZ|PYENV_ROOT|LD_LIBRARY_PATH|CC|CXX")
+_PASSWORDS = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _WORTH_TELLING = re.compile(r"^\s*(Downloading|Building|Resolved|Installed) .+")
 _INDEX_OPTION = re.compile(r"(-i|--index-url|--extra-index-url|-f|--find-links|--no-index)\b")
 _LAST_LINES = 25
@@ -114,6 +115,19 @@ def network_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if any(m.fullmatch(name) for m in matches)}
 
 
+def tool_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of these variables those that programs need to find each other, their user and a compiler."""
+    return {name: value for name, value in environ.items() if _PASSED_ON.fullmatch(name)}
+
+
+def passwords(texts: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """Passwords in these (name, value) pairs: of variables that are named so, and in URLs."""
+    found: set[str] = set()
+    for name, value in texts:
+        found |= {value} if name.endswith("_PASSWORD") else set(_PASSWORDS.findall(value))
+    return frozenset(found - {""})
+
+
 class Uv:
     """uv with its own cache and interpreters below the state folder, and without the user's configuration.
 
@@ -124,8 +138,7 @@ class Uv:
         self._program = find_uv_bin()
         self._cwd = folders.environments
         self._lock = lock
-        passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
-        self._env = network_environment(os.environ) | passed_on
+        self._env = network_environment(os.environ) | tool_environment(os.environ)
         self._env |= {
             "UV_CACHE_DIR": str(folders.cache),
             "UV_PYTHON_INSTALL_DIR": str(folders.environments / _INTERPRETERS),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections import defaultdict
@@ -12,7 +11,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from fusemld.hooks.building import find_environment, network_environment
+from fusemld.hooks.building import find_environment, network_environment, passwords, tool_environment
 from fusemld.hooks.environments import EnvironmentSpec, Note
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest
 from fusemld.hooks.steps import RuntimeFolders
@@ -22,8 +21,6 @@ from fusemld.services.endings import Endings, in_words
 PREFIX = "environment/"
 _LOOK_S = 0.2
 _MOST_LOSSES = 3
-_PASSED_ON = re.compile(r"PATH|HOME|LANG|LC_.*|TMPDIR|TZ|PYENV_ROOT|LD_LIBRARY_PATH|CC|CXX")
-_PASSWORDS = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 
 
 class KeeperEnvironments:
@@ -97,9 +94,9 @@ class KeeperEnvironments:
                 ),
                 cwd=self._folders.environments,
                 log=self._log(key),
-                env={name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)},
+                env=tool_environment(os.environ),
                 secret_env=network,
-                secrets=_secrets([*network.items(), ("", spec.requirements)]),
+                secrets=tuple(sorted(passwords([*network.items(), ("", spec.requirements)]))),
             )
         )
         self._endings.expect(key)
@@ -141,10 +138,3 @@ def _reason(spec: EnvironmentSpec, ended: ProcessEnded, log: Path) -> str:
         if found
         else f"{opening}: the builder {in_words(ended)} (see {log})\n{ended.tail}"
     )
-
-
-def _secrets(texts: list[tuple[str, str]]) -> tuple[str, ...]:
-    """Passwords in these values: of variables that are named so, and in URLs."""
-    found = {value for name, value in texts if name.endswith("_PASSWORD")}
-    found |= {password for _, value in texts for password in _PASSWORDS.findall(value)}
-    return tuple(sorted(found - {""}))

@@ -10,6 +10,7 @@ from fusemld.hooks.building import (
     find_environment,
     lock_requirements,
     network_environment,
+    passwords,
 )
 from fusemld.hooks.environments import EnvironmentSpec
 from fusemld.hooks.steps import RuntimeFolders
@@ -129,3 +130,18 @@ def test_a_folder_that_cannot_be_written_is_a_start_error(tmp_path: Path) -> Non
 
     with pytest.raises(StartError, match="cannot build the environment of six"):
         build_environment(SIX, folders, print)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("UV_INDEX_TEAM_PASSWORD", "s3cret", {"s3cret"}),
+        ("PIP_INDEX_URL", "https://me:s3cret@packages.example/simple", {"s3cret"}),
+        ("PIP_INDEX_URL", "https://packages.example/simple", set()),
+        ("HTTPS_PROXY", "http://:only@proxy.example:3128", {"only"}),
+        ("PATH", "/usr/bin", set()),
+        ("EMPTY_PASSWORD", "", set()),
+    ],
+)
+def test_passwords_among_variables_are_found(name: str, value: str, found: set[str]) -> None:
+    assert passwords([(name, value)]) == found

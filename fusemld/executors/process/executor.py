@@ -20,6 +20,7 @@ from fusemld.executors.process.outcomes import MemoryPressure, diagnose, oom_kil
 from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.executors.process.spawning import boot_id
+from fusemld.hooks.building import passwords
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, Report
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, ProcessRuntime, RuntimeFolders
@@ -80,6 +81,7 @@ class ProcessExecutor:
         self._bwrap: str | None = None
         self._home = Path(os.environ.get("HOME") or "/")
         self._base_env = _base_environment(self._home, settings.pass_env)
+        self._passwords = passwords(self._base_env.items())
         self._memory = MemoryPressure()
         self._leftovers: list[AttemptKey] = []
         self._has_leftovers = anyio.Event()
@@ -235,7 +237,7 @@ class ProcessExecutor:
             log=self.log_path(launch.key),
             env=env,
             secret_env=launch.secret_env,
-            secrets=tuple(sorted(launch.secrets)),
+            secrets=tuple(sorted(launch.secrets | self._passwords | passwords(local.env.items()))),
             log_limit_bytes=self._settings.log_limit_bytes,
             results=folder.results if has_outputs else None,
             outputs=launch.outputs,
