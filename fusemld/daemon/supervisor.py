@@ -361,8 +361,11 @@ class Supervisor:
     async def _commit(self, batch: _Batch) -> None:
         """Returns once everything is safe. A database that cannot be written stops the engine, not the daemon."""
         for run_id, run in batch.runs.items():
-            changed = None if run_id in batch.new else tuple(batch.changed[run_id])
-            batch.changes[run_id].append(PutRun(run, changed))
+            if run_id in batch.new:
+                batch.changes[run_id].append(PutRun(run))
+            else:
+                changed, before = tuple(batch.changed[run_id]), batch.entries[run_id].run
+                batch.changes[run_id].append(PutRun(run, changed, before))
         if not batch.changes:
             return
         try:

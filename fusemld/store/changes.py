@@ -17,10 +17,14 @@ from fusemld.store.records import StoredRun, StoredStep
 
 
 class PutRun(msgspec.Struct, frozen=True):
-    """Insert the run with all its steps (`changed` None), or update it and the steps that changed."""
+    """Insert the run with all its steps (`changed` None), or update it and the steps that changed.
+
+    `before` is the run as it is stored: what does not differ from it is not written again.
+    """
 
     run: Run
     changed: tuple[str, ...] | None = None
+    before: Run | None = None
 
 
 class PutWorkflow(msgspec.Struct, frozen=True):
@@ -76,11 +80,11 @@ Change = (
 def apply(connection: sqlite3.Connection, change: Change) -> None:
     """Execute the change within the transaction of the connection. Raises `sqlite3.Error`."""
     match change:
-        case PutRun(run, changed):
+        case PutRun(run, changed, before):
             if changed is None:
                 _insert_run(connection, run)
             else:
-                _update_run(connection, run, changed)
+                _update_run(connection, run, changed, before)
         case PutWorkflow():
             connection.execute(
                 "INSERT OR IGNORE INTO workflows (digest, name, canonical) VALUES (?, ?, ?)",
@@ -121,18 +125,21 @@ def _insert_run(connection: sqlite3.Connection, run: Run) -> None:
         ),
     )
     _put_details(connection, run)
+    _put_outputs(connection, run.id, "", run.outputs)
     _put_steps(connection, run.id, run.steps.values())
 
 
-def _update_run(connection: sqlite3.Connection, run: Run, changed: tuple[str, ...]) -> None:
+def _update_run(connection: sqlite3.Connection, run: Run, changed: tuple[str, ...], before: Run | None) -> None:
     state = _state(run)
-    # Most events change a step only: the page of an unchanged row need not be written.
-    connection.execute(
-        "UPDATE runs SET state = ?, message = ?, cancel_requested = ?, finished_at = ? WHERE id = ?"
-        " AND (state, message, cancel_requested, finished_at) IS NOT (?, ?, ?, ?)",
-        (*state, run.id, *state),
-    )
-    _put_details(connection, run)
+    if before is None or state != _state(before):
+        connection.execute(
+            "UPDATE runs SET state = ?, message = ?, cancel_requested = ?, finished_at = ? WHERE id = ?",
+            (*state, run.id),
+        )
+    if before is None or (run.inputs, run.codesets) != (before.inputs, before.codesets):
+        _put_details(connection, run)
+    if run.finished_at is not None:
+        _put_outputs(connection, run.id, "", run.outputs)
     _put_steps(connection, run.id, [run.steps[name] for name in changed])
 
 
@@ -143,12 +150,9 @@ def _state(run: Run) -> tuple[str, str, bool, float | None]:
 def _put_details(connection: sqlite3.Connection, run: Run) -> None:
     data = encode(StoredRun(inputs=run.inputs, codesets=run.codesets))
     connection.execute(
-        "INSERT INTO run_details (run, data) VALUES (?, ?)"
-        " ON CONFLICT (run) DO UPDATE SET data = excluded.data WHERE data IS NOT excluded.data",
+        "INSERT INTO run_details (run, data) VALUES (?, ?) ON CONFLICT (run) DO UPDATE SET data = excluded.data",
         (run.id, data),
     )
-    if run.finished_at is not None:
-        _put_outputs(connection, run.id, "", run.outputs)
 
 
 def _put_steps(connection: sqlite3.Connection, run: str, steps: Iterable[StepRun]) -> None:
@@ -159,11 +163,12 @@ def _put_steps(connection: sqlite3.Connection, run: str, steps: Iterable[StepRun
         [(run, step.name, step.state.value, encode(StoredStep.of(step))) for step in steps],
     )
     for step in steps:
-        if step.outputs:
-            _put_outputs(connection, run, step.name, step.outputs)
+        _put_outputs(connection, run, step.name, step.outputs)
 
 
 def _put_outputs(connection: sqlite3.Connection, run: str, step: str, outputs: dict[str, str]) -> None:
+    if not outputs:
+        return
     connection.executemany(
         "INSERT OR REPLACE INTO outputs (run, step, name, value) VALUES (?, ?, ?, ?)",
         [(run, step, name, to_bytes(value)) for name, value in outputs.items()],

@@ -226,9 +226,10 @@ def _commit(connection: sqlite3.Connection, batch: Sequence[tuple[Change, ...]])
     """One transaction for all callers. A change that is refused fails its caller only, a broken disk all."""
     try:
         connection.execute("BEGIN IMMEDIATE")
-        errors = [_apply_all(connection, changes) for changes in batch]
+        errors = [_apply_all(connection, changes, is_alone=len(batch) == 1) for changes in batch]
         faults.point("store.committing")
-        connection.execute("COMMIT")
+        if connection.in_transaction:
+            connection.execute("COMMIT")
         faults.point("store.committed")
     except sqlite3.Error as error:
         if connection.in_transaction:
@@ -237,20 +238,26 @@ def _commit(connection: sqlite3.Connection, batch: Sequence[tuple[Change, ...]])
     return errors
 
 
-def _apply_all(connection: sqlite3.Connection, changes: tuple[Change, ...]) -> Exception | None:
-    connection.execute("SAVEPOINT caller")
+def _apply_all(connection: sqlite3.Connection, changes: tuple[Change, ...], *, is_alone: bool) -> Exception | None:
+    """All of the changes or none; who is alone in its transaction needs no savepoint."""
+    if not is_alone:
+        connection.execute("SAVEPOINT caller")
     try:
         for change in changes:
             apply(connection, change)
     except (sqlite3.IntegrityError, sqlite3.DataError) as error:
-        connection.execute("ROLLBACK TO caller")
-        return StoreConflictError(f"cannot write {type(change).__name__} to the database: {error}")
+        refusal: Exception = StoreConflictError(f"cannot write {type(change).__name__} to the database: {error}")
     except sqlite3.Error:
         raise
     except Exception as error:  # noqa: BLE001 - a bug of this caller, raised where it called
-        connection.execute("ROLLBACK TO caller")
-        return error
-    finally:
-        if connection.in_transaction:
+        refusal = error
+    else:
+        if not is_alone:
             connection.execute("RELEASE caller")
-    return None
+        return None
+    if is_alone:
+        connection.execute("ROLLBACK")
+    else:
+        connection.execute("ROLLBACK TO caller")
+        connection.execute("RELEASE caller")
+    return refusal

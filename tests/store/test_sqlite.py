@@ -125,6 +125,18 @@ async def test_only_the_changed_steps_are_written(path: Path) -> None:
         assert await store.run("r1") == ended
 
 
+async def test_what_is_stored_already_is_not_written_again(path: Path) -> None:
+    run = make_run()
+    other = replace(run, message="not this", inputs={"n": "2"})
+    async with Store.open(path) as store:
+        await store.write(PutRun(run))
+
+        await store.write(PutRun(other, (), before=other))
+        assert await store.run("r1") == run
+        await store.write(PutRun(other, (), before=run))
+        assert await store.run("r1") == other
+
+
 async def test_a_finished_run_has_its_outputs_and_is_not_loaded_at_the_start(path: Path) -> None:
     run = make_run()
     done = replace(run, state=RunState.SUCCEEDED, finished_at=9.0, outputs={"url": ANY_BYTES}, message="\udcff")
