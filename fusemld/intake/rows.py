@@ -56,7 +56,7 @@ def row_of(
         row,
         started_generation=before.started_generation,
         started_versions=before.started_versions,
-        run=before.run,
+        run=before.run if row.generation == before.generation else "",
     )
     if same and before.present:
         return msgspec.structs.replace(row, state=before.state, detail=before.detail, problems=before.problems)

@@ -17,10 +17,12 @@ def workflow_places(shape: WorkflowShape) -> Places:
 
 
 def request_places(shape: RunShape | AssignmentShape) -> Places:
-    """`executor`, and the inputs by name, at their names."""
+    """`executor`, and the inputs by name: those with values, and the one that takes an assignment's codeset."""
     places: dict[tuple[str, ...], Place] = {("inputs", name.text): name.place for name in shape.inputs}
     if isinstance(shape, RunShape) and shape.executor is not None:
         places |= {("executor",): shape.executor.place}
+    if isinstance(shape, AssignmentShape) and shape.input is not None:
+        places |= {("inputs", shape.input.text): shape.input.place}
     return {path: (place.line, place.column) for path, place in places.items()}
 
 

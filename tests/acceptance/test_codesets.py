@@ -287,6 +287,54 @@ def test_an_assignment_follows_a_folder_too(daemon: Daemon) -> None:
     assert daemon.run("fuseml", "logs", latest["id"], "only").stdout == "two\n"
 
 
+def test_an_assignment_that_cannot_run_says_what_it_waits_for_or_what_is_wrong(daemon: Daemon) -> None:
+    daemon.start()
+    made = repository(daemon)
+    made.commit("first")
+    daemon.drop("show.yaml", SHOW)
+    daemon.drop(
+        "two.yaml",
+        SHOW.replace("name: show", "name: two").replace(
+            "type: codeset}", "type: codeset}, {name: b, type: codeset}"
+        ),
+    )
+    await_names(daemon, "workflow", "show", "two")
+    await_names(daemon, "codeset", "repo")
+    expected = {
+        "workflow: shw\ncodesets: [demo/repo]\n": ("waiting", "waiting for workflow shw (did you mean 'show'?)"),
+        "workflow: show\ncodesets: [demo/rep]\n": ("waiting", "codeset demo/rep (did you mean 'demo/repo'?)"),
+        "workflow: show\ncodesets: [demo/repo@man]\n": (
+            "waiting",
+            "no branch, tag or commit 'man'; did you mean 'main'?",
+        ),
+        "workflow: show\ncodesets: [demo/repo]\ninput: cod\n": (
+            "rejected",
+            "no codeset input 'cod': did you mean 'code'?",
+        ),
+        "workflow: two\ncodesets: [demo/repo]\n": (
+            "rejected",
+            "several codeset inputs (code, b): name one with `input:`",
+        ),
+    }
+
+    for number, text in enumerate(expected):
+        daemon.drop(f"assign{number}.yaml", text)
+
+    def states() -> list[tuple[str, str]]:
+        entries = [entry for entry in daemon.json("files") if entry["path"].startswith("assign")]
+        return [(entry["state"], entry["detail"]) for entry in sorted(entries, key=lambda entry: entry["path"])]
+
+    def as_expected() -> bool:
+        pairs = zip(states(), expected.values(), strict=False)
+        fits = [state == wanted and part in detail for (state, detail), (wanted, part) in pairs]
+        return len(fits) == len(expected) and all(fits)
+
+    daemon.wait_for(as_expected, 20, f"every assignment to say {list(expected.values())}")
+    shown = daemon.run("fuseml", "files", "--problems").stdout
+    assert "assign3.yaml:3:8: workflow 'show' has no codeset input 'cod'" in shown
+    assert daemon.json("runs") == []
+
+
 def test_a_codeset_outside_of_the_roots_is_refused_naming_the_setting_and_never_read(
     daemon: Daemon, tmp_path: Path
 ) -> None:

@@ -124,6 +124,10 @@ def test_only_new_content_and_a_new_drop_start_a_run(daemon: Daemon) -> None:
     daemon.drop("r.yaml", '# the same, written otherwise\nworkflow: asked\ninputs:\n  n: "1"\n')
     daemon.wait_for(lambda: daemon.file("w.yaml")["line"] == 2, 10, "the new layout of w.yaml")
     daemon.wait_for(lambda: daemon.file("r.yaml")["line"] == 2, 10, "the new layout of r.yaml")
+    file.rename(daemon.folder / "renamed.yaml")
+    await_state(daemon, "renamed.yaml", "registered")
+    (daemon.folder / "renamed.yaml").rename(file)
+    await_state(daemon, "w.yaml", "registered")
     assert daemon.terminate() < 10
     daemon.start()
     await_sentinel(daemon, "after-restart")
@@ -195,7 +199,7 @@ def test_a_folder_that_is_away_unregisters_nothing_also_across_a_restart(daemon:
     daemon.folder.rename(away)
     daemon.wait_for(lambda: "intake.unavailable" in daemon.journal(), 20, "it to be noticed")
     listed_away = [entry["name"] for entry in daemon.json("workflow", "list")]
-    shown_away = daemon.run("fuseml", "files").stdout
+    shown_away = daemon.run("fuseml", "files")
     asked_away = daemon.run("fuseml", "run", "w", "--wait")
     daemon.kill()
     daemon.start()
@@ -208,7 +212,8 @@ def test_a_folder_that_is_away_unregisters_nothing_also_across_a_restart(daemon:
     await_sentinel(daemon, "sentinel")
 
     assert listed_away == listed_restarted == ["w"]
-    assert "w.yaml" in shown_away
+    assert "w.yaml" in shown_away.stdout
+    assert shown_away.stderr == f"warning: {daemon.folder} cannot be seen; what it declared stays\n"
     assert asked_away.returncode == again_away.returncode == 0
     assert [entry["name"] for entry in daemon.json("workflow", "list")] == ["sentinel", "w"]
     assert [entry["id"] for entry in daemon.json("extension", "list")] == ["x"]

@@ -19,6 +19,10 @@ def files(only_problems: bool, output: Output) -> None:
     """List every document in the watched folder, its state, and what is wrong with it."""
     client = connect()
     found = client.get("/files", tuple[views.FileView, ...])
+    health = client.get("/health", views.HealthView)
+    for component in health.components:
+        if component.name == "watched folder" and not component.ok:
+            click.echo(f"warning: {component.message}", err=True)
     if only_problems:
         found = tuple(file for file in found if file.problems)
 
@@ -26,8 +30,7 @@ def files(only_problems: bool, output: Output) -> None:
         if not found and only_problems:
             return "no problems"
         if not found:
-            folder = client.get("/health", views.HealthView).folder
-            return f"no files yet: drop workflows, codesets, extensions and run requests into {folder}"
+            return f"no files yet: drop workflows, codesets, extensions and run requests into {health.folder}"
         return "\n".join(part for part in (_table(found) if not only_problems else "", _problems(found)) if part)
 
     tables.emit(output, found, table)
