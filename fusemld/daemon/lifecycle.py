@@ -44,7 +44,7 @@ from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.watcher import Timing, Watcher
 from fusemld.model.document import Kind
-from fusemld.model.errors import FusemldError
+from fusemld.model.errors import FusemldError, StartError
 from fusemld.registry.credentials import AllowedSources
 from fusemld.registry.registry import Registry
 from fusemld.services.environments import KeeperEnvironments
@@ -88,7 +88,10 @@ class _Daemon:
     async def run(self) -> None:
         settings = self._settings
         log.info("daemon.starting", version=__version__, state=str(settings.state), folder=str(settings.folder))
-        settings.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"cannot make the watched folder {settings.folder}: {error.strerror}") from error
         keeper = Keeper(settings.state)
         async with anyio.create_task_group() as outer:
             await outer.start(self._signals)
@@ -201,6 +204,7 @@ class _Daemon:
         )
         await supervisor.load(await store.unfinished_runs())
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cancel_when_stopping, tasks.cancel_scope, name="stopping")
             await tasks.start(services.run, name="services")
             await tasks.start(performer.run, name="performer")
             await tasks.start(supervisor.run, performer, name="supervisor")
@@ -212,10 +216,14 @@ class _Daemon:
             tasks.start_soon(poller.run, name="poller")
             log.info("daemon.ready", socket=str(settings.socket), runs=len(supervisor.active))
             _notify("READY=1")
-            await self._stopping.wait()
-            _notify("STOPPING=1")
-            tasks.cancel_scope.cancel()
+        # Cancelled, the group ends without an error, even where it was not complete yet.
         return services
+
+    async def _cancel_when_stopping(self, parts: anyio.CancelScope) -> None:
+        """Also while the parts are still starting."""
+        await self._stopping.wait()
+        _notify("STOPPING=1")
+        parts.cancel()
 
     def _stop(self, everything: bool) -> None:
         self._stops_everything = self._stops_everything or everything

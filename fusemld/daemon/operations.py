@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import platform
 import time
@@ -25,9 +24,9 @@ from fusemld.engine import events
 from fusemld.hooks.executors import Executor
 from fusemld.hooks.manager import Plugins
 from fusemld.intake.triggers import Registered, judge
-from fusemld.model.codeset import DEFAULT_PROJECT, Codeset
+from fusemld.model.codeset import DEFAULT_PROJECT, Codeset, nearest_key
 from fusemld.model.document import Document, DocumentRecord, DocumentState, Kind, RunRequest
-from fusemld.model.errors import InvalidInputError, NotFoundError
+from fusemld.model.errors import InvalidInputError, NotFoundError, StartError
 from fusemld.model.extension import Extension
 from fusemld.model.run import AttemptKey, Run, RunState, StepRun, StepState
 from fusemld.model.workflow import Workflow
@@ -139,6 +138,8 @@ class DaemonOperations:
     async def start_run(
         self, workflow: str, inputs: Mapping[str, str], executor: str | None, user: str
     ) -> views.RunView:
+        if executor is not None:
+            self._executor(executor)
         request = RunRequest(name=workflow, workflow=workflow, inputs=dict(inputs), executor=executor)
         document = Document(kind=Kind.RUN, name=workflow, declared=request, canonical="", digest="")
         workflows = self._folder.registered(Kind.WORKFLOW)
@@ -216,17 +217,17 @@ class DaemonOperations:
 
     async def _all_changes(self) -> AsyncGenerator[views.RunView]:
         pulse: Pulse = self._supervisor.changed
-        shown: dict[str, views.RunView] = {}
+        shown: dict[str, tuple[Run, Mapping[str, str]]] = {}
         while True:
             seen = pulse.version
             current = {run_id: entry.run for run_id, entry in self._supervisor.active.items()}
             for run_id in shown.keys() - current.keys():
                 current[run_id] = await self._found(run_id)
             for run_id, run in current.items():
-                view = await self._view(run)
-                if shown.get(run_id) != view:
-                    shown[run_id] = view
-                    yield view
+                activity = self._activity(run)
+                if shown.get(run_id) != (run, activity):
+                    shown[run_id] = run, activity
+                    yield present.run_view(*await self._with_workflow(run), activity)
                 if run.state is not RunState.RUNNING:
                     del shown[run_id]
             await pulse.wait(seen)
@@ -264,7 +265,7 @@ class DaemonOperations:
     async def explain(self, workflow: str, project: str | None, user: str) -> views.ExplanationView:
         declared = self._registered(Kind.WORKFLOW, workflow).declared
         assert isinstance(declared, Workflow)
-        executor = self._executors[declared.executor or self._settings.executor]
+        executor = self._executor(declared.executor or self._settings.executor)
         project = project or DEFAULT_PROJECT
         found = self._registry.explain(
             declared, executor=executor.name, zone=executor.zone, project=project, user=user
@@ -279,7 +280,7 @@ class DaemonOperations:
 
     async def check_extension(self, id: str) -> Sequence[views.CheckView]:  # noqa: A002 the interface's name
         self._registered(Kind.EXTENSION, id)
-        zone = self._executors[self._settings.executor].zone
+        zone = self._executor(self._settings.executor).zone
         return [
             views.CheckView(
                 extension_id=check.extension_id,
@@ -327,6 +328,12 @@ class DaemonOperations:
 
     # Inside
 
+    def _executor(self, name: str) -> Executor:
+        if name not in self._executors:
+            known = ", ".join(sorted(self._executors))
+            raise InvalidInputError(f"cannot use the executor {name!r}: this daemon has: {known}")
+        return self._executors[name]
+
     async def _found(self, typed: str) -> Run:
         active = self._supervisor.find(typed)
         if active is not None:
@@ -341,7 +348,7 @@ class DaemonOperations:
     async def _with_workflow(self, run: Run) -> tuple[Run, Workflow | None]:
         try:
             plan = await self._plans.plan(run.workflow_digest)
-        except NotFoundError:
+        except (NotFoundError, StartError):
             return run, None
         return run, plan.workflow
 
@@ -390,9 +397,9 @@ class DaemonOperations:
 
     def _undeclared(self, name: str, declared: Collection[str]) -> str:
         """Why there is no such thing, and what there is."""
-        near = difflib.get_close_matches(name, declared, n=1)
         known = sorted(declared)
-        hint = f"did you mean {near[0]!r}?" if near else f"declared are: {', '.join(known[:10]) or 'none'}"
+        near = nearest_key(name, known)
+        hint = f"did you mean {near!r}?" if near else f"declared are: {', '.join(known[:10]) or 'none'}"
         return f"no file of {self._settings.folder} declares it ({hint})"
 
     def _file_of(self, document: Document) -> str:

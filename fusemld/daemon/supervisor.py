@@ -316,7 +316,7 @@ class Supervisor:
                 posted.done.error = error
             return
         except Exception as error:
-            log.exception("run.broken", run=posted.run, event=type(posted.event).__name__)
+            log.exception("run.broken", run=posted.run, at=type(posted.event).__name__)
             self._break(entry, run, str(error))
             self._set_aside(batch, posted, entry)
             return

@@ -113,6 +113,8 @@ def step_variables(run: Run, step: Step, access: Mapping[str, ServiceAccess], va
     for entry in step.env:
         values[entry.name] = render(entry.value, value)
     for name, rendered in values.items():
+        if not name or "=" in name or "\0" in name:
+            raise StartError(f"cannot set {name!r}: an environment variable cannot have that name")
         if "\0" in rendered.text:
             raise StartError(f"cannot set {name}: a NUL byte cannot be in an environment variable")
     secrets = {text.text for text in values.values() if text.secret}

@@ -94,7 +94,8 @@ class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
     the folder does not declare any more: such a row stays because generations never go back. A generation above
     `started_generation` may start a run. `started_versions` says for an assignment what it last ran for,
     by codeset reference: `TERMS@VERSION`, TERMS being a digest of its workflow and inputs. `run` is the latest run
-    that it started, empty before the first. `canonical` is None for extensions: credentials are never stored.
+    that this generation started, empty before the first. `canonical` is None for extensions: credentials are
+    never stored.
     """
 
     key: str
