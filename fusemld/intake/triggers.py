@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from fusemld.engine.values import codeset_references
-from fusemld.model.codeset import DEFAULT_PROJECT, CodesetReference, parse_reference
+from fusemld.model.codeset import DEFAULT_PROJECT, CodesetReference, nearest_key, parse_reference
 from fusemld.model.document import Assignment, Document, DocumentState, RunRequest
 from fusemld.model.problem import Problem
 from fusemld.model.workflow import InputType, Workflow
@@ -124,7 +124,7 @@ def _workflow(document: Document, workflow: Workflow, registered: Registered) ->
 def _request(document: Document, request: RunRequest, registered: Registered) -> Verdict:
     found = registered.workflows.get(request.workflow)
     if found is None or not isinstance(found.declared, Workflow):
-        return _waiting([f"workflow {request.workflow}{_near(request.workflow, registered.workflows)}"])
+        return _waiting([f"workflow {request.workflow}{_maybe(_nearest(request.workflow, registered.workflows))}"])
     workflow = found.declared
     inputs = resolve_inputs(workflow, request.inputs)
     problems = {**inputs.problems, **_lacking(workflow, inputs.missing)}
@@ -136,7 +136,9 @@ def _request(document: Document, request: RunRequest, registered: Registered) ->
 def _assignment(document: Document, assignment: Assignment, registered: Registered) -> Verdict:
     found = registered.workflows.get(assignment.workflow)
     if found is None or not isinstance(found.declared, Workflow):
-        return _waiting([f"workflow {assignment.workflow}{_near(assignment.workflow, registered.workflows)}"])
+        return _waiting(
+            [f"workflow {assignment.workflow}{_maybe(_nearest(assignment.workflow, registered.workflows))}"]
+        )
     workflow = found.declared
     target, problem = _target(workflow, assignment)
     if problem:
@@ -184,7 +186,7 @@ def _ready(
     codesets = needed(workflow, inputs.values)
     keys = (f"{reference.project}/{reference.name}" for reference in codesets)
     if lacking := tuple(key for key in keys if key not in registered.codesets):
-        waiting = _waiting(f"codeset {key}{_near(key, registered.codesets)}" for key in lacking)
+        waiting = _waiting(f"codeset {key}{_maybe(nearest_key(key, registered.codesets))}" for key in lacking)
         return msgspec.structs.replace(waiting, lacking=lacking)
     start = Start(workflow=found, inputs=inputs.values, codesets=codesets, executor=executor, reference=reference)
     return Verdict(starts=(start,))
@@ -208,10 +210,13 @@ def _lacking(workflow: Workflow, missing: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def _maybe(nearest: str | None) -> str:
     """What waits may have been mistyped."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {nearest!r}?)" if nearest else ""
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

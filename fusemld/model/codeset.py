@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 import msgspec
 
 DEFAULT_PROJECT = "default"
@@ -25,6 +28,16 @@ def parse_reference(text: str) -> CodesetReference:
     if not name or (slash and not project) or (at and not ref) or "/" in project:
         raise ValueError(f"{text!r} is not a codeset reference: write NAME or PROJECT/NAME, either with @REF")
     return CodesetReference(project=project or DEFAULT_PROJECT, name=name, ref=ref or None)
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """The `project/name` that was meant, perhaps: the same name in another project, or one like it."""
+    project, _, name = key.rpartition("/")
+    by_name: dict[str, str] = {}
+    for candidate in sorted(known, key=lambda candidate: candidate.startswith(f"{project}/")):
+        by_name[candidate.rpartition("/")[2]] = candidate
+    near = difflib.get_close_matches(name, by_name, n=1)
+    return by_name[near[0]] if near else None
 
 
 class Codeset(msgspec.Struct, frozen=True, kw_only=True):

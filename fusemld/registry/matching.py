@@ -17,7 +17,7 @@ from fusemld.model.extension import (
     Selectors,
     Service,
 )
-from fusemld.registry.versions import version_agrees
+from fusemld.registry.versions import is_malformed, version_agrees
 
 _NARROWNESS: Final = {Scope.USER: 0, Scope.PROJECT: 1, Scope.GLOBAL: 2}
 
@@ -116,6 +116,11 @@ def refusal(selectors: Selectors, record: Extension, service: Service) -> tuple[
         if wanted is None:
             continue
         agrees = version_agrees(wanted, actual) if selector == "version" else wanted == actual
+        if not agrees and selector == "version" and is_malformed(wanted):
+            return (
+                selector,
+                f"{wanted!r} is no version constraint: write for instance '>=1.0,<1.5', '~1.10' or '^2'",
+            )
         if not agrees:
             has = repr(actual) if actual else "not set"
             return selector, f"its {_WORDS[selector]} is {has}, and {wanted!r} is required"

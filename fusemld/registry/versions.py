@@ -35,6 +35,11 @@ def version_agrees(wanted: str, actual: str) -> bool:
     return all(_holds(operator, limit, parts, version) for operator, limit, parts in terms)
 
 
+def is_malformed(wanted: str) -> bool:
+    """Whether it has signs of a constraint and is none: nothing but itself agrees with it."""
+    return re.search(r"[<>=~^!,]", wanted) is not None and not _terms(wanted)
+
+
 def _terms(text: str) -> list[tuple[str, Version, int]]:
     """Operator, version and how many parts of it were written; nothing where the text is no constraint."""
     terms = []

@@ -166,7 +166,10 @@ def test_a_record_that_nearly_matches_is_an_error_that_says_why_and_never_replac
         for run in (version, resource, credentials, nothing)
     }
 
-    assert {run["state"] for run in (version, resource, credentials, nothing)} == {"failed"}
+    garbled = finished(daemon, "garbled", needing("garbled", "product: acme, version: '>= 1.0 <'"))
+
+    assert {run["state"] for run in (version, resource, credentials, nothing, garbled)} == {"failed"}
+    assert "is no version constraint" in words(daemon.run("fuseml", "why", garbled["id"]).stdout)
     assert "tracker/main: its version is 'v1.10.3', and '^2' is required" in reasons["version"]
     assert "its resource is 'acme-tracking', and 'acme-store' is required" in reasons["resource"]
     assert "store/s3: it needs authentication" in reasons["credentials"]

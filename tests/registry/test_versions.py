@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemld.registry.versions import version_agrees
+from fusemld.registry.versions import is_malformed, version_agrees
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,11 @@ def test_any_texts_can_be_compared(one: str, other: str) -> None:
     assert version_agrees(other, other)
     assert version_agrees(one, other) in (True, False)
     assert version_agrees(other, "1.2.3") in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "malformed"),
+    [(">= 1.0 <", True), ("~x", True), ("banana", False), ("1.2", False), (">=1,<2", False)],
+)
+def test_what_has_the_signs_of_a_constraint_and_is_none_is_told_apart(wanted: str, malformed: bool) -> None:
+    assert is_malformed(wanted) is malformed
