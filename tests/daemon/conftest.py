@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fusemld.model.document import Document
+from fusemld.store.sqlite import Store
+from tests.daemon.running import CHAIN, Clock, Engine, OpenEngine, document_of
+
+
+@pytest.fixture
+def chain() -> Document:
+    """Two steps, the second waits for the first."""
+    return document_of(CHAIN)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, clock: Clock) -> OpenEngine:
+    """`async with engine() as running`: as often as a test likes, each time a new life on the same database."""
+
+    @asynccontextmanager
+    async def life(slots: int | None = None, *, is_started: bool = True) -> AsyncGenerator[Engine]:
+        async with Store.open(tmp_path / "fusemld.db") as store, anyio.create_task_group() as tasks:
+            running = Engine(store, tasks, clock, slots)
+            if is_started:
+                await running.start()
+            yield running
+            tasks.cancel_scope.cancel()
+
+    return life
