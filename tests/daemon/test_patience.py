@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from fusemld.daemon import patience
+from fusemld.daemon.patience import patiently
+from fusemld.model.errors import StartError, UnavailableError
+
+
+class Flaky:
+    """Out of reach that many times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    async def __call__(self) -> str:
+        if self.left:
+            self.left -= 1
+            raise UnavailableError("cannot reach it")
+        return "reached"
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_S", 0.001)
+    monkeypatch.setattr(patience, "LONGEST_S", 0.002)
+
+
+async def test_what_is_out_of_reach_is_tried_again_and_said() -> None:
+    notes: list[str] = []
+
+    reached = await patiently(Flaky(3), notes.append)
+
+    assert reached == "reached"
+    assert notes == [f"cannot reach it; trying again in {s} s" for s in ("0.001", "0.002", "0.002")]
+
+
+async def test_who_may_not_wait_any_longer_gets_the_error() -> None:
+    asked: list[float] = []
+
+    def may_wait(pause_s: float) -> bool:
+        asked.append(pause_s)
+        return len(asked) < 2
+
+    with pytest.raises(UnavailableError, match="cannot reach it"):
+        await patiently(Flaky(9), lambda _: None, may_wait=may_wait)
+
+    assert asked == [0.001, 0.002]
+
+
+async def test_other_errors_are_raised_at_once() -> None:
+    async def wrong() -> None:
+        raise StartError("cannot start it")
+
+    with pytest.raises(StartError):
+        await patiently(wrong, lambda _: None)
+
+
+async def test_waiting_can_be_cancelled() -> None:
+    with anyio.move_on_after(0.02) as scope:
+        await patiently(Flaky(10**9), lambda _: None)
+
+    assert scope.cancelled_caught
