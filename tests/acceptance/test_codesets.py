@@ -19,9 +19,11 @@ outputs: [{name: version}]
 steps:
   - name: only
     image: host
-    command: [sh, -c, 'cat version; printf %s "$VERSION" > "$FUSEML_RESULTS_DIR/version"']
+    command: [sh, -c, 'cat version; echo "$WHAT" >&2; printf %s "$VERSION" > "$FUSEML_RESULTS_DIR/version"']
     inputs: [{name: code, codeset: {name: "{{ inputs.code }}", path: /project}}]
-    env: [{name: VERSION, value: "{{ inputs.code.version }}"}]
+    env:
+      - {name: VERSION, value: "{{ inputs.code.version }}"}
+      - {name: WHAT, value: "{{inputs.code.project}} {{ inputs.code.name }} {{ inputs.code.url}} {{inputs.code}}"}
     outputs: [{name: version}]
 """
 
@@ -284,7 +286,8 @@ def test_an_assignment_follows_a_folder_too(daemon: Daemon) -> None:
 
     latest = daemon.finished(runs_of(daemon, "show")[0]["id"])
     assert latest["outputs"]["version"].startswith("sha256:")
-    assert daemon.run("fuseml", "logs", latest["id"], "only").stdout == "two\n"
+    log = daemon.run("fuseml", "logs", latest["id"], "only").stdout.splitlines()
+    assert sorted(log) == sorted(["two", f"default code {source} default/code"])
 
 
 def test_an_assignment_that_cannot_run_says_what_it_waits_for_or_what_is_wrong(daemon: Daemon) -> None:

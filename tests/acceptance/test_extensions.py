@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,26 @@ def test_credentials_of_a_user_win_over_those_of_a_project_and_others_are_refuse
         daemon.run("fuseml", "why", refused["id"]).stdout
     )
     assert "picked theirs/s" in explained.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_dropped_file_acts_for_the_user_who_owns_it(daemon: Daemon) -> None:
+    daemon.start()
+    register(
+        daemon,
+        "id: mine\nproduct: mine\nservices:\n  - id: s\n    auth_required: true\n    credentials:\n"
+        "      - {id: one, scope: user, users: [nobody], configuration: {WHO: me}}\n",
+    )
+    others = daemon.base / "others.yaml"
+    others.write_text(needing("others", "product: mine", "true"))
+    shutil.chown(others, "nobody")
+
+    mine = finished(daemon, "mine-not", needing("mine-not", "product: mine", "true"))
+    others.rename(daemon.folder / "others.yaml")
+    theirs = daemon.finished(daemon.run_of("others.yaml"))
+
+    assert (mine["user"], mine["state"]) == (getpass.getuser(), "failed")
+    assert (theirs["user"], theirs["state"]) == ("nobody", "succeeded")
 
 
 def test_values_kept_elsewhere_are_refused_unless_the_settings_allow_them(daemon: Daemon, tmp_path: Path) -> None:
