@@ -366,15 +366,29 @@ def test_problems_of_a_record_do_not_quote_what_is_under_credentials(daemon: Dae
         assert not path.is_file() or PLAIN.encode() not in path.read_bytes(), path
 
 
-EXPOSED = {
-    "image": ('    image: "x/{{ extensions.vault.cfg.VAULT_TOKEN }}"\n    command: [echo]\n', 7, 15),
-    "command": ('    image: host\n    command: [echo, "{{ extension.vault.cfg.VAULT_TOKEN }}"]\n', 8, 22),
-    "args": (
-        '    image: host\n    command: [echo]\n    args: ["{{ extensions.vault.cfg.VAULT_TOKEN }}"]\n',
-        9,
-        13,
-    ),
-}
+EXPOSING = """\
+name: uses
+inputs: [{name: wanted}]
+steps:
+  - name: image
+    image: "x/{{ extensions.vault.cfg.VAULT_TOKEN }}"
+    needs: []
+    extensions: [{name: vault, product: vault}]
+  - name: command
+    image: host
+    needs: []
+    command: [echo, "{{ extensions.vault.cfg.VAULT_TOKEN }}"]
+    extensions: [{name: vault, product: vault}]
+  - name: args
+    image: host
+    needs: []
+    command: [echo]
+    args:
+      - "{{ extension.vault.cfg.VAULT_TOKEN }}"
+    extensions: [{name: vault, product: vault}]
+"""
+PLACES = {"image": (5, 18), "command": (11, 25), "args": (18, 13)}
+"""Step and place of the same name, with line and column."""
 
 OUTPUT = """\
 name: uses
@@ -388,49 +402,42 @@ steps:
 """
 
 
-def exposing(fields: str) -> str:
-    head = "name: uses\ninputs: [{name: wanted}]\n\nsteps:\n  - name: only\n"
-    return f"{head}    extensions: [{{name: vault, product: vault}}]\n{fields}"
-
-
-@pytest.mark.parametrize("place", EXPOSED)
 @pytest.mark.parametrize("order", ["earlier", "in the same look", "in the same file", "in a later document"])
 def test_a_credential_where_others_would_see_it_is_refused_when_the_file_is_read(
-    daemon: Daemon, place: str, order: str
+    daemon: Daemon, order: str
 ) -> None:
-    fields, line, column = EXPOSED[place]
-    record, uses = RECORD.format(value=PLAIN), exposing(fields)
+    record = RECORD.format(value=PLAIN)
+    above = 0
     match order:
         case "earlier":
             daemon.drop("vault.yaml", record)
             daemon.start()
             daemon.wait_for(lambda: daemon.json("extension", "list"), 10, "the record")
-            daemon.drop("uses.yaml", uses)
+            daemon.drop("uses.yaml", EXPOSING)
         case "in the same look":
             daemon.drop("vault.yaml", record)
-            daemon.drop("uses.yaml", uses)
+            daemon.drop("uses.yaml", EXPOSING)
             daemon.start()
         case "in the same file":
-            daemon.drop("uses.yaml", f"{record}---\n{uses}")
-            line += record.count("\n") + 1
+            daemon.drop("uses.yaml", f"{record}---\n{EXPOSING}")
+            above = record.count("\n") + 1
             daemon.start()
         case _:
-            daemon.drop("uses.yaml", f"{uses}---\n{record}")
+            daemon.drop("uses.yaml", f"{EXPOSING}---\n{record}")
             daemon.start()
 
     def rejected() -> list[dict[str, Any]]:
         return [file for file in daemon.json("files") if file["state"] == "rejected"]
 
     (file,) = daemon.wait_for(rejected, 10, "the file to be refused")
-    (problem,) = file["problems"]
+    shown = daemon.run("fuseml", "files").stdout
     assert file["path"] == "uses.yaml"
-    assert (
-        f"extensions.vault.cfg.VAULT_TOKEN comes from credentials and would be seen in {place}"
-        in problem["message"]
-    )
-    assert "hand it over in env or an input instead" in problem["message"]
-    assert (problem["line"], problem["column"]) == (line, column)
-    assert f"uses.yaml:{line}:{column}: " in daemon.run("fuseml", "files").stdout
+    assert len(file["problems"]) == len(PLACES)
+    for problem, (place, (line, column)) in zip(file["problems"], PLACES.items(), strict=True):
+        assert f"cfg.VAULT_TOKEN comes from credentials and would be seen in {place}" in problem["message"]
+        assert "hand it over in env or an input instead" in problem["message"]
+        assert (problem["line"], problem["column"]) == (above + line, column)
+        assert f"uses.yaml:{above + line}:{column}: " in shown
     assert daemon.json("workflow", "list") == []
 
 
@@ -442,14 +449,13 @@ def test_a_credential_in_a_workflow_output_is_refused_when_the_file_is_read(daem
     file = daemon.wait_for(lambda: daemon.file("uses.yaml"), 10, "the file")
 
     assert file["state"] == "rejected"
-    assert [(problem["line"], problem["column"]) for problem in file["problems"]] == [(3, 33)]
-    assert "extensions" in file["problems"][0]["message"]
+    assert [(problem["line"], problem["column"]) for problem in file["problems"]] == [(3, 36)]
+    assert "a workflow output cannot refer to an extension" in file["problems"][0]["message"]
 
 
-@pytest.mark.parametrize("place", EXPOSED)
-def test_where_the_record_comes_later_the_step_is_refused_when_it_starts(daemon: Daemon, place: str) -> None:
+def test_where_the_record_comes_later_the_steps_are_refused_when_they_start(daemon: Daemon) -> None:
     daemon.start()
-    daemon.drop("uses.yaml", exposing(EXPOSED[place][0]))
+    daemon.drop("uses.yaml", EXPOSING)
     daemon.wait_for(lambda: daemon.json("workflow", "list"), 10, "the workflow")
     daemon.drop("vault.yaml", RECORD.format(value=PLAIN))
     daemon.wait_for(lambda: daemon.json("extension", "list"), 10, "the record")
@@ -457,9 +463,10 @@ def test_where_the_record_comes_later_the_step_is_refused_when_it_starts(daemon:
     daemon.run("fuseml", "run", "uses", "-i", "wanted=yes", "--wait", check=False)
 
     view = daemon.json("get", "latest")
-    (attempt,) = view["steps"][0]["attempts"]
-    assert attempt["ending"] == "cannot start"
-    assert f"in {place}: it holds a value from credentials" in attempt["message"]
+    for step in view["steps"]:
+        (attempt,) = step["attempts"]
+        assert attempt["ending"] == "cannot start"
+        assert f"in {step['name']}: it holds a value from credentials" in attempt["message"]
     Watch(daemon, PLAIN).assert_nowhere(view["id"])
 
 
