@@ -58,6 +58,7 @@ class StepPerformer:
         self._killing: set[AttemptKey] = set()
         self._pins: dict[str, anyio.CancelScope] = {}
         self._facts: dict[AttemptKey, Facts] = {}
+        self._ended: list[AttemptKey] = []
         self._known: frozenset[AttemptKey] = frozenset()
         self._tasks: TaskGroup | None = None
         self.activity: dict[AttemptKey, str] = {}
@@ -111,7 +112,9 @@ class StepPerformer:
                 raise AssertionError("slots are the supervisor's own")
 
     def recorded(self, key: AttemptKey) -> None:
-        self._start("forget", key, self._forget, key)
+        self._ended.append(key)
+        if len(self._ended) == 1:
+            self._start("forget", key, self._forget)
 
     def _start(
         self, what: str, whose: AttemptKey | str, work: Callable[[Unpack[Ts]], Awaitable[None]], *args: *Ts
@@ -130,9 +133,16 @@ class StepPerformer:
 
         self._tasks.start_soon(alone, name=f"{what} {whose}")
 
-    async def _forget(self, key: AttemptKey) -> None:
+    async def _forget(self) -> None:
+        """All that has ended, after what was launched in the same turn: nobody waits for this."""
+        await anyio.lowlevel.checkpoint()
+        ended, self._ended = self._ended, []
         for executor in self._parts.executors.values():
-            await executor.forget(key)
+            for key in ended:
+                try:
+                    await executor.forget(key)
+                except FusemldError as error:
+                    log.warning("performer.failed", work="forget", key=str(key), error=str(error))
 
     # Codesets
 
@@ -237,7 +247,8 @@ class StepPerformer:
                 faults.point("performer.ended")
                 self.activity.pop(key, None)
                 self._facts.pop(key, None)
-                log.info("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)
+                tell = log.debug if outcome.ending is Ending.SUCCEEDED else log.info
+                tell("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)
                 event = events.StepFinished(
                     at=at,
                     step=key.step,

@@ -158,7 +158,7 @@ class ProcessExecutor:
             await self._processes.forget(_name(key))
 
     def log_path(self, key: AttemptKey) -> Path:
-        return self._settings.state / "logs" / key.run / f"{key.step}.{key.attempt}.log"
+        return Path(f"{self._settings.state}/logs/{key.run}/{key.step}.{key.attempt}.log")
 
     async def _drop(self, key: AttemptKey, attempt: _Attempt, event: ProcessStarted | ProcessEnded) -> None:
         """End what no run waits for (any more), and forget it."""
@@ -248,7 +248,7 @@ class ProcessExecutor:
         self, launch: Launch, local: LocalCommand, folder: AttemptFolder, codesets: list[Path], results: Path
     ) -> dict[str, str]:
         """Never the daemon's own environment: what every program needs, the passed on, and the step's."""
-        tmp = str(folder.tmp)
+        tmp = folder.path
         env = {**self._base_env, "TMPDIR": tmp, "PYTHONUSERBASE": f"{tmp}/python"}
         env.update(local.env)
         env["FUSEML_RESULTS_DIR"] = str(results)

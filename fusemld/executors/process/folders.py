@@ -31,20 +31,25 @@ class AttemptNote(msgspec.Struct, frozen=True, kw_only=True):
 class AttemptFolder(msgspec.Struct, frozen=True):
     """`tmp` is `STATE/attempts/RUN.STEP.ATTEMPT`, the attempt's own. What the step does not own (`codesets/N`,
     `results`, what to remember) is beside it in `parts`, which exists only where it is needed and never
-    without `tmp`: making and removing folders costs more than everything else about a short step."""
+    without `tmp`: making and removing folders costs more than everything else about a short step. So is
+    its path text, until somebody needs more."""
 
-    tmp: Path
+    path: str
+
+    @property
+    def tmp(self) -> Path:
+        return Path(self.path)
 
     @property
     def parts(self) -> Path:
-        return self.tmp.with_name(f"{self.tmp.name}.parts")
+        return Path(f"{self.path}.parts")
 
     @property
     def results(self) -> Path:
-        return self.parts / "results"
+        return Path(f"{self.path}.parts/results")
 
     def codeset(self, index: int) -> Path:
-        return self.parts / "codesets" / str(index)
+        return Path(f"{self.path}.parts/codesets/{index}")
 
     def remember(self, note: AttemptNote) -> None:
         self.parts.mkdir(mode=0o700, exist_ok=True)
@@ -60,7 +65,7 @@ class AttemptFolder(msgspec.Struct, frozen=True):
     def prepare(self, codesets: Iterable[MountedCodeset], has_outputs: bool) -> None:
         """Make everything anew: what an earlier, interrupted preparation left is removed."""
         try:
-            self.tmp.mkdir(mode=0o700)
+            os.mkdir(self.path, 0o700)  # noqa: PTH102
         except FileNotFoundError:
             self.tmp.mkdir(mode=0o700, parents=True)
         except FileExistsError:
@@ -79,10 +84,10 @@ class AttemptFolder(msgspec.Struct, frozen=True):
 
     def remove_if_empty(self) -> bool:
         """The cheap end of an attempt that had nothing and left nothing."""
-        if self.parts.exists():
+        if os.path.exists(f"{self.path}.parts"):  # noqa: PTH110
             return False
         try:
-            self.tmp.rmdir()
+            os.rmdir(self.path)  # noqa: PTH106
         except FileNotFoundError:
             return True
         except OSError:
@@ -99,7 +104,7 @@ class AttemptFolder(msgspec.Struct, frozen=True):
 
 
 def attempt_folder(state: Path, key: AttemptKey) -> AttemptFolder:
-    return AttemptFolder(Path(f"{state}/attempts/{key.run}.{key.step}.{key.attempt}"))
+    return AttemptFolder(f"{state}/attempts/{key.run}.{key.step}.{key.attempt}")
 
 
 def copy_tree(source: Path, target: Path) -> None:
