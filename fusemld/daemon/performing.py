@@ -52,7 +52,7 @@ class StepPerformer:
         self._parts = parts
         self._supervisor = supervisor
         self._clock = clock
-        self._preparer = Preparer(parts, supervisor, clock)
+        self._preparer = Preparer(parts)
         self._steering = Steering(clock)
         self._launching: dict[AttemptKey, _Launching] = {}
         self._killing: set[AttemptKey] = set()
@@ -143,6 +143,8 @@ class StepPerformer:
                     await executor.forget(key)
                 except FusemldError as error:
                     log.warning("performer.failed", work="forget", key=str(key), error=str(error))
+                except Exception:
+                    log.exception("performer.failed", work="forget", key=str(key))
 
     # Codesets
 

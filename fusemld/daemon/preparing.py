@@ -12,9 +12,7 @@ from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.steering import Context
 from fusemld.daemon.step_inputs import check_inputs
 from fusemld.daemon.step_log import StepLog
-from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.variables import input_values, lookup, public, selectors, step_variables
-from fusemld.engine.events import CodesetsPinned
 from fusemld.engine.plan import Plan
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import Executor, Launch, MountedCodeset
@@ -72,10 +70,8 @@ class Preparer:
     """Safe to repeat, and to cancel. Every method raises `StartError`, `InvalidInputError` and `NotFoundError` for
     what cannot be started as it is described, `UnavailableError` for what may work later."""
 
-    def __init__(self, parts: Parts, supervisor: Supervisor, clock: Callable[[], float]) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._supervisor = supervisor
-        self._clock = clock
 
     async def prepare(
         self, run: Run, plan: Plan, key: AttemptKey, *, note: Note, mask: Mask, recovered: bool
@@ -101,7 +97,7 @@ class Preparer:
         mounts = {entry.name: entry.codeset for entry in step.inputs if entry.codeset is not None}
         for mount in mounts.values():
             public(mount.name, value, "codeset name")
-        pins = {name: await self._pinned(run, inputs[name], note) for name in mounts}
+        pins = {name: self._pinned(run, step, inputs[name]) for name in mounts}
         if plugin_step is not None:
             context = self._context(run, step, key, executor.name, access, inputs, pins, note, mask)
             return Prepared(facts=facts, work=Steered(step=plugin_step, context=context), executor=executor)
@@ -156,18 +152,13 @@ class Preparer:
             source=await self._parts.pinner.source(pinned),
         )
 
-    async def _pinned(self, run: Run, reference: str, note: Note) -> PinnedCodeset:
-        """What the run pinned. A reference that only an earlier step could name is pinned now, for all steps: the
-        first pin that is recorded counts."""
-        pins = self._pins(run)
+    @staticmethod
+    def _pinned(run: Run, step: Step, reference: str) -> PinnedCodeset:
+        """What the run pinned before its first step: the language allows no reference that was not known then."""
+        pins = run.codesets or {}
         if reference not in pins:
-            pinned = await self._parts.pinner.pin_one(reference, project=run.project, user=run.user, note=note)
-            await self._supervisor.record(run.id, CodesetsPinned(at=self._clock(), codesets={reference: pinned}))
-            pins = {reference: pinned, **self._pins(run)}
+            raise StartError(f"cannot mount codeset {reference!r} in step {step.name}: the run has not pinned it")
         return pins[reference]
-
-    def _pins(self, run: Run) -> dict[str, PinnedCodeset]:
-        return (self._supervisor.find(run.id) or run).codesets or {}
 
     def _context(
         self,

@@ -205,10 +205,6 @@ class Supervisor:
         event = events.RunCreated(at=self._clock())
         await self._settled(_Posted(run.id, event, entry=entry, is_new=True, changes=tuple(changes), done=_Done()))
 
-    async def record(self, run_id: str, event: events.AnyEvent) -> None:
-        """Like `post`; returns when the event is safe. Raises `ConflictError` where the run is over."""
-        await self._settled(_Posted(run_id, event, done=_Done()))
-
     async def request(self, run_id: str, event: events.CancelRequested | events.RetryRequested) -> None:
         """A person's wish; returns when it is recorded. Raises `NotFoundError`, `ConflictError`."""
         if run_id in self._active and await self._is_settled(run_id, event, None):

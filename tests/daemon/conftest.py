@@ -9,6 +9,7 @@ import pytest
 
 from fusemld.model.document import Document
 from fusemld.store.sqlite import Store
+from tests.daemon.room import OpenRoom, Room, ScriptedStep
 from tests.daemon.running import CHAIN, Clock, Engine, OpenEngine, document_of
 
 
@@ -35,5 +36,20 @@ def engine(tmp_path: Path, clock: Clock) -> OpenEngine:
                 await running.start()
             yield running
             tasks.cancel_scope.cancel()
+
+    return life
+
+
+@pytest.fixture
+def room(tmp_path: Path, engine: OpenEngine) -> OpenRoom:
+    """`async with room() as running`: like `engine`, with the real performer."""
+
+    @asynccontextmanager
+    async def life(script: ScriptedStep | None = None, *, is_started: bool = True) -> AsyncGenerator[Room]:
+        async with engine(is_started=False) as running:
+            made = Room(running, tmp_path / "state", script)
+            if is_started:
+                await made.start()
+            yield made
 
     return life

@@ -1,0 +1,258 @@
+"""Attempts on their way to an executor, and what ends them there."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from fusemld.daemon import patience
+from fusemld.engine.events import CancelRequested, RetryRequested
+from fusemld.hooks.executors import Launch
+from fusemld.model.errors import StartError, UnavailableError
+from fusemld.model.run import AttemptKey, Ending, RunState, StepState
+from tests.daemon.room import SECRET, OpenRoom
+from tests.daemon.running import document_of
+
+ONE = AttemptKey("r1", "one", 1)
+CANCEL = CancelRequested(at=1003.0, by="ann")
+
+PLAIN = document_of('name: plain\nsteps: [{name: one, image: host, command: ["true"]}]')
+SECRETIVE = document_of(
+    "name: secretive\nsteps: [{name: one, image: host, command: [ls], extensions: [{name: v, product: vault}]}]"
+)
+MOUNTING = document_of(
+    "name: mounting\ninputs: [{name: code, type: codeset}]\n"
+    "steps:\n  - name: one\n    image: host\n    command: [ls]\n"
+    "    inputs: [{name: code, codeset: {name: '{{ inputs.code }}', path: /project}}]\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_S", 0.001)
+    monkeypatch.setattr(patience, "LONGEST_S", 0.001)
+
+
+async def test_an_attempt_is_launched_with_what_it_sees_and_its_end_is_recorded(room: OpenRoom) -> None:
+    async with room() as running:
+        await running.engine.create(SECRETIVE)
+        launch = await running.launched(1)
+        running.executor.started(ONE)
+        running.executor.ended(ONE)
+        run = await running.over()
+
+        assert launch.key == ONE
+        assert launch.secret_env == {"TOKEN": SECRET}
+        assert launch.secrets == {SECRET}
+        assert run.state is RunState.SUCCEEDED
+        assert [service.extension_id for service in run.steps["one"].services] == ["vault"]
+        assert running.executor.forgotten == [ONE]
+        assert running.performer.activity == {}
+
+
+async def test_who_is_killed_while_it_is_prepared_was_never_started(room: OpenRoom) -> None:
+    async with room() as running:
+        running.records_read = anyio.Event()
+        await running.engine.create(SECRETIVE)
+        await running.engine.until(lambda: ONE in running.performer.activity)
+
+        await running.supervisor.request("r1", CANCEL)
+        run = await running.over()
+
+        outcome = run.steps["one"].attempts[0].outcome
+        assert outcome is not None
+        assert (outcome.ending, outcome.message) == (Ending.CANCELLED, "stopped before it was started")
+        assert run.state is RunState.CANCELLED
+        assert running.executor.launches == []
+        assert running.executor.kills == []
+        assert running.performer.activity == {}
+
+
+async def test_who_may_exist_is_ended_by_its_executor_only(room: OpenRoom) -> None:
+    async with room() as running:
+        is_reached = False
+
+        async def out_of_reach(launch: Launch) -> None:
+            if not is_reached:
+                raise UnavailableError("cannot reach the keeper")
+
+        running.executor.on_launch = out_of_reach
+        await running.engine.create(PLAIN)
+        await running.launched(3)
+
+        await running.supervisor.request("r1", CANCEL)
+        with anyio.fail_after(5):
+            while not running.executor.kills:
+                await anyio.lowlevel.checkpoint()
+        still = running.supervisor.active["r1"].run.steps["one"].state
+        is_reached = True
+        running.executor.ended(ONE, Ending.CANCELLED)
+        run = await running.over()
+
+        assert still is StepState.STARTING
+        assert running.executor.kills == [ONE]
+        assert run.state is RunState.CANCELLED
+        assert len({id(launch) for launch in running.executor.launches}) == 1, "it is prepared once"
+
+
+@pytest.mark.parametrize(
+    "error", [StartError(f"cannot start it with {SECRET}"), RuntimeError(f"a bug with {SECRET}")]
+)
+async def test_why_it_cannot_start_is_said_without_secrets(room: OpenRoom, error: Exception) -> None:
+    async with room() as running:
+
+        async def refuse(launch: Launch) -> None:
+            raise error
+
+        running.executor.on_launch = refuse
+        with capture_logs() as logs:
+            await running.engine.create(SECRETIVE)
+            run = await running.over()
+
+        outcome = run.steps["one"].attempts[0].outcome
+        assert outcome is not None
+        assert outcome.ending is Ending.CANNOT_START
+        assert outcome.message.endswith("with ***")
+        assert "with ***" in run.message
+        assert SECRET not in str(logs)
+
+
+async def test_the_live_line_of_an_attempt_is_masked(room: OpenRoom) -> None:
+    async with room() as running:
+        lines: list[str] = []
+
+        async def out_of_reach(launch: Launch) -> None:
+            lines.append(running.performer.activity.get(ONE, ""))
+            if len(lines) < 2:
+                raise UnavailableError(f"cannot reach {SECRET}")
+
+        running.executor.on_launch = out_of_reach
+        await running.engine.create(SECRETIVE)
+        await running.launched(2)
+
+        assert lines[1] == "cannot reach ***; trying again in 0.001 s"
+
+
+async def test_an_executor_that_is_not_there_fails_the_step_with_those_that_are(room: OpenRoom) -> None:
+    document = document_of('name: w\nsteps: [{name: one, image: host, command: ["true"]}]')
+    async with room() as running:
+        run, plan, workflow = running.engine.run_of(document)
+        await running.supervisor.create(replace(run, executor="kubernetes"), plan, (workflow,))
+        ended = await running.over()
+
+        assert "no executor 'kubernetes' (it has: process)" in ended.message
+
+
+async def test_what_goes_wrong_with_one_attempt_stops_no_other(room: OpenRoom) -> None:
+    async with room() as running:
+
+        def refuse(key: AttemptKey) -> None:
+            raise PermissionError(f"cannot remove the folder of {key}")
+
+        running.executor.on_forget = refuse
+        for run in ("r1", "r2"):
+            await running.engine.create(PLAIN, run)
+            await running.launched(int(run[1]))
+            running.executor.ended(AttemptKey(run, "one", 1))
+            ended = await running.over(run)
+
+            assert ended.state is RunState.SUCCEEDED
+
+
+async def test_after_a_restart_what_the_executor_knows_is_not_launched_again(room: OpenRoom) -> None:
+    async with room() as first:
+        await first.engine.create(PLAIN, "known")
+        await first.engine.create(PLAIN, "unknown")
+        await first.launched(2)
+
+    async with room(is_started=False) as second:
+        second.executor.known = frozenset({AttemptKey("known", "one", 1)})
+        await second.start()
+        launch = await second.launched(1)
+        second.executor.ended(AttemptKey("known", "one", 1))
+        await second.over("known")
+
+        assert second.executor.asked_about == [AttemptKey("known", "one", 1), AttemptKey("unknown", "one", 1)]
+        assert (launch.key.run, launch.recovered) == ("unknown", True)
+        assert len(second.executor.launches) == 1
+
+
+# Codesets
+
+
+async def test_a_run_mounts_what_it_has_pinned(room: OpenRoom) -> None:
+    async with room() as running:
+        folder = running.codeset("digits", train="one")
+        await running.engine.create(MOUNTING, code="lab/digits")
+        mounted = (await running.launched(1)).codesets[0]
+
+        (folder / "train").write_text("two")
+
+        assert (mounted.path, mounted.project, mounted.name) == ("/project", "lab", "digits")
+        assert (mounted.source / "train").read_text() == "one"
+
+
+async def test_a_pinned_copy_that_is_gone_fails_the_step_with_what_to_do(room: OpenRoom) -> None:
+    async with room() as running:
+        running.codeset("digits", train="one")
+        await running.engine.create(MOUNTING, code="lab/digits")
+        mounted = (await running.launched(1)).codesets[0]
+        running.executor.ended(ONE, Ending.PROGRAM_FAILED)
+        await running.over()
+        mounted.source.chmod(0o700)
+        for file in mounted.source.iterdir():
+            file.unlink()
+        mounted.source.rmdir()
+
+        await running.supervisor.request("r1", RetryRequested(at=1004.0))
+        run = await running.over()
+
+        assert "is gone from the state folder; start a new run" in run.message
+
+
+async def test_a_codeset_that_does_not_exist_fails_the_run(room: OpenRoom) -> None:
+    async with room() as running:
+        await running.engine.create(MOUNTING, code="lab/nothing")
+        run = await running.over()
+
+        assert run.state is RunState.FAILED
+        assert run.message == "cannot use codeset lab/nothing: no file of the watched folder declares it"
+
+
+async def test_fetching_codesets_ends_with_the_run_and_begins_anew_with_a_retry(room: OpenRoom) -> None:
+    private = document_of(
+        "{kind: codeset, project: lab, name: private, url: 'https://127.0.0.1:1/x.git', extension: vault}"
+    )
+    async with room() as running:
+        running.codesets[private.name] = private
+        running.records_read = anyio.Event()
+        await running.engine.create(MOUNTING, code="lab/private")
+        await running.engine.until(lambda: "r1" in running.performer.pinning)
+
+        await running.supervisor.request("r1", CANCEL)
+        cancelled = await running.over()
+        left = dict(running.performer.pinning)
+        running.codeset("private", train="one")
+        await running.supervisor.request("r1", RetryRequested(at=1004.0))
+        launch = await running.launched(1)
+
+        assert cancelled.state is RunState.CANCELLED
+        assert left == {}
+        assert launch.codesets[0].name == "private"
+
+
+async def test_what_fetching_codesets_waits_for_is_shown_until_the_run_gives_up(room: OpenRoom) -> None:
+    gone = document_of("{kind: codeset, project: lab, name: gone, url: 'http://127.0.0.1:1/x.git'}")
+    async with room() as running:
+        running.codesets[gone.name] = gone
+        await running.engine.create(MOUNTING, code="lab/gone")
+        await running.engine.until(lambda: "trying again" in running.performer.pinning.get("r1", ""))
+
+        running.engine.clock.now += 7200
+        run = await running.over()
+
+        assert run.state is RunState.FAILED
+        assert "127.0.0.1" in run.message
+        assert running.performer.pinning == {}
