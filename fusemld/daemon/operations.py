@@ -145,11 +145,6 @@ class DaemonOperations:
         workflows = self._folder.registered(Kind.WORKFLOW)
         if workflow not in workflows:
             raise NotFoundError(f"cannot run workflow {workflow!r}: {self._undeclared(workflow, workflows)}")
-        if executor is not None and executor not in self._executors:
-            known = ", ".join(sorted(self._executors))
-            raise InvalidInputError(
-                f"cannot run workflow {workflow!r}: this daemon has no executor {executor!r} (it has: {known})"
-            )
         codesets = self._folder.registered(Kind.CODESET)
         verdict = judge(document, Registered(workflows=workflows, codesets=codesets))
         if not verdict.starts:

@@ -474,7 +474,7 @@ def test_what_a_newcomer_gets_wrong_about_a_workflow_is_answered_in_words(daemon
         "run w": "workflow 'w' needs a value for its input 'who' (string)",
         "run w -i who=me -i n=x": "input 'n': 'x' is not an int: write a whole number such as 10",
         "run w -i whom=me": "workflow 'w' has no input 'whom': did you mean 'who'?",
-        "run w -i who=me --executor kubernetes": "no executor 'kubernetes' (it has: process)",
+        "run w -i who=me --executor kubernetes": "this daemon has: process",
         "run W -i who=me": "(declared are: w)",
     }
 
