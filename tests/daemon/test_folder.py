@@ -1,0 +1,263 @@
+"""From scans to runs over a real catalog, registry and store, across restarts of the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import PurePath
+
+import anyio
+import pytest
+
+from fusemld.daemon.admitting import Admitting
+from fusemld.daemon.folder import Folder
+from fusemld.hooks.manager import Plugins
+from fusemld.intake.catalog import Catalog
+from fusemld.intake.snapshot import FileReport, Scan
+from fusemld.model.document import Kind
+from fusemld.model.extension import Selectors
+from fusemld.model.run import Run
+from fusemld.registry.matching import match
+from fusemld.registry.registry import Registry
+from fusemld.spec.documents import read
+from fusemld.store.reads import RunQuery
+from tests.daemon.running import Engine, OpenEngine
+
+HELLO = "name: hello\nsteps: [{name: one, image: host, command: [echo, TEXT]}]"
+TRAIN = """
+name: train
+inputs: [{name: code, type: codeset}, {name: rounds, type: int, default: 3}]
+steps:
+  - name: one
+    image: host
+    command: [ls]
+    inputs: [{name: code, codeset: {name: "{{ inputs.code }}", path: /project}}]
+"""
+REQUEST = "{kind: run, workflow: hello, inputs: {}}"
+GIT = "{kind: codeset, project: lab, name: digits, url: 'https://git.example/digits.git'}"
+ASSIGNMENT = "{kind: assignment, name: nightly, workflow: train, codesets: [lab/digits]}"
+RECORD = "id: vault\nproduct: vault\nservices: [{id: main, endpoints: [{url: 'http://vault'}]}]"
+
+NO_PLUGINS = Plugins(names=(), runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={})
+
+
+class Watched:
+    """A folder in the daemon, and what it is told to have seen."""
+
+    def __init__(self, engine: Engine, catalog: Catalog) -> None:
+        self.engine = engine
+        self.registry = Registry()
+        self.folder = Folder(
+            catalog=catalog,
+            registry=self.registry,
+            store=engine.store,
+            supervisor=engine.supervisor,
+            admitting=Admitting(NO_PLUGINS, ["process"], "process"),
+            plans=engine.plans,
+            default_executor="process",
+            clock=engine.clock,
+        )
+
+    async def see(self, *removed: str, **files: str) -> None:
+        """News: `name="text"` stands for the file `name.yaml`."""
+        reports = []
+        for name, text in files.items():
+            parsed = read(text.encode(), file=PurePath("/inbox") / f"{name}.yaml", root=PurePath("/inbox"))
+            reports.append(
+                FileReport(file=f"{name}.yaml", owner="ann", documents=parsed.documents, problems=parsed.problems)
+            )
+        gone = tuple(f"{name}.yaml" for name in removed)
+        await self.folder.on_scan(Scan(files=tuple(reports), removed=gone))
+
+    async def runs(self) -> list[Run]:
+        """Oldest first."""
+        return (await self.engine.store.runs(RunQuery()))[::-1]
+
+
+Watch = Callable[[], AbstractAsyncContextManager[Watched]]
+
+
+@pytest.fixture
+def watch(engine: OpenEngine) -> Watch:
+    @asynccontextmanager
+    async def life() -> AsyncGenerator[Watched]:
+        async with engine() as running:
+            yield Watched(running, Catalog(await running.store.documents()))
+
+    return life
+
+
+async def test_a_dropped_workflow_runs_once_whatever_is_restarted_or_seen_again(watch: Watch) -> None:
+    async with watch() as first:
+        await first.see(hello=HELLO)
+        await first.see(hello=HELLO + "\n# only a comment\n")
+        before = await first.runs()
+
+    async with watch() as second:
+        at_once = [document.name for document in second.folder.registered(Kind.WORKFLOW).values()]
+        await second.see(hello=HELLO)
+        after = await second.runs()
+
+    assert at_once == ["hello"]
+    assert [run.id for run in after] == [run.id for run in before]
+    assert (before[0].user, before[0].cause) == ("ann", "workflow/hello generation 1")
+
+
+async def test_new_content_runs_again_with_the_new_content(watch: Watch) -> None:
+    async with watch() as watched:
+        await watched.see(hello=HELLO)
+        watched.engine.clock.now += 1
+        await watched.see(hello=HELLO.replace("TEXT", "other"))
+        runs = await watched.runs()
+
+        assert [run.cause for run in runs] == ["workflow/hello generation 1", "workflow/hello generation 2"]
+        assert runs[0].workflow_digest != runs[1].workflow_digest
+
+
+async def test_the_files_still_know_their_run_after_a_restart(watch: Watch) -> None:
+    async with watch() as first:
+        await first.see(hello=HELLO, again=REQUEST)
+        runs = {run.cause.partition(" ")[0]: run.id for run in await first.runs()}
+
+    async with watch() as second:
+        rows = {row.key: row.run for row in second.folder.catalog.records}
+
+    assert rows == runs
+    assert set(runs) == {"workflow/hello", "run/again.yaml#0"}
+
+
+async def test_new_content_does_not_show_the_run_of_the_old(watch: Watch) -> None:
+    async with watch() as watched:
+        await watched.see(train=TRAIN, digits=GIT, ask="{kind: run, workflow: train, inputs: {code: lab/digits}}")
+        started = watched.folder.catalog.record("run/ask.yaml#0")
+        await watched.see(ask="{kind: run, workflow: train, inputs: {code: lab/other}}")
+        waiting = watched.folder.catalog.record("run/ask.yaml#0")
+
+        assert started is not None
+        assert started.run != ""
+        assert waiting is not None
+        assert (waiting.run, waiting.detail) == ("", "waiting for codeset lab/other")
+
+
+async def test_a_request_waits_for_its_workflow_in_whichever_life_that_comes(watch: Watch) -> None:
+    async with watch() as first:
+        await first.see(ask=REQUEST)
+        early = await first.runs()
+
+    async with watch() as second:
+        await second.see(hello=HELLO)
+        causes = [run.cause for run in await second.runs()]
+
+    assert early == []
+    assert sorted(causes) == ["run/ask.yaml#0 generation 1", "workflow/hello generation 1"]
+
+
+async def test_an_assignment_runs_once_for_each_commit_and_pins_it(watch: Watch) -> None:
+    async with watch() as first:
+        await first.see(train=TRAIN, digits=GIT, nightly=ASSIGNMENT)
+        (polled,) = first.folder.catalog.polled()
+        await first.folder.codeset_seen(polled, "a" * 40, "")
+        await first.folder.codeset_seen(polled, "a" * 40, "")
+
+    async with watch() as second:
+        (polled,) = second.folder.catalog.polled()
+        await second.folder.codeset_seen(polled, "a" * 40, "")
+        second.engine.clock.now += 1
+        await second.folder.codeset_seen(polled, "b" * 40, "")
+        runs = await second.runs()
+
+    assert [run.inputs["code"] for run in runs] == [f"lab/digits@{'a' * 40}", f"lab/digits@{'b' * 40}"]
+    assert [run.project for run in runs] == ["lab", "lab"]
+
+
+async def test_a_folder_has_no_versions_to_ask_for(watch: Watch) -> None:
+    async with watch() as watched:
+        folder = "{kind: codeset, project: lab, name: digits, path: /inbox/code}"
+        await watched.see(train=TRAIN, digits=folder, nightly=ASSIGNMENT)
+        (polled,) = watched.folder.catalog.polled()
+        await watched.folder.codeset_seen(polled, "sha256:1234", "")
+        (run,) = await watched.runs()
+
+        assert run.inputs["code"] == "lab/digits"
+        assert run.cause.endswith("lab/digits at sha256:1234")
+
+
+async def test_records_come_into_the_registry_and_go_with_their_file(watch: Watch) -> None:
+    async with watch() as watched:
+        await watched.see(vault=RECORD)
+        wanted = Selectors(name="v", product="vault")
+        there = match(wanted, watched.registry.list(), zone="local", project="default", user="ann").chosen
+        await watched.see("vault")
+
+        assert there is not None
+        assert watched.registry.list() == ()
+
+
+async def test_who_needs_records_waits_until_all_known_ones_were_read_again(watch: Watch) -> None:
+    notes: list[str] = []
+    async with watch() as first:
+        await first.see(vault=RECORD, other=RECORD.replace("vault", "other"))
+        with anyio.fail_after(1):
+            await first.folder.extensions_read(notes.append)
+
+    async with watch() as second, anyio.create_task_group() as tasks:
+        done = anyio.Event()
+
+        async def wait() -> None:
+            await second.folder.extensions_read(notes.append)
+            done.set()
+
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        await second.see(other=RECORD.replace("vault", "other"))
+        await anyio.wait_all_tasks_blocked()
+        was_done = done.is_set()
+        await second.folder.on_scan(Scan(available=False))
+        await anyio.wait_all_tasks_blocked()
+        await second.see(vault=RECORD)
+        with anyio.fail_after(1):
+            await done.wait()
+
+    assert not was_done
+    assert notes == [
+        "waiting for the record of extension other, vault",
+        "waiting for the record of extension vault",
+        "waiting for the record of extension vault: the watched folder cannot be seen",
+    ]
+
+
+async def test_a_record_that_went_while_the_daemon_was_down_is_not_waited_for(watch: Watch) -> None:
+    async with watch() as first:
+        await first.see(vault=RECORD)
+
+    async with watch() as second:
+        await second.see("vault")
+        with anyio.fail_after(1):
+            await second.folder.extensions_read(lambda _: None)
+
+
+async def test_a_bad_document_stops_neither_its_neighbours_nor_the_loop(watch: Watch) -> None:
+    async with watch() as watched:
+        await watched.see(bad="name: bad\nsteps: [{nam: x}]", hello=HELLO)
+        causes = [run.cause for run in await watched.runs()]
+        row = watched.folder.catalog.record("file/bad.yaml")
+
+        assert causes == ["workflow/hello generation 1"]
+        assert row is not None
+        assert row.problems
+
+
+async def test_a_run_that_cannot_be_created_stops_no_other(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watch() as watched:
+        real = watched.engine.plans.add
+
+        def refuse(digest: str, canonical: str) -> object:
+            if '"bad"' in canonical:
+                raise RuntimeError("a bug")
+            return real(digest, canonical)
+
+        monkeypatch.setattr(watched.engine.plans, "add", refuse)
+        await watched.see(bad=HELLO.replace("hello", "bad"), hello=HELLO)
+        causes = [run.cause for run in await watched.runs()]
+
+        assert causes == ["workflow/hello generation 1"]
