@@ -33,13 +33,18 @@ Ts = TypeVarTuple("Ts")
 
 class _Launching:
     """An attempt on its way to its executor. Once `handed_over` it may exist outside, and only the executor's word
-    ends it; before that, cancelling `scope` does."""
+    ends it; before that, cancelling `scope` does.
 
-    __slots__ = ("ending", "handed_over", "mask", "scope")
+    `is_over`: its end is known while it is still being started (the keeper was killed meanwhile). It must not be
+    tried again: once its end is recorded it is forgotten, and would be started a second time.
+    """
+
+    __slots__ = ("ending", "handed_over", "is_over", "mask", "scope")
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.handed_over = False
+        self.is_over = False
         self.ending: Ending | None = None
         self.mask = Mask()
 
@@ -188,7 +193,7 @@ class StepPerformer:
             outcome = Outcome(ending=entry.ending or Ending.CANCELLED, message="stopped before it was started")
         elif message is not None:
             outcome = Outcome(ending=Ending.CANNOT_START, message=message)
-        if outcome is not None:
+        if outcome is not None and not entry.is_over:
             self._report(AttemptFinished(key=key, at=self._clock(), outcome=outcome))
 
     async def _prepare_and_start(
@@ -247,6 +252,9 @@ class StepPerformer:
                 )
             case AttemptFinished(outcome=outcome):
                 faults.point("performer.ended")
+                if (entry := self._launching.get(key)) is not None:
+                    entry.is_over = True
+                    entry.scope.cancel()
                 self.activity.pop(key, None)
                 self._facts.pop(key, None)
                 tell = log.debug if outcome.ending is Ending.SUCCEEDED else log.info
