@@ -1,0 +1,188 @@
+"""What the API asks about runs: see `fusemld.api.operations.Operations`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+
+from fusemld.api import present, views
+from fusemld.daemon.performing import StepPerformer
+from fusemld.daemon.plans import Plans
+from fusemld.daemon.pulse import Pulse
+from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.tails import last_line
+from fusemld.engine import events
+from fusemld.model.errors import NotFoundError, StartError
+from fusemld.model.run import AttemptKey, Run, RunState, StepRun, StepState
+from fusemld.model.workflow import Workflow
+from fusemld.store.reads import RunQuery
+from fusemld.store.sqlite import Store
+
+COALESCE_S = 0.05
+"""Between two views of a changing run."""
+LOOK_S = 1.0
+"""Between two looks at the log of a running step, which nobody tells us about."""
+
+
+class RunOperations:
+    """Runs as people see them: unfinished ones from memory, ended ones from the store."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        supervisor: Supervisor,
+        performer: StepPerformer,
+        plans: Plans,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._supervisor = supervisor
+        self._performer = performer
+        self._plans = plans
+        self._clock = clock
+
+    async def runs(self, wanted: views.RunFilter) -> Sequence[views.RunSummary]:
+        query = RunQuery(
+            workflow=wanted.workflow,
+            project=wanted.project,
+            state=wanted.state,
+            codeset=wanted.codeset,
+            limit=wanted.limit,
+        )
+        found = [self._supervisor.find(run.id) or run for run in await self._store.runs(query)]
+        return [present.run_summary(*await self._with_workflow(run), self._activity(run)) for run in found]
+
+    async def run(self, run: str) -> views.RunView:
+        return await self._view(await self._found(run))
+
+    async def cancel(self, run: str, by: str) -> views.RunView:
+        found = await self._found(run)
+        await self._supervisor.request(found.id, events.CancelRequested(at=self._clock(), by=by))
+        return await self._view(await self._found(found.id))
+
+    async def retry(self, run: str, by: str) -> views.RunView:
+        found = await self._found(run)
+        await self._supervisor.request(found.id, events.RetryRequested(at=self._clock(), by=by))
+        return await self._view(await self._found(found.id))
+
+    async def why(self, run: str) -> views.WhyView:
+        found = await self._found(run)
+        return present.why_view(*await self._with_workflow(found), self._activity(found))
+
+    async def log_files(self, run: str, step: str | None, attempt: int | None) -> views.LogFiles:
+        found = await self._found(run)
+        if step is not None and step not in found.steps:
+            names = ", ".join(self._ordered(found))
+            raise NotFoundError(
+                f"cannot show the log of {step!r}: run {found.id} has no such step (it has: {names})"
+            )
+        chosen = [found.steps[step]] if step is not None else list(found.steps.values())
+        files = [
+            (entry.launched_at, self._log_file(found, one, entry.number, entry.ended_at is not None))
+            for one in chosen
+            for entry in one.attempts
+            if attempt is None or entry.number == attempt
+        ]
+        if attempt is not None and not files:
+            raise NotFoundError(f"cannot show the log of attempt {attempt}: there is no such attempt")
+        return views.LogFiles(
+            files=tuple(file for _, file in sorted(files, key=lambda pair: pair[0])),
+            complete=found.state is not RunState.RUNNING or all(one.state.is_final for one in chosen),
+        )
+
+    async def changes(self, run: str | None) -> AsyncGenerator[views.RunView]:
+        if run is None:
+            async for view in self._all_changes():
+                yield view
+            return
+        found = await self._found(run)
+        pulse = self._supervisor.watch(found.id)
+        shown: views.RunView | None = None
+        while True:
+            seen = pulse.version
+            found = await self._found(found.id)
+            view = await self._view(found)
+            if view != shown:
+                shown = view
+                yield view
+            if found.state is not RunState.RUNNING:
+                return
+            with anyio.move_on_after(LOOK_S):
+                await pulse.wait(seen)
+            await anyio.sleep(COALESCE_S)
+
+    async def _all_changes(self) -> AsyncGenerator[views.RunView]:
+        pulse: Pulse = self._supervisor.changed
+        shown: dict[str, tuple[Run, Mapping[str, str]]] = {}
+        while True:
+            seen = pulse.version
+            current = {run_id: entry.run for run_id, entry in self._supervisor.active.items()}
+            for run_id in shown.keys() - current.keys():
+                current[run_id] = await self._found(run_id)
+            for run_id, run in current.items():
+                activity = self._activity(run)
+                if shown.get(run_id) != (run, activity):
+                    shown[run_id] = run, activity
+                    yield present.run_view(*await self._with_workflow(run), activity)
+                if run.state is not RunState.RUNNING:
+                    del shown[run_id]
+            await pulse.wait(seen)
+            await anyio.sleep(COALESCE_S)
+
+    async def _found(self, typed: str) -> Run:
+        active = self._supervisor.find(typed)
+        if active is not None:
+            return active
+        run_id = await self._store.find_run(typed)
+        active = self._supervisor.find(run_id)
+        stored = active or await self._store.run(run_id)
+        if stored is None:
+            raise NotFoundError(f"cannot find run {typed}: there is no such run")
+        return stored
+
+    async def _with_workflow(self, run: Run) -> tuple[Run, Workflow | None]:
+        try:
+            plan = await self._plans.plan(run.workflow_digest)
+        except (NotFoundError, StartError):
+            return run, None
+        return run, plan.workflow
+
+    async def _view(self, run: Run) -> views.RunView:
+        return present.run_view(*await self._with_workflow(run), self._said(run) | self._activity(run))
+
+    def _said(self, run: Run) -> dict[str, str]:
+        """What running steps last wrote to their logs."""
+        keys = (
+            AttemptKey(run.id, step.name, step.attempt)
+            for step in run.steps.values()
+            if step.state is StepState.RUNNING
+        )
+        return {key.step: line for key in keys if (line := last_line(self._performer.log_path(key)))}
+
+    def _activity(self, run: Run) -> dict[str, str]:
+        """The live line of every step that has one; where codesets are fetched, that of every waiting step."""
+        if run.state is not RunState.RUNNING:
+            return {}
+        pinning = self._performer.pinning.get(run.id)
+        lines: dict[str, str] = {}
+        for step in run.steps.values():
+            line = self._step_activity(run, step) or (pinning if step.state is StepState.WAITING else None)
+            if line:
+                lines[step.name] = line
+        return lines
+
+    def _step_activity(self, run: Run, step: StepRun) -> str | None:
+        if step.state is StepState.QUEUED:
+            return self._supervisor.queued(run.id, step.name)
+        return self._performer.activity.get(AttemptKey(run.id, step.name, step.attempt))
+
+    def _ordered(self, run: Run) -> list[str]:
+        plan = self._supervisor.plan_of(run.id)
+        return list(plan.dag.names) if plan is not None else sorted(run.steps)
+
+    def _log_file(self, run: Run, step: StepRun, attempt: int, has_ended: bool) -> views.LogFile:
+        path: Path = self._performer.log_path(AttemptKey(run.id, step.name, attempt))
+        return views.LogFile(step=step.name, attempt=attempt, path=path, finished=has_ended)
