@@ -10,14 +10,17 @@ class Pulse:
 
     def __init__(self) -> None:
         self.version = 0
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None
 
     def fire(self) -> None:
         self.version += 1
-        self._event.set()
-        self._event = anyio.Event()
+        if self._event is not None:
+            self._event.set()
+            self._event = None
 
     async def wait(self, seen: int) -> int:
         while self.version == seen:
+            if self._event is None:
+                self._event = anyio.Event()
             await self._event.wait()
         return self.version

@@ -6,6 +6,7 @@ together, so the number of commits does not grow with the number of runs.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -108,8 +109,9 @@ class Supervisor:
         self._clock = clock
         self._active: dict[str, ActiveRun] = {}
         self._queue: collections.deque[_Posted] = collections.deque()
-        self._urgent = anyio.Event()
-        self._any = anyio.Event()
+        self._awake = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        """Wakes the loop for what nobody waits for."""
         self._reviving = anyio.Lock()
         self._timers = Timers(clock, self._deadline_passed)
         self._performer: Performer | None = None
@@ -261,31 +263,31 @@ class Supervisor:
 
     def _put(self, posted: _Posted) -> None:
         self._queue.append(posted)
-        if isinstance(posted.event, events.StepStarted):
-            self._any.set()
-        else:
+        if not isinstance(posted.event, events.StepStarted):
             self._wake()
+        elif self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(LAZY_S, self._wake)
 
     def _wake(self) -> None:
-        self._any.set()
-        self._urgent.set()
+        self._awake.set()
 
     def _deadline_passed(self, run_id: str, step: str) -> None:
         self.post(run_id, events.DeadlinePassed(at=self._clock(), step=step))
 
     async def _loop(self) -> None:
         while True:
-            await self._any.wait()
-            with anyio.move_on_after(LAZY_S):
-                await self._urgent.wait()
-            self._any, self._urgent = anyio.Event(), anyio.Event()
+            await self._awake.wait()
+            self._awake.clear()
+            if self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
             batch = self._advance_all()
+            if self._queue:
+                self._wake()
             if batch.changes:
                 faults.point("supervisor.advanced")
             await self._commit(batch)
             self._publish(batch)
-            if self._queue:
-                self._wake()
 
     def _advance_all(self) -> _Batch:
         batch = _Batch()
