@@ -13,7 +13,7 @@ _list:
 setup:
     @test -x {{ bin }}/python || python3 -m venv {{ venv }}
     @test -x {{ bin }}/uv || {{ bin }}/python -m pip install --quiet --disable-pip-version-check uv
-    @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --require-hashes --requirement requirements.lock
+    @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
     @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --no-deps --editable . $(printf -- '--editable %s ' {{ plugins }})
 
 # Resolve the lock file anew.
@@ -33,6 +33,9 @@ check: setup
     {{ bin }}/mypy
     {{ bin }}/lint-imports --no-cache
 
+# Programs start faster from byte code than from sources, wherever this is run.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What the tests' environments are built from is downloaded once.
 export FUSEMLD_TEST_CACHE := env("FUSEMLD_TEST_CACHE", venv / "test-cache")
 
@@ -46,5 +49,5 @@ demo *args: setup
 
 # What things cost, as ratios to floors measured in the same run.
 bench: setup
-    PYTHONPATH=. PYTHONDONTWRITEBYTECODE= {{ bin }}/python -m tests.bench.daemon
+    PYTHONPATH=. {{ bin }}/python -m tests.bench.daemon
     PYTHONPATH=. {{ bin }}/python tests/bench/keeper.py
