@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import base64
+import json
+import urllib.parse
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -69,3 +72,13 @@ def test_without_secrets_the_stream_passes_untouched() -> None:
     data = b"anything"
 
     assert Masker(needles([b"", b"\n"])).feed(data) is data
+
+
+@pytest.mark.parametrize("show", [json.dumps, repr, urllib.parse.quote])
+def test_a_secret_is_masked_as_common_libraries_write_it(show: Callable[[str], str]) -> None:
+    secret = "a\"b'c\\d/é\n"
+
+    shown = mask([secret.encode()], [show(secret).encode()])
+
+    assert b"***" in shown
+    assert b"b" not in shown
