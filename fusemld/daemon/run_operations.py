@@ -75,11 +75,11 @@ class RunOperations:
     async def log_files(self, run: str, step: str | None, attempt: int | None) -> views.LogFiles:
         found = await self._found(run)
         if step is not None and step not in found.steps:
-            names = ", ".join(self._ordered(found))
+            names = ", ".join(await self._ordered(found))
             raise NotFoundError(
                 f"cannot show the log of {step!r}: run {found.id} has no such step (it has: {names})"
             )
-        chosen = [found.steps[step]] if step is not None else list(found.steps.values())
+        chosen = [found.steps[name] for name in ([step] if step is not None else await self._ordered(found))]
         files = [
             (entry.launched_at, self._log_file(found, one, entry.number, entry.ended_at is not None))
             for one in chosen
@@ -179,9 +179,10 @@ class RunOperations:
             return self._supervisor.queued(run.id, step.name)
         return self._performer.activity.get(AttemptKey(run.id, step.name, step.attempt))
 
-    def _ordered(self, run: Run) -> list[str]:
-        plan = self._supervisor.plan_of(run.id)
-        return list(plan.dag.names) if plan is not None else sorted(run.steps)
+    async def _ordered(self, run: Run) -> list[str]:
+        """The names of its steps as they are listed."""
+        _, workflow = await self._with_workflow(run)
+        return [step.name for step in workflow.steps] if workflow is not None else sorted(run.steps)
 
     def _log_file(self, run: Run, step: StepRun, attempt: int, has_ended: bool) -> views.LogFile:
         path: Path = self._performer.log_path(AttemptKey(run.id, step.name, attempt))

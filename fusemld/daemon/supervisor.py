@@ -130,14 +130,6 @@ class Supervisor:
         entry = self._active.get(run_id)
         return entry.run if entry else None
 
-    def plan_of(self, run_id: str) -> Plan | None:
-        entry = self._active.get(run_id)
-        return entry.plan if entry else None
-
-    def broken(self, run_id: str) -> str | None:
-        entry = self._active.get(run_id)
-        return entry.broken if entry else None
-
     def queued(self, run_id: str, step: str) -> str | None:
         """Where a queued step stands, and what holds it up; None for any other step."""
         position = self._admission.position((run_id, step))

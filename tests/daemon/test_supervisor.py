@@ -273,7 +273,7 @@ async def test_a_bug_in_one_run_stops_that_run_only(engine: OpenEngine, chain: D
         running.supervisor.post("bad", finished("one", number="1"))
         await running.until(lambda: bool(running.performer.launched()[1:]))
 
-        assert "there is no step 'no such step'" in (running.supervisor.broken("bad") or "")
+        assert "there is no step 'no such step'" in (running.supervisor.active["bad"].broken or "")
         assert running.performer.launched() == [AttemptKey("bad", "one", 1), AttemptKey("good", "one", 1)]
         assert running.performer.safe == [], "the end stays with the executor"
         assert (await running.stored("bad")).steps["one"].state is StepState.STARTING
@@ -296,7 +296,7 @@ async def test_a_run_that_contradicts_the_store_stops_alone(
 
         assert running.performer.launched()[-1] == AttemptKey("good", "two", 1)
         assert running.performer.safe == [AttemptKey("good", "one", 1)]
-        assert "FOREIGN KEY" in (running.supervisor.broken("bad") or "")
+        assert "FOREIGN KEY" in (running.supervisor.active["bad"].broken or "")
 
 
 async def test_a_run_that_cannot_be_loaded_is_kept_visible_and_its_attempts_alive(
@@ -310,7 +310,7 @@ async def test_a_run_that_cannot_be_loaded_is_kept_visible_and_its_attempts_aliv
         await first.store.write(PutRun(bad))
 
     async with engine() as second:
-        why = second.supervisor.broken("bad") or ""
+        why = second.supervisor.active["bad"].broken or ""
         held = second.supervisor.slots_held
         await to_the_end(second, "good")
 

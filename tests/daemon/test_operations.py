@@ -1,0 +1,354 @@
+"""What the API is told, over a real catalog, registry, store and performer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from pathlib import PurePath
+
+import anyio
+import pytest
+
+from fusemld.api.views import HealthState, RunFilter
+from fusemld.daemon.admitting import Admitting
+from fusemld.daemon.applications import ApplicationBook
+from fusemld.daemon.folder import Folder
+from fusemld.daemon.operations import DaemonOperations
+from fusemld.daemon.settings import Settings
+from fusemld.daemon.stored_services import StoredServices
+from fusemld.engine.events import StepFinished
+from fusemld.executors.process.client import Keeper
+from fusemld.hooks.manager import Plugins
+from fusemld.intake.catalog import Catalog
+from fusemld.intake.snapshot import FileReport, Scan
+from fusemld.model.application import Application
+from fusemld.model.errors import ConflictError, FusemldError, InvalidInputError, NotFoundError
+from fusemld.model.run import AttemptKey, Ending, Outcome, RunState, StepState
+from fusemld.services.supervisor import ServiceSupervisor
+from fusemld.spec.documents import read
+from tests.daemon.room import RECORD, SECRET, NoEnvironments, NoServices, OpenRoom, Room
+
+FILES = {
+    "train": """
+name: train
+inputs: [{name: rounds, type: int}]
+steps:
+  - name: one
+    image: host
+    command: [ls]
+    outputs: [{name: number}]
+    extensions: [{name: v, product: vault}]
+  - {name: two, image: host, command: [ls]}
+""",
+    "vault": RECORD,
+    "code": "{kind: codeset, project: lab, name: digits, url: 'https://git.example/digits.git'}",
+    "bad": "name: bad\nsteps: [{nam: x}]",
+    "later": "{kind: run, workflow: nowhere, inputs: {}}",
+}
+NO_PLUGINS = Plugins(
+    names=(("example", "1.0"),), runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={}
+)
+
+
+class Desk:
+    """Operations, and the room behind them."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.stops: list[bool] = []
+        store = room.engine.store
+        settings = Settings(
+            folder=room.state / "inbox",
+            state=room.state,
+            cache=room.state / "cache",
+            socket=room.state / "fusemld.sock",
+        )
+        self.folder = Folder(
+            catalog=Catalog(),
+            registry=room.registry,
+            store=store,
+            supervisor=room.supervisor,
+            admitting=Admitting(NO_PLUGINS, ["process"], "process"),
+            plans=room.engine.plans,
+            default_executor="process",
+            clock=room.engine.clock,
+        )
+        self.applications = ApplicationBook(store, NoServices())
+        self.operations = DaemonOperations(
+            settings=settings,
+            plugins=NO_PLUGINS,
+            store=store,
+            supervisor=room.supervisor,
+            performer=room.performer,
+            plans=room.engine.plans,
+            folder=self.folder,
+            registry=room.registry,
+            applications=self.applications,
+            services=ServiceSupervisor(
+                Keeper(room.state), NoEnvironments(), {}, room.state, StoredServices(store)
+            ),
+            executors={"process": room.executor},
+            stop=self.stops.append,
+            clock=room.engine.clock,
+        )
+
+    async def see(self, **files: str) -> None:
+        reports = []
+        for name, text in files.items():
+            parsed = read(text.encode(), file=PurePath("/inbox") / f"{name}.yaml", root=PurePath("/inbox"))
+            reports.append(FileReport(file=f"{name}.yaml", documents=parsed.documents, problems=parsed.problems))
+        await self.folder.on_scan(Scan(files=tuple(reports)))
+
+    async def to_the_end(self, run: str, ending: Ending) -> None:
+        """Let the first step of the run end so."""
+        await self.room.launched(1)
+        self.room.executor.ended(AttemptKey(run, "one", 1), ending, number="1")
+        if ending is Ending.SUCCEEDED:
+            await self.room.launched(2)
+            self.room.executor.ended(AttemptKey(run, "two", 1))
+        await self.room.over(run)
+
+
+Open = Callable[[], AbstractAsyncContextManager[Desk]]
+
+
+@pytest.fixture
+def desk(room: OpenRoom) -> Open:
+    """With the documents of `FILES`."""
+
+    @asynccontextmanager
+    async def life() -> AsyncGenerator[Desk]:
+        async with room() as running:
+            made = Desk(running)
+            await made.see(**FILES)
+            yield made
+
+    return life
+
+
+async def test_a_run_is_created_on_request_and_found_by_what_a_person_types(desk: Open) -> None:
+    async with desk() as there:
+        created = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        found = [await there.operations.run(text) for text in (created.id, created.id[-6:], "latest")]
+        listed = await there.operations.runs(RunFilter(workflow="train", state=RunState.RUNNING))
+
+        assert {view.id for view in found} == {created.id}
+        assert (created.user, created.cause, created.inputs) == ("ann", "requested by ann", {"rounds": "3"})
+        assert [step.name for step in created.steps] == ["one", "two"]
+        assert [(summary.id, summary.steps_total) for summary in listed] == [(created.id, 2)]
+
+
+@pytest.mark.parametrize(
+    ("workflow", "inputs", "executor", "error", "message"),
+    [
+        ("trian", {}, None, NotFoundError, "train"),
+        ("train", {"rounds": "x"}, None, InvalidInputError, "cannot run workflow 'train': "),
+        ("train", {"round": "1"}, None, InvalidInputError, "has no input 'round': did you mean 'rounds'?"),
+        ("train", {}, None, InvalidInputError, "needs a value for its input 'rounds'"),
+        ("train", {"rounds": "1"}, "kubernetes", InvalidInputError, "'kubernetes': this daemon has: process"),
+    ],
+)
+async def test_a_run_that_cannot_be_is_refused_with_the_reason(
+    desk: Open,
+    workflow: str,
+    inputs: dict[str, str],
+    executor: str | None,
+    error: type[FusemldError],
+    message: str,
+) -> None:
+    async with desk() as there:
+        with pytest.raises(error) as raised:
+            await there.operations.start_run(workflow, inputs, executor, "ann")
+
+        assert message in str(raised.value)
+        assert await there.operations.runs(RunFilter()) == []
+
+
+async def test_a_run_is_cancelled_and_one_that_is_over_is_not(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        await there.room.launched(1)
+
+        view = await there.operations.cancel(run.id, "bob")
+        there.room.executor.ended(AttemptKey(run.id, "one", 1), Ending.CANCELLED)
+        ended = await there.room.over(run.id)
+        with pytest.raises(ConflictError, match="it has ended already"):
+            await there.operations.cancel(run.id, "bob")
+
+        assert view.cancel_requested
+        assert (ended.state, ended.message) == (RunState.CANCELLED, "cancelled by bob")
+
+
+async def test_a_failed_run_says_why_and_is_retried_from_what_failed(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        await there.to_the_end(run.id, Ending.PROGRAM_FAILED)
+
+        why = await there.operations.why(run.id)
+        again = await there.operations.retry(run.id, "ann")
+
+        assert "one" in why.headline
+        assert [item.step for item in why.items][:1] == ["one"]
+        assert again.state is RunState.RUNNING
+
+
+async def test_the_changes_of_a_run_end_with_its_final_state(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        states: list[RunState] = []
+
+        with anyio.fail_after(10):
+            async with aclosing(there.operations.changes(run.id)) as changes:
+                states.append((await anext(changes)).state)
+                await there.to_the_end(run.id, Ending.SUCCEEDED)
+                states += [view.state async for view in changes]
+
+        assert states[0] is RunState.RUNNING
+        assert states[-1] is RunState.SUCCEEDED
+
+
+async def test_the_changes_of_all_runs_begin_with_those_under_way_and_show_each_end(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+
+        with anyio.fail_after(10):
+            async with aclosing(there.operations.changes(None)) as changes:
+                first = await anext(changes)
+                await there.to_the_end(run.id, Ending.PROGRAM_FAILED)
+                async for view in changes:
+                    if view.state is not RunState.RUNNING:
+                        break
+
+        assert (first.id, first.state) == (run.id, RunState.RUNNING)
+        assert (view.id, view.state) == (run.id, RunState.FAILED)
+
+
+async def test_logs_are_those_of_the_attempts_in_the_order_of_their_launch(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        await there.room.launched(1)
+        early = await there.operations.log_files(run.id, None, None)
+        await there.to_the_end(run.id, Ending.SUCCEEDED)
+        late = await there.operations.log_files(run.id, None, None)
+
+        assert [(file.step, file.attempt, file.finished) for file in early.files] == [("one", 1, False)]
+        assert not early.complete
+        assert [(file.step, file.finished) for file in late.files] == [("one", True), ("two", True)]
+        assert late.complete
+        with pytest.raises(NotFoundError, match=r"has no such step \(it has: one, two\)"):
+            await there.operations.log_files(run.id, "three", None)
+        with pytest.raises(NotFoundError, match="there is no such attempt"):
+            await there.operations.log_files(run.id, "one", 9)
+
+
+async def test_files_are_listed_with_their_states_and_problems(desk: Open) -> None:
+    async with desk() as there:
+        await there.see(hello="name: hello\nsteps: [{name: one, image: host, command: [ls]}]")
+        files = {view.path: view for view in await there.operations.files()}
+        runs = await there.operations.runs(RunFilter(workflow="hello"))
+
+        assert {path: view.state for path, view in files.items()} == {
+            "bad.yaml": "rejected",
+            "code.yaml": "registered",
+            "hello.yaml": "registered",
+            "later.yaml": "waiting",
+            "train.yaml": "registered",
+            "vault.yaml": "registered",
+        }
+        assert files["later.yaml"].detail == "waiting for workflow nowhere"
+        assert files["bad.yaml"].problems
+        assert files["hello.yaml"].run == runs[0].id
+
+
+async def test_what_is_registered_is_shown_with_its_file_and_without_secrets(desk: Open) -> None:
+    async with desk() as there:
+        workflow = await there.operations.workflow("train")
+        codeset = await there.operations.codeset("lab", "digits")
+        extension = await there.operations.extension("vault")
+
+        assert [view.name for view in await there.operations.workflows()] == ["train"]
+        assert workflow.file == "train.yaml"
+        assert codeset.name == "digits"
+        assert SECRET not in repr(extension)
+        for missing in (there.operations.workflow("trian"), there.operations.extension("x")):
+            with pytest.raises(NotFoundError, match="cannot show"):
+                await missing
+
+
+async def test_a_workflow_is_explained_and_one_for_an_executor_that_is_not_there_refused(desk: Open) -> None:
+    async with desk() as there:
+        explained = await there.operations.explain("train", None, "ann")
+
+        assert (explained.project, explained.zone) == ("default", "local")
+        assert [(entry.step, entry.requirement) for entry in explained.requirements] == [("one", "v")]
+        picked = explained.requirements[0].picked
+        assert picked is not None
+        assert picked.extension_id == "vault"
+
+
+async def test_what_a_queued_step_waits_for_is_in_its_line(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        await there.room.launched(1)
+        there.room.executor.started(AttemptKey(run.id, "one", 1))
+        await there.room.step("one", lambda step: step.state is StepState.RUNNING, run.id)
+
+        view = await there.operations.run(run.id)
+
+        assert [step.state for step in view.steps] == [StepState.RUNNING, StepState.WAITING]
+        assert view.steps[1].reason == "waiting for one"
+
+
+async def test_the_daemon_is_well_until_a_run_breaks_or_the_folder_goes(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        well = await there.operations.health()
+        there.room.supervisor.post(
+            run.id, StepFinished(at=1.0, step="nowhere", attempt=1, outcome=Outcome(ending=Ending.LOST))
+        )
+        await there.folder.on_scan(Scan(available=False, warning="gone"))
+        await there.room.launched(1)
+        with anyio.fail_after(5):
+            while there.room.supervisor.active[run.id].broken is None:
+                await anyio.lowlevel.checkpoint()
+        ill = await there.operations.health()
+
+        assert (well.state, well.runs_active, well.steps_active) == (HealthState.OK, 1, 1)
+        assert ill.state is HealthState.DEGRADED
+        assert [part.name for part in ill.components if not part.ok] == ["watched folder", f"run {run.id}"]
+
+
+async def test_applications_are_listed_and_deleted(desk: Open) -> None:
+    async with desk() as there:
+        await there.applications.record(Application(name="iris", type="predictor", url="http://x"))
+
+        shown = await there.operations.application("iris")
+        await there.operations.delete_application("iris")
+
+        assert shown.url == "http://x"
+        assert await there.operations.applications() == []
+        with pytest.raises(NotFoundError, match="cannot delete application iris"):
+            await there.operations.delete_application("iris")
+
+
+async def test_an_older_run_never_overwrites_an_application(desk: Open) -> None:
+    async with desk() as there:
+        newer = Application(name="iris", type="predictor", url="http://new", run="r2", run_created_at=2.0)
+        await there.applications.record(newer)
+
+        with pytest.raises(ConflictError, match="the newer run r2 has updated it"):
+            await there.applications.record(
+                Application(name="iris", type="predictor", url="http://old", run="r1", run_created_at=1.0)
+            )
+
+        assert await there.applications.get("iris") == newer
+
+
+async def test_stopping_is_asked_for_and_does_not_wait(desk: Open) -> None:
+    async with desk() as there:
+        await there.operations.stop(everything=False)
+        await there.operations.stop(everything=True)
+
+        assert there.stops == [False, True]
+        assert (await there.operations.version()).plugins[0].name == "example"
+        assert await there.operations.services() == []
