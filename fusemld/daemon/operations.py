@@ -99,6 +99,7 @@ class DaemonOperations(RunOperations, RegisteredOperations):
     async def start_run(
         self, workflow: str, inputs: Mapping[str, str], executor: str | None, user: str
     ) -> views.RunView:
+        self._demand_store()
         if executor is not None:
             self._executor(executor)
         request = RunRequest(name=workflow, workflow=workflow, inputs=dict(inputs), executor=executor)

@@ -14,7 +14,7 @@ from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tails import last_line
 from fusemld.engine import events
-from fusemld.model.errors import NotFoundError, StartError
+from fusemld.model.errors import NotFoundError, StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Run, RunState, StepRun, StepState
 from fusemld.model.workflow import Workflow
 from fusemld.store.reads import RunQuery
@@ -22,6 +22,8 @@ from fusemld.store.sqlite import Store
 
 COALESCE_S = 0.05
 """Between two views of a changing run."""
+COUNTED = 100
+"""Where more steps of a run are queued, their lines do not say how many are before each: counting is quadratic."""
 LOOK_S = 1.0
 """Between two looks at the log of a running step, which nobody tells us about."""
 
@@ -59,11 +61,13 @@ class RunOperations:
         return await self._view(await self._found(run))
 
     async def cancel(self, run: str, by: str) -> views.RunView:
+        self._demand_store()
         found = await self._found(run)
         await self._supervisor.request(found.id, events.CancelRequested(at=self._clock(), by=by))
         return await self._view(await self._found(found.id))
 
     async def retry(self, run: str, by: str) -> views.RunView:
+        self._demand_store()
         found = await self._found(run)
         await self._supervisor.request(found.id, events.RetryRequested(at=self._clock(), by=by))
         return await self._view(await self._found(found.id))
@@ -132,6 +136,11 @@ class RunOperations:
             await pulse.wait(seen)
             await anyio.sleep(COALESCE_S)
 
+    def _demand_store(self) -> None:
+        """Whoever asks is told at once that nothing can be recorded now, instead of having to wait."""
+        if self._supervisor.trouble is not None:
+            raise UnavailableError(self._supervisor.trouble)
+
     async def _found(self, typed: str) -> Run:
         active = self._supervisor.find(typed)
         if active is not None:
@@ -167,16 +176,20 @@ class RunOperations:
         if run.state is not RunState.RUNNING:
             return {}
         pinning = self._performer.pinning.get(run.id)
+        is_long = sum(step.state is StepState.QUEUED for step in run.steps.values()) > COUNTED
         lines: dict[str, str] = {}
         for step in run.steps.values():
-            line = self._step_activity(run, step) or (pinning if step.state is StepState.WAITING else None)
+            line = self._step_activity(run, step, is_long=is_long) or (
+                pinning if step.state is StepState.WAITING else None
+            )
             if line:
                 lines[step.name] = line
         return lines
 
-    def _step_activity(self, run: Run, step: StepRun) -> str | None:
+    def _step_activity(self, run: Run, step: StepRun, *, is_long: bool) -> str | None:
         if step.state is StepState.QUEUED:
-            return self._supervisor.queued(run.id, step.name)
+            place = self._supervisor.holdup if is_long else self._supervisor.queued
+            return place(run.id, step.name)
         return self._performer.activity.get(AttemptKey(run.id, step.name, step.attempt))
 
     async def _ordered(self, run: Run) -> list[str]:

@@ -130,12 +130,16 @@ class Supervisor:
         entry = self._active.get(run_id)
         return entry.run if entry else None
 
+    def holdup(self, run_id: str, step: str) -> str:
+        """Which limit keeps a queued step from its slot; empty for any other step."""
+        return self._admission.holdup((run_id, step))
+
     def queued(self, run_id: str, step: str) -> str | None:
-        """Where a queued step stands, and what holds it up; None for any other step."""
+        """Where a queued step stands, and what holds it up; None for any other step. Counts all that is queued."""
         position = self._admission.position((run_id, step))
         if position is None:
             return None
-        holdup = self._admission.holdup((run_id, step))
+        holdup = self.holdup(run_id, step)
         return f"{position} step{'' if position == 1 else 's'} before it" + (f"; {holdup}" if holdup else "")
 
     @property
@@ -394,6 +398,9 @@ class Supervisor:
                     log.error("store.unavailable", error=str(error))
                 self.trouble = str(error)
                 await anyio.sleep(WRITE_RETRY_S)
+            except Exception:
+                self.trouble = None
+                raise
             else:
                 self.trouble = None
                 return

@@ -31,7 +31,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     `secret_env` is a part of the environment that must not be seen outside. `secrets` are the values that
     are masked in logs and refused in outputs. `outputs` are the names to collect. `command` and `args` are
     the user's, None where the document has none. `recovered` says that this attempt may already be known
-    outside: it was recorded as launched before the daemon started. `deadline` is when the attempt must be over.
+    outside: it was recorded as launched before the daemon started.
     """
 
     key: AttemptKey

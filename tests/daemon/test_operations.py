@@ -22,7 +22,7 @@ from fusemld.hooks.manager import Plugins
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.snapshot import FileReport, Scan
 from fusemld.model.application import Application
-from fusemld.model.errors import ConflictError, FusemldError, InvalidInputError, NotFoundError
+from fusemld.model.errors import ConflictError, FusemldError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending, Outcome, RunState, StepState
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.spec.documents import read
@@ -162,6 +162,20 @@ async def test_a_run_that_cannot_be_is_refused_with_the_reason(
 
         assert message in str(raised.value)
         assert await there.operations.runs(RunFilter()) == []
+
+
+async def test_who_asks_while_nothing_can_be_recorded_is_told_at_once(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        there.room.supervisor.trouble = "cannot write to the database: database or disk is full"
+
+        for asking in (
+            there.operations.cancel(run.id, "ann"),
+            there.operations.retry(run.id, "ann"),
+            there.operations.start_run("train", {"rounds": "3"}, None, "ann"),
+        ):
+            with pytest.raises(UnavailableError, match="disk is full"):
+                await asking
 
 
 async def test_a_run_is_cancelled_and_one_that_is_over_is_not(desk: Open) -> None:
