@@ -199,7 +199,7 @@ class Room:
         return self.supervisor.active[run].run.steps[name]
 
     async def launched(self, number: int) -> Launch:
-        """The so-manieth launch, counted from 1."""
+        """The launch of that number, counted from 1, once it was asked for."""
         with anyio.fail_after(10):
             while len(self.executor.launches) < number:
                 await anyio.lowlevel.checkpoint()
