@@ -85,10 +85,10 @@ class Daemon:
         for process in psutil.process_iter():
             try:
                 is_ours = str(self.base) in " ".join([*process.cmdline(), *process.environ().values()])
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
             except psutil.Error:
                 continue
-            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
         return found
 
     def stop_everything(self) -> None:
