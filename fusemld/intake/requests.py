@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ class Request(NamedTuple):
 
 
 Place = tuple[str, int]
+_ByDigest = dict[str, deque[Request]]
 
 
 def request_keys(
@@ -37,29 +39,42 @@ def request_keys(
         for index, document in enumerate(report.documents)
         if document.kind is Kind.RUN
     }
+    before = {file: known(file) for file in {file for file, _ in digests}}
     keys: dict[Place, str] = {}
     taken: set[str] = set()
 
-    def give(place: Place, candidates: Iterable[Request]) -> None:
-        for request in candidates:
-            if request.key not in taken and request.digest == digests[place]:
+    def give(place: Place, candidates: _ByDigest) -> None:
+        matching = candidates.get(digests[place])
+        while matching:
+            request = matching.popleft()
+            if request.key not in taken:
                 keys[place] = request.key
                 taken.add(request.key)
                 return
 
+    same_file = {file: _by_digest(requests) for file, requests in before.items()}
     for place in digests:
-        give(place, known(place[0]))
-    gone = [request for file in scan.removed for request in known(file)]
+        give(place, same_file[place[0]])
+    gone = _by_digest(request for file in scan.removed for request in known(file))
     for place in sorted(digests.keys() - keys.keys()):
         give(place, gone)
     looked_at = {*scan.removed, *(report.file for report in reports)}
+    there = {(file, request.position): request.key for file in before for request in reversed(before[file])}
     for place in sorted(digests.keys() - keys.keys()):
         file, index = place
-        before = [request.key for request in known(file) if request.position == index and request.key not in taken]
-        number, key = 1, before[0] if before else f"run/{file}#{index}"
+        stood_here = there.get(place)
+        number, key = 1, stood_here if stood_here and stood_here not in taken else f"run/{file}#{index}"
         while key in taken or is_claimed(key, looked_at):
             number += 1
             key = f"run/{file}#{index}~{number}"
         keys[place] = key
         taken.add(key)
     return keys
+
+
+def _by_digest(requests: Iterable[Request]) -> _ByDigest:
+    """A file may hold thousands: each is found at once."""
+    found: _ByDigest = {}
+    for request in requests:
+        found.setdefault(request.digest, deque()).append(request)
+    return found
