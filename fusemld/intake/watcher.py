@@ -149,12 +149,19 @@ class Watcher:
             rested_since_ns=int((time.time() - self._timing.rescan_s) * 1e9),
         )
         for file in (*news.appeared, *news.changed):
-            self._expect(file, Hint.UNCHANGED if file in unchanged else Hint.SEEN)
+            if not self._is_being_taken(file, seen.files[file]):
+                self._expect(file, Hint.UNCHANGED if file in unchanged else Hint.SEEN)
         for file in self._marks.keys() - seen.files.keys():
             if not any(PurePosixPath(file).is_relative_to(place) for place in seen.unreadable):
                 self._gone.setdefault(file, now + self._timing.removal_s if self._looked else now)
         self._earlier = seen.files
         self._looked = True
+
+    def _is_being_taken(self, file: str, state: FileState) -> bool:
+        """Or was taken and waits to be reported: where reading everything takes longer than the time between two
+        looks, each look would start it anew without end. What changes meanwhile, the next look sees."""
+        _, result = self._results.get(file, (None, None))
+        return file in self._reading or (isinstance(result, Taken) and result.state == state)
 
     def _is_replaced(self, seen: Look) -> bool:
         """A mount point without its file system is an empty folder, and another one than before."""
