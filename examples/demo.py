@@ -31,17 +31,19 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=EXAMPLES.parent / ".demo", help="where everything is kept")
     arguments = parser.parse_args()
     demo = Demo(arguments.folder.absolute())
+    is_kept = False
     try:
         demo.start()
         is_right = demo.show()
+        is_kept = arguments.keep and is_right
     except (KeyboardInterrupt, subprocess.CalledProcessError, OSError) as error:
-        print(f"demo: {error or type(error).__name__}", file=sys.stderr)
-        demo.stop()
+        print(f"demo: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
-    if arguments.keep and is_right:
-        demo.explain()
-    else:
-        demo.stop()
+    finally:
+        if is_kept:
+            demo.explain()
+        else:
+            demo.stop()
     return 0 if is_right else 1
 
 
@@ -125,6 +127,9 @@ class Demo:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.fuseml(*arguments, "-o", "json", quiet=True).stdout)
 
+    def log(self, run: str, step: str) -> list[str]:
+        return self.fuseml("logs", run, step, quiet=True).stdout.decode().splitlines()
+
     def fuseml(
         self, *arguments: str, check: bool = True, quiet: bool = False
     ) -> subprocess.CompletedProcess[bytes]:
@@ -150,12 +155,12 @@ class Demo:
 
 def predict(url: str) -> bool:
     """Ask the served model about flowers that it has not seen in training."""
-    sample = json.loads((CODESET / "sample.json").read_text())
+    sample: dict[str, list[int]] = json.loads((CODESET / "sample.json").read_text())
     body = json.dumps({"inputs": sample["inputs"]}).encode()
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
     say(f"POST {url}")
     with urllib.request.urlopen(request, timeout=30) as response:
-        predicted = [round(value) for value in json.load(response)["outputs"][0]["data"]]
+        predicted: list[int] = [round(value) for value in json.load(response)["outputs"][0]["data"]]
     print(f"  predicted: {predicted}")
     print(f"  truth:     {sample['truth']}")
     right = sum(a == b for a, b in zip(predicted, sample["truth"], strict=True))
