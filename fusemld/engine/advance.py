@@ -82,12 +82,8 @@ def _begin(draft: Draft) -> None:
 
 
 def _codesets_pinned(run: Run, event: CodesetsPinned, plan: Plan) -> Advance:
-    if run.state is not RunState.RUNNING:
+    if run.state is not RunState.RUNNING or run.codesets is not None:
         return Advance(run=run)
-    if run.codesets is not None:
-        # A mount whose name takes in a step's output is pinned when its step starts. First pins stay.
-        pins = {**event.codesets, **run.codesets}
-        return Advance(run=replace(run, codesets=pins) if len(pins) > len(run.codesets) else run)
     missing = [text for text in codeset_references(run.inputs, plan.workflow) if text not in event.codesets]
     if missing:
         raise _impossible(run, event, f"codesets were pinned without {missing[0]!r}")

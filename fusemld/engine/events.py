@@ -18,7 +18,7 @@ class RunCreated(Event, frozen=True, kw_only=True, tag=True):
 
 
 class CodesetsPinned(Event, frozen=True, kw_only=True, tag=True):
-    """Everything that `codeset_references` asks for; later ones add what only a step can name. First pins stay."""
+    """Everything that `codeset_references` asks for. The first ones stay."""
 
     codesets: dict[str, PinnedCodeset]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fusemld.engine.plan import Plan
-from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.codeset import PinnedCodeset, parse_reference
 from fusemld.model.errors import InvalidInputError
 from fusemld.model.run import Run
 from fusemld.model.template import Lookup, Reference, Template, Value, render
@@ -41,9 +41,8 @@ def run_lookup(run: Run, extensions: Lookup | None = None) -> Lookup:
 def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[str, ...]:
     """The texts of the codeset references to pin before the first step of a run with these inputs starts.
 
-    They are the mounts' names and the codeset inputs of which a field is referenced. A mount whose name takes in
-    the output of a step or a value of an extension is known only when its step starts: pinned then, and told
-    to the run by another `CodesetsPinned`.
+    They are the mounts' names, which the language builds of what is known before the first step, and the codeset
+    inputs of which a field is referenced.
     """
     found: dict[str, None] = {}
 
@@ -51,6 +50,8 @@ def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[s
         match reference.path:
             case ("inputs", name) if name in inputs:
                 return Value(inputs[name])
+            case ("inputs", name, ("name" | "project") as field) if name in inputs:
+                return Value(str(getattr(parse_reference(inputs[name]), field)))
             case ("workflow", "name"):
                 return Value(workflow.name)
             case _:
@@ -63,7 +64,7 @@ def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[s
 
     for step in workflow.steps:
         for entry in step.inputs:
-            if entry.codeset is not None and _known_at_start(entry.codeset.name):
+            if entry.codeset is not None:
                 found[render(entry.codeset.name, lookup).text] = None
         for template in step.templates:
             scan(template)
@@ -83,13 +84,6 @@ def workflow_outputs(run: Run, plan: Plan) -> dict[str, str]:
         elif (step := plan.output_steps.get(output.name)) is not None:
             outputs[output.name] = lookup(Reference(("steps", step, "outputs", output.name))).text
     return outputs
-
-
-def _known_at_start(template: Template) -> bool:
-    return all(
-        reference.path[0] in ("inputs", "workflow") and len(reference.path) == 2
-        for reference in template.references
-    )
 
 
 def _codeset_field(pins: Mapping[str, PinnedCodeset], text: str, field: str, reference: Reference) -> str:

@@ -232,6 +232,8 @@ class _Reading:
                     f"write {{{{ inputs.{reference.path[1]} }}}}",
                     shape.name.place,
                 )
+            elif reference.path == ("run", "id"):
+                self._findings.error("no codeset is named after a run: name one that is there", shape.name.place)
         return CodesetMount(name=template, path=DEFAULT_MOUNT if shape.path is None else shape.path.text)
 
     def _check_mounts(self, shape: StepShape) -> None:

@@ -98,7 +98,8 @@ def test_mounts_and_inputs_whose_fields_are_used_are_pinned_at_the_start_once_ea
     assert codeset_references(inputs, workflow) == ("code@main", "team/w", "fixed", "data")
 
 
-def test_a_mount_that_only_a_step_can_name_is_not_pinned_at_the_start() -> None:
-    workflow = Workflow(name="w", steps=(mounting(reference("steps", "a", "outputs", "o")),))
+def test_a_mount_may_be_named_by_the_parts_of_a_codeset_input() -> None:
+    parts = Template((Reference(("inputs", "code", "project")), "/", Reference(("inputs", "code", "name"))))
+    workflow = Workflow(name="w", inputs=(WorkflowInput(name="code"),), steps=(mounting(parts),))
 
-    assert codeset_references({}, workflow) == ()
+    assert codeset_references({"code": "team/model@main"}, workflow) == ("team/model", "team/model@main")

@@ -561,3 +561,14 @@ def test_a_file_full_of_mistakes_is_read_in_bounded_time(read_text: Callable[[st
     assert len(parsed.problems) == 101
     assert parsed.problems[-1].message == "stopped after 100 errors: mend these first"
     assert parsed.documents == ()
+
+
+def test_no_codeset_is_named_after_a_run() -> None:
+    text = (
+        "name: w\nsteps:\n  - name: a\n    image: host\n    inputs:\n"
+        "      - name: c\n        codeset: {name: 'code-{{ run.id }}', path: /project}\n"
+    )
+
+    (problem,) = read(text.encode(), file="/inbox/w.yaml").problems
+
+    assert (problem.line, problem.message) == (7, "no codeset is named after a run: name one that is there")
