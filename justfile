@@ -51,3 +51,7 @@ demo *args: setup
 bench: setup
     PYTHONPATH=. {{ bin }}/python -m tests.bench.daemon
     PYTHONPATH=. {{ bin }}/python tests/bench/keeper.py
+
+# Kill the daemon and its keeper under load, and count what ran twice, was lost or stuck (`--kills N --runs N --seed N`).
+torture *args: setup
+    PYTHONPATH=. {{ bin }}/python -m tests.torture.campaign {{ args }}

@@ -17,6 +17,11 @@ from typing import Any
 
 import psutil
 
+from fusemld.api import views
+from fusemld.api.client import Client
+from fusemld.executors.process.spawning import MARKER
+from fusemld.model.errors import FusemldError
+
 BIN = Path(sys.executable).parent
 EXAMPLES = Path(__file__).parents[2] / "examples"
 START_S = 30.0
@@ -199,6 +204,44 @@ class Daemon:
 
     def in_state(self, run: str, step: str, state: str, timeout_s: float = 30) -> None:
         self.wait_for(lambda: self.step(run, step)["state"] == state, timeout_s, f"{step} to be {state}")
+
+
+def processes_of_steps(daemon: Daemon) -> list[psutil.Process]:
+    found = []
+    for process in daemon.processes():
+        try:
+            if MARKER in process.environ():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def keepers(daemon: Daemon) -> list[int]:
+    """Both processes of a keeper that is just detaching itself count."""
+    found = []
+    for process in daemon.processes():
+        try:
+            if "fusemld.executors.process.keeper" in process.cmdline():
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def runs(daemon: Daemon, **query: str) -> list[views.RunSummary]:
+    """Cheaper than the command line; none while nobody answers."""
+    try:
+        return list(Client(daemon.socket).get("/runs", list[views.RunSummary], **query))
+    except FusemldError:
+        return []
 
 
 @contextmanager

@@ -12,17 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import pytest
 
-from fusemld.api import views
-from fusemld.api.client import Client
 from fusemld.executors.process import recovery
 from fusemld.executors.process.spawning import MARKER, boot_id
 from fusemld.model import faults
-from fusemld.model.errors import FusemldError
 from fusemld.model.run import RunState
-from tests.acceptance.daemon import BIN, EXAMPLES, Daemon
+from tests.acceptance.daemon import BIN, EXAMPLES, Daemon, gone, keepers, processes_of_steps, runs
 
 pytestmark = pytest.mark.acceptance
 
@@ -150,39 +146,9 @@ def log(daemon: Daemon, run: str, name: str) -> str:
     return daemon.run("fuseml", "logs", run, name).stdout
 
 
-def processes_of_steps(daemon: Daemon) -> list[psutil.Process]:
-    found = []
-    for process in daemon.processes():
-        try:
-            if MARKER in process.environ():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def keepers(daemon: Daemon) -> list[int]:
-    """Both processes of a keeper that is just detaching itself count."""
-    found = []
-    for process in daemon.processes():
-        try:
-            if "fusemld.executors.process.keeper" in process.cmdline():
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
 def kill_keeper(daemon: Daemon) -> None:
     for pid in keepers(daemon):
         os.kill(pid, signal.SIGKILL)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def nothing_remembered(daemon: Daemon) -> bool:
@@ -236,14 +202,6 @@ class Life:
             assert self.process.returncode in (None, -signal.SIGKILL), self._daemon.journal()[-3000:]
             return "died"
         return "over" if any(run.state is not RunState.RUNNING for run in runs(self._daemon)) else ""
-
-
-def runs(daemon: Daemon) -> list[views.RunSummary]:
-    """Cheaper than the command line; none while nobody answers."""
-    try:
-        return list(Client(daemon.socket).get("/runs", list[views.RunSummary]))
-    except FusemldError:
-        return []
 
 
 # The daemon

@@ -1,0 +1,377 @@
+"""Kill the daemon and its keeper again and again under load, then see whether every promise was kept.
+
+`just torture --kills N [--runs N] [--seed N]`: nothing is started twice, nothing lost, nothing stuck. The seed
+repeats workload and assaults in their order; the moments are those of the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import msgspec
+
+from fusemld.api import views
+from fusemld.api.client import Client, url
+from fusemld.model import faults
+from fusemld.model.errors import FusemldError
+from fusemld.model.run import Ending
+from tests.acceptance.daemon import BIN, START_S, Daemon, daemon_of, keepers, processes_of_steps, runs
+from tests.torture.assaults import Assault, Fault, Kill, Stop, Victim, plan
+from tests.torture.verdict import Violation, damage, is_given_up, judge, read_ledger
+from tests.torture.workload import STEERING_PLUGIN, Requests, kinds
+
+RUNS_PER_KILL = 4
+MANY = "10000"
+_REQUESTS_PER_FILE = 3
+_TICK_S = 0.05
+_DROP_EVERY_S = 0.15
+_CANCEL_EVERY_S = 0.3
+_FAULT_WITHIN_S = 15.0
+_OVER_WITHIN_S = 180.0
+"""After the last assault, without a single run coming to its end."""
+_TIDY_WITHIN_S = 20.0
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What was done and what was found."""
+
+    seed: int
+    kills: Counter[str] = msgspec.field(default_factory=Counter)
+    stops: int = 0
+    points: Counter[str] = msgspec.field(default_factory=Counter)
+    """How often a process died at each fault point."""
+    runs: int = 0
+    steps: int = 0
+    attempts: int = 0
+    started: int = 0
+    lost_attempts: int = 0
+    """Attempts that ended as lost, with that recorded as the reason of the next one: no broken promise."""
+    given_up: int = 0
+    """Steps that reached the bound of such repetitions."""
+    took_s: float = 0.0
+    violations: list[Violation] = msgspec.field(default_factory=list)
+
+    def count(self, what: str) -> int:
+        return sum(violation.what == what for violation in self.violations)
+
+    def lines(self) -> Iterator[str]:
+        yield f"seed {self.seed}, {self.took_s:.0f} s, {self.stops} stops with SIGSTOP"
+        yield f"killed: {', '.join(f'{victim} {count}' for victim, count in sorted(self.kills.items()))}"
+        yield f"fault points hit: {len(self.points)} of {len(faults.POINTS)}"
+        yield f"attempts recorded as lost: {self.lost_attempts}; steps given up for it: {self.given_up}"
+        columns = {
+            "kills": self.kills.total(),
+            "runs": self.runs,
+            "steps": self.steps,
+            "attempts": self.attempts,
+            "started": self.started,
+            "duplicates": self.count("duplicate"),
+            "lost": self.count("lost"),
+            "stuck": self.count("stuck"),
+            "wrong": self.count("wrong"),
+        }
+        yield "  ".join(f"{name} {count}" for name, count in columns.items())
+        yield from map(str, self.violations)
+
+
+class Campaign:
+    """One daemon, its workload and what is done to it. `conduct` is called once."""
+
+    def __init__(self, daemon: Daemon, kills: int, total_runs: int, seed: int) -> None:
+        self.report = Report(seed=seed)
+        self._daemon = daemon
+        self._client = Client(daemon.socket)
+        self._kills = kills
+        self._total_runs = total_runs
+        self._chance = random.Random(seed)  # workload, assaults and moments need no secrecy
+        self._ledger = daemon.base / "ledger"
+        self._ledger.touch()
+        self._kinds = kinds(self._ledger, "demo/data")
+        self._requests = Requests(self._kinds, random.Random(seed))
+        self._quota = 0
+        self._cancelled: set[str] = set()
+        self._drop_at = 0.0
+        self._cancel_at = 0.0
+        self._heard = 0
+        """Bytes of the daemon's journal that were looked at."""
+
+    def conduct(self, say: Callable[[str], None]) -> Report:
+        begun = time.monotonic()
+        self._prepare()
+        self._start()
+        for number, assault in enumerate(plan(self._kills, self._chance), start=1):
+            done = min(self._total_runs, self._total_runs * self.report.kills.total() // self._kills)
+            self._quota = max(self._quota, done, min(self._total_runs, len(self._kinds)))
+            self._commit(assault)
+            if number % 10 == 0:
+                say(f"{time.monotonic() - begun:.0f} s: {self.report.kills.total()} kills, {self._quota} runs")
+        self._quota = self._total_runs
+        self._wait_until_over()
+        self._judge()
+        self.report.took_s = time.monotonic() - begun
+        return self.report
+
+    def _prepare(self) -> None:
+        daemon = self._daemon
+        daemon.install_plugin("steering", STEERING_PLUGIN)
+        data = daemon.codesets / "data"
+        data.mkdir()
+        (data / "words").write_text("some words")
+        daemon.drop("data.yaml", f"name: data\nproject: demo\npath: {data}\n")
+        daemon.environment |= {"FUSEMLD_LIMITS_STEPS": "8", "FUSEMLD_STEPS_GRACE_S": "1"}
+        for kind in self._kinds:
+            daemon.drop(f"{kind.name}.yaml", kind.text)
+
+    # The daemon's lives
+
+    def _start(self, fault: str = "") -> None:
+        daemon = self._daemon
+        with daemon.log.open("ab") as journal:
+            daemon.process = subprocess.Popen(
+                [BIN / "fusemld", "run"],
+                env=daemon.environment | ({faults.VARIABLE: fault} if fault else {}),
+                stdout=journal,
+                stderr=journal,
+                start_new_session=True,
+            )
+
+    def _is_alive(self) -> bool:
+        assert self._daemon.process is not None
+        return self._daemon.process.poll() is None
+
+    def _ready(self) -> bool:
+        """Whether it answers. One that ended by itself instead is reported and started again."""
+        assert self._daemon.process is not None
+        status = self._daemon.process.poll()
+        if status is not None:
+            text = f"it ended with exit status {status}: {self._daemon.journal()[-500:]}"
+            self._violation("wrong", "daemon", text)
+            self._start()
+        with suppress(FusemldError):
+            self._client.get("/health", views.HealthView)
+            return True
+        return False
+
+    # Assaults
+
+    def _commit(self, assault: Assault) -> None:
+        match assault:
+            case Kill():
+                self._go_on(assault.after_s)
+                self._kill(assault.victim)
+                self._revive(assault.down_s)
+            case Stop():
+                self._go_on(assault.after_s)
+                self._stop(assault)
+            case Fault():
+                self._fail(assault)
+                self._revive(assault.down_s)
+
+    def _kill(self, victim: Victim) -> None:
+        pids = self._pids(victim)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self._daemon.process is not None
+        if self._daemon.process.pid in pids:
+            self._daemon.process.wait()
+        self.report.kills[victim] += 1
+
+    def _pids(self, victim: Victim) -> list[int]:
+        daemon = self._daemon
+        assert daemon.process is not None
+        match victim:
+            case Victim.DAEMON:
+                return [daemon.process.pid]
+            case Victim.KEEPER:
+                return keepers(daemon)
+            case Victim.BOTH:
+                return [daemon.process.pid, *keepers(daemon)]
+            case Victim.EVERYTHING:
+                return [process.pid for process in daemon.processes()]
+
+    def _revive(self, down_s: float) -> None:
+        """Start the next life where the daemon is dead."""
+        if self._is_alive():
+            return
+        self._go_on(down_s)
+        self._start()
+
+    def _stop(self, stop: Stop) -> None:
+        pids = self._pids(stop.victim)
+        for signal_number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal_number)
+            if signal_number is signal.SIGSTOP:
+                self._go_on(stop.for_s, cancels=False)
+        self.report.stops += 1
+
+    def _fail(self, fault: Fault) -> None:
+        """Let the next life die at the point. What the keeper does is known only to one that this life starts."""
+        assert self._daemon.process is not None
+        is_keepers = fault.point.startswith("keeper.")
+        self._end_life(and_keeper=is_keepers)
+        self._heard = self._daemon.log.stat().st_size
+        self._start(f"{fault.point}:{fault.count}")
+        deadline = time.monotonic() + _FAULT_WITHIN_S
+        # A point may need a run of a certain kind to be reached.
+        self._requests.ask_for_every_kind()
+        self._quota = min(self._total_runs, max(self._quota, len(self._requests.asked) + len(self._kinds)))
+        while time.monotonic() < deadline and not (has_died := self._has_died(is_keepers)):
+            self._go_on(_TICK_S)
+        if has_died:
+            self.report.points[fault.point] += 1
+        self.report.kills["at a fault point" if has_died else "past a fault point"] += 1
+        self._end_life(and_keeper=is_keepers)
+
+    def _has_died(self, is_keepers: bool) -> bool:
+        assert self._daemon.process is not None
+        status = self._daemon.process.poll()
+        if is_keepers:
+            return b"keeper.lost" in self._daemon.log.read_bytes()[self._heard :] or status is not None
+        return status == -signal.SIGKILL
+
+    def _end_life(self, and_keeper: bool) -> None:
+        """Not counted as a kill: the fault point is."""
+        for pid in self._pids(Victim.BOTH if and_keeper else Victim.DAEMON):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self._daemon.process is not None
+        self._daemon.process.wait()
+
+    # The workload
+
+    def _go_on(self, for_s: float, *, cancels: bool = True) -> None:
+        """Let time pass in which requests are dropped and runs cancelled, whether anybody listens or not."""
+        until = time.monotonic() + for_s
+        while True:
+            self._drop_some()
+            if cancels:
+                self._cancel_some()
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            time.sleep(min(_TICK_S, left_s))
+
+    def _drop_some(self) -> None:
+        asked = len(self._requests.asked)
+        if asked < self._quota and time.monotonic() >= self._drop_at:
+            self._drop_at = time.monotonic() + _DROP_EVERY_S
+            count = min(self._quota - asked, self._chance.randint(1, _REQUESTS_PER_FILE))
+            self._daemon.drop(f"requests-{asked}.yaml", self._requests.more(count))
+
+    def _cancel_some(self) -> None:
+        """A request to cancel that was answered must hold: it is not repeated."""
+        if time.monotonic() < self._cancel_at or not self._is_alive():
+            return
+        self._cancel_at = time.monotonic() + _CANCEL_EVERY_S
+        for kind in self._kinds:
+            if not kind.wants_cancel:
+                continue
+            for run in runs(self._daemon, workflow=kind.name, state="running", limit=MANY):
+                if run.id not in self._cancelled and self._chance.random() < 0.5:
+                    with suppress(FusemldError):
+                        self._client.post(url("runs", run.id, "cancel"), views.RunView)
+                        self._cancelled.add(run.id)
+
+    # The end
+
+    def _wait_until_over(self) -> None:
+        unfinished = -1
+        deadline = time.monotonic() + _OVER_WITHIN_S
+        while time.monotonic() < deadline:
+            self._go_on(1.0)
+            if not self._ready():
+                continue
+            summaries = runs(self._daemon, limit=MANY)
+            left = self._total_runs - sum(run.finished_at is not None for run in summaries)
+            if left <= 0 and len(self._requests.asked) == self._total_runs:
+                return
+            if left != unfinished:
+                unfinished, deadline = left, time.monotonic() + _OVER_WITHIN_S
+
+    def _judge(self) -> None:
+        daemon = self._daemon
+        self._wait(self._ready, START_S)
+        found = [self._client.get(url("runs", run.id), views.RunView) for run in runs(daemon, limit=MANY)]
+        ledger = read_ledger(self._ledger)
+        report = self.report
+        report.runs = len(found)
+        report.steps = sum(len(run.steps) for run in found)
+        attempts = [attempt for run in found for step in run.steps for attempt in step.attempts]
+        report.attempts = len(attempts)
+        report.started = len(ledger.began)
+        report.lost_attempts = sum(attempt.ending is Ending.LOST for attempt in attempts)
+        report.given_up = sum(is_given_up(step) for run in found for step in run.steps if step.attempts)
+        report.violations += judge(self._requests.asked, found, ledger)
+        if not self._wait(lambda: not self._leftovers(), _TIDY_WITHIN_S):
+            self._violation("wrong", "left over", "; ".join(self._leftovers()))
+        daemon.run("fusemld", "stop", "--all")
+        if daemon.process is not None:
+            daemon.process.wait(timeout=START_S)
+        if not self._wait(lambda: not daemon.processes(), _TIDY_WITHIN_S):
+            self._violation("wrong", "left over", f"processes after `stop --all`: {daemon.processes()}")
+        if found_damage := damage(daemon.state / "fusemld.db"):
+            self._violation("wrong", "database", found_damage)
+        if self._kills >= 2 * len(faults.POINTS):
+            for point in faults.POINTS.keys() - report.points.keys():
+                self._violation("wrong", point, "no process has died at this fault point")
+
+    def _leftovers(self) -> list[str]:
+        folders = [str(path) for path in (self._daemon.state / "attempts").iterdir() if path.is_dir()]
+        return [*folders, *(str(process) for process in processes_of_steps(self._daemon))]
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not (held := condition()) and time.monotonic() < deadline:
+            time.sleep(_TICK_S)
+        return held
+
+    def _violation(self, what: str, where: str, text: str) -> None:
+        self.report.violations.append(Violation(what=what, where=where, text=text))
+
+
+def conduct(folder: Path, kills: int, total_runs: int, seed: int, say: Callable[[str], None]) -> Report:
+    """A campaign below the folder, of which nothing runs any more afterwards."""
+    with daemon_of(folder) as daemon:
+        return Campaign(daemon, kills, total_runs, seed).conduct(say)
+
+
+@click.command()
+@click.option(
+    "--kills", type=click.IntRange(1), default=60, show_default=True, help="How often something is killed"
+)
+@click.option("--runs", "total_runs", type=click.IntRange(7, 10_000), help=f"[default: {RUNS_PER_KILL} a kill]")
+@click.option("--seed", type=int, help="Repeats an earlier campaign  [default: a new one]")
+@click.option("--keep", type=click.Path(path_type=Path), help="A new folder to keep journal, ledger and state in")
+def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None) -> None:
+    """Kill the daemon and its keeper under load, and count what was started twice, lost or stuck."""
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+    print(f"seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="fusemld-torture-") as folder:
+        report = conduct(
+            keep or Path(folder),
+            kills,
+            total_runs or kills * RUNS_PER_KILL,
+            seed,
+            lambda line: print(line, flush=True),
+        )
+    for line in report.lines():
+        print(line)
+    sys.exit(1 if report.violations else 0)
+
+
+if __name__ == "__main__":
+    main()
