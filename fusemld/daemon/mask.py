@@ -30,4 +30,8 @@ class Mask:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    """Bytes that were no UTF-8 come back as they were; other surrogates, which no bytes stand for, are replaced."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")

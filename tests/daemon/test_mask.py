@@ -35,3 +35,7 @@ def test_what_is_learnt_later_is_hidden_from_then_on() -> None:
     assert before == "token tok-123456"
     assert mask("token tok-123456") == "token ***"
     assert mask("plain text \udcff é") == "plain text \udcff é"
+
+
+def test_text_that_no_bytes_stand_for_is_masked_all_the_same() -> None:
+    assert Mask(["s3cret"])("half a pair \ud83d and s3cret") == "half a pair ? and ***"
