@@ -30,7 +30,7 @@ class Mask:
 
 
 def _bytes(text: str) -> bytes:
-    """Bytes that were no UTF-8 come back as they were; other surrogates, which no bytes stand for, are replaced."""
+    """Bytes that were no UTF-8 come back as they were; other surrogates, for which no bytes stand, as `?`."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
