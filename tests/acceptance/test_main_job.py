@@ -144,6 +144,24 @@ def test_a_project_with_python_env_yaml_is_served_too(mlops: Daemon) -> None:
     assert 25 < progress < 350
 
 
+def test_a_project_on_mlflow_2_is_trained_tracked_and_served_like_any_other(mlops: Daemon) -> None:
+    files = mlops.add_codeset("old", "sklearn-iris")
+    environment = files / "conda.yaml"
+    pinned = environment.read_text().replace("      - numpy<3\n", "      - mlflow==2.22.*\n      - numpy<3\n")
+    assert "mlflow==2.22" in pinned
+    environment.write_text(pinned)
+    script = files / "train.py"
+    script.write_text(script.read_text().replace('name="model"', 'artifact_path="model"'))
+
+    run = request_run(mlops, "old.yaml", "mlflow-e2e", **{"mlflow-codeset": "demo/old"})
+
+    assert run["state"] == "succeeded", mlops.run("fuseml", "why", run["id"]).stdout
+    model = {step["name"]: step for step in run["steps"]}["trainer"]["outputs"]["mlflow-model-url"]
+    assert "/models/m-" not in model, "MLflow 2 keeps models below their runs"
+    predicted = [round(value) for value in ask(run["outputs"]["prediction-url"], IRIS["inputs"])]
+    assert sum(a == b for a, b in zip(predicted, IRIS["truth"], strict=True)) >= 9
+
+
 def test_a_training_script_that_fails_says_why_and_a_retry_does_not_build_again(mlops: Daemon) -> None:
     files = mlops.add_codeset("broken", "sklearn-iris")
     script = files / "train.py"
