@@ -59,7 +59,7 @@ def plan(kills: int, chance: random.Random) -> Iterator[Assault]:
         down_s = chance.choice((0.0, 0.0, 0.1, 0.5))
         if is_random:
             victim = victims[turn % len(victims)]
-            yield Kill(victim=victim, after_s=chance.uniform(0, 1.0), down_s=down_s)
+            yield Kill(victim=victim, after_s=chance.choice((0.1, 0.5, 1.0, 2.0)) * chance.random(), down_s=down_s)
         else:
             point = points[turn % len(points)]
             # At once, the recovery itself is interrupted; late in a life the state is richer.
