@@ -111,5 +111,8 @@ def _judge_attempts(run: str, step: views.StepView, expected: Expected, ledger: 
 def damage(database: Path) -> str:
     """What SQLite finds wrong with the database; empty if nothing."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        (answer,) = connection.execute("PRAGMA integrity_check").fetchone()
+        try:
+            (answer,) = connection.execute("PRAGMA integrity_check").fetchone()
+        except sqlite3.DatabaseError as error:
+            return str(error)
     return "" if answer == "ok" else str(answer)
