@@ -104,7 +104,7 @@ class Campaign:
         self._drop_at = 0.0
         self._cancel_at = 0.0
         self._heard = 0
-        """Bytes of the daemon's journal that were looked at."""
+        """Where the journal of the daemon's present life begins, in bytes."""
 
     def conduct(self, say: Callable[[str], None]) -> Report:
         begun = time.monotonic()
@@ -152,16 +152,20 @@ class Campaign:
 
     def _ready(self) -> bool:
         """Whether it answers. One that ended by itself instead is reported and started again."""
-        assert self._daemon.process is not None
-        status = self._daemon.process.poll()
-        if status is not None:
-            text = f"it ended with exit status {status}: {self._daemon.journal()[-500:]}"
-            self._violation("wrong", "daemon", text)
+        if not self._is_alive():
+            self._note_own_end()
             self._start()
         with suppress(FusemldError):
             self._client.get("/health", views.HealthView)
             return True
         return False
+
+    def _note_own_end(self) -> None:
+        """A daemon may be killed; by itself it must not end."""
+        assert self._daemon.process is not None
+        status = self._daemon.process.poll()
+        if status not in (None, -signal.SIGKILL):
+            self._violation("wrong", "daemon", f"exit status {status}: {self._daemon.journal()[-500:]}")
 
     # Assaults
 
@@ -179,6 +183,7 @@ class Campaign:
                 self._revive(assault.down_s)
 
     def _kill(self, victim: Victim) -> None:
+        self._note_own_end()
         pids = self._pids(victim)
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -222,6 +227,7 @@ class Campaign:
         """Let the next life die at the point. What the keeper does is known only to one that this life starts."""
         assert self._daemon.process is not None
         is_keepers = fault.point.startswith("keeper.")
+        self._note_own_end()
         self._end_life(and_keeper=is_keepers)
         self._heard = self._daemon.log.stat().st_size
         self._start(f"{fault.point}:{fault.count}")
@@ -231,6 +237,8 @@ class Campaign:
         self._quota = min(self._total_runs, max(self._quota, len(self._requests.asked) + len(self._kinds)))
         while time.monotonic() < deadline and not (has_died := self._has_died(is_keepers)):
             self._go_on(_TICK_S)
+        if not is_keepers:
+            self._note_own_end()
         if has_died:
             self.report.points[fault.point] += 1
         self.report.kills["at a fault point" if has_died else "past a fault point"] += 1
@@ -239,9 +247,11 @@ class Campaign:
     def _has_died(self, is_keepers: bool) -> bool:
         assert self._daemon.process is not None
         status = self._daemon.process.poll()
-        if is_keepers:
-            return b"keeper.lost" in self._daemon.log.read_bytes()[self._heard :] or status is not None
-        return status == -signal.SIGKILL
+        if not is_keepers:
+            return status == -signal.SIGKILL
+        with self._daemon.log.open("rb") as journal:
+            journal.seek(self._heard)
+            return b"keeper.lost" in journal.read() or status is not None
 
     def _end_life(self, and_keeper: bool) -> None:
         """Not counted as a kill: the fault point is."""
