@@ -168,7 +168,12 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         Kind(
             name="slow",
             weight=1,
-            text=workflow("slow", step("late", "sleep 1000;", "    timeout: 1s\n"), step("never", "")),
+            # It does not listen to SIGTERM, and has a child.
+            text=workflow(
+                "slow",
+                step("late", 'trap "" TERM; sleep 1000 & sleep 1000;', "    timeout: 1s\n"),
+                step("never", ""),
+            ),
             state=RunState.FAILED,
             steps={"late": _LATE, "never": _SKIPPED},
         ),
