@@ -21,11 +21,13 @@ class Victim(enum.StrEnum):
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True):
-    """SIGKILL at a random moment."""
+    """SIGKILL at a random moment. Where `frozen_s` is not 0, the keeper is stopped a moment before and goes on so
+    long after the next start: it then hears from two daemons at once."""
 
     victim: Victim
     after_s: float
     down_s: float
+    frozen_s: float = 0.0
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,12 @@ def plan(kills: int, chance: random.Random) -> Iterator[Assault]:
         down_s = chance.choice((0.0, 0.0, 0.1, 0.5))
         if is_random:
             victim = victims[turn % len(victims)]
-            yield Kill(victim=victim, after_s=chance.choice((0.1, 0.5, 1.0, 2.0)) * chance.random(), down_s=down_s)
+            yield Kill(
+                victim=victim,
+                after_s=chance.choice((0.1, 0.5, 1.0, 2.0)) * chance.random(),
+                down_s=down_s,
+                frozen_s=chance.choice((0.0, 0.3, 1.0)) if victim is Victim.DAEMON else 0.0,
+            )
         else:
             point = points[turn % len(points)]
             # At once, the recovery itself is interrupted; late in a life the state is richer.

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -37,6 +37,8 @@ _REQUESTS_PER_FILE = 3
 _TICK_S = 0.05
 _DROP_EVERY_S = 0.15
 _CANCEL_EVERY_S = 0.3
+_PILE_UP_S = 0.2
+"""For requests to a keeper that is stopped."""
 _FAULT_WITHIN_S = 15.0
 _OVER_WITHIN_S = 180.0
 """After the last assault, without a single run coming to its end."""
@@ -175,8 +177,12 @@ class Campaign:
         match assault:
             case Kill():
                 self._go_on(assault.after_s)
-                self._kill(assault.victim)
-                self._revive(assault.down_s)
+                frozen = keepers(self._daemon) if assault.frozen_s else []
+                with _stopped(frozen):
+                    self._go_on(_PILE_UP_S if frozen else 0)
+                    self._kill(assault.victim)
+                    self._revive(assault.down_s)
+                    self._go_on(assault.frozen_s)
             case Stop():
                 self._go_on(assault.after_s)
                 self._stop(assault)
@@ -216,13 +222,8 @@ class Campaign:
         self._start()
 
     def _stop(self, stop: Stop) -> None:
-        pids = self._pids(stop.victim)
-        for signal_number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal_number)
-            if signal_number is signal.SIGSTOP:
-                self._go_on(stop.for_s, cancels=False)
+        with _stopped(self._pids(stop.victim)):
+            self._go_on(stop.for_s, cancels=False)
         self.report.stops += 1
 
     def _fail(self, fault: Fault) -> None:
@@ -353,6 +354,20 @@ class Campaign:
 
     def _violation(self, what: str, where: str, text: str) -> None:
         self.report.violations.append(Violation(what=what, where=where, text=text))
+
+
+@contextmanager
+def _stopped(pids: Collection[int]) -> Iterator[None]:
+    """They do nothing inside the block."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def conduct(folder: Path, kills: int, total_runs: int, seed: int, say: Callable[[str], None]) -> Report:
