@@ -235,13 +235,13 @@ class Keeper:
             case Spawn():
                 self._waiting.append((connection, message))
             case Stop():
-                while self._waiting:
-                    self._spawn_some()
+                self._spawn_all()
                 self._stop(message.key, message.grace_s)
                 connection.send(Reply(id=message.id))
             case Forget():
                 self._forget(message.keys)
             case Ask():
+                self._spawn_all()
                 for key, event in self._latest.items():
                     if key.startswith(message.prefix):
                         connection.send(Told(id=message.id, event=event))
@@ -254,6 +254,11 @@ class Keeper:
                 self._stop_everything(message.grace_s)
 
     # Starting
+
+    def _spawn_all(self) -> None:
+        """What was asked for, by a daemon that is gone perhaps, comes before what is asked about it now."""
+        while self._waiting:
+            self._spawn_some()
 
     def _spawn_some(self) -> None:
         """Claim a few keys with one write, then start them."""

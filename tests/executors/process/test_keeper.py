@@ -263,6 +263,23 @@ async def test_known_tells_the_latest_below_a_prefix_until_it_is_forgotten(host:
         assert [event.key for event in await opened.keeper.known("")] == ["service/b"]
 
 
+async def test_known_tells_of_all_that_was_asked_for_before(host: HostFactory) -> None:
+    """Else the next daemon takes what a killed one has just asked for as never started."""
+    keys = {f"k{number}" for number in range(20)}
+    async with host() as opened:
+        known: set[str] = set()
+
+        async def ask() -> None:
+            known.update(event.key for event in await opened.keeper.known("k"))
+
+        async with anyio.create_task_group() as tasks:
+            for key in sorted(keys):
+                tasks.start_soon(opened.spawn, key, "sleep", "1000")
+            tasks.start_soon(ask)
+
+        assert known == keys
+
+
 async def test_without_room_for_a_process_the_caller_is_told_to_come_again(host: HostFactory) -> None:
     async with host() as opened:
         await opened.shell("before", "true")
