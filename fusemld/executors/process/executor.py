@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskStatus
 
-from fusemld.executors.process.folders import AttemptFolder, AttemptNote, attempt_folder
+from fusemld.executors.process.folders import AttemptFolder, AttemptNote, attempt_folder, remove_all_but
 from fusemld.executors.process.images import Images
 from fusemld.executors.process.outcomes import MemoryPressure, diagnose, oom_kills
 from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
@@ -140,6 +140,8 @@ class ProcessExecutor:
         for key in lost:
             outcome = Outcome(ending=Ending.LOST, message="the host went down while it ran")
             self._finish(key, self._attempts.setdefault(key, _Attempt()), time.time(), outcome, {})
+        # One that was told to stop before the keeper knew it leaves its folder if the daemon is killed then.
+        await anyio.to_thread.run_sync(remove_all_but, self._settings.state, wanted | found.keys())
         return (wanted & found.keys()) | lost
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:

@@ -107,6 +107,14 @@ def attempt_folder(state: Path, key: AttemptKey) -> AttemptFolder:
     return AttemptFolder(f"{state}/attempts/{key.run}.{key.step}.{key.attempt}")
 
 
+def remove_all_but(state: Path, keys: Iterable[AttemptKey]) -> None:
+    """Remove the folders of all other attempts."""
+    kept = {Path(attempt_folder(state, key).path).name for key in keys}
+    for folder in (state / "attempts").glob("*/"):
+        if folder.name.removesuffix(".parts") not in kept:
+            AttemptFolder(str(folder).removesuffix(".parts")).remove()
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """A writable copy that shares blocks with the source where the file system can (copy on write).
 

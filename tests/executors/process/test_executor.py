@@ -279,6 +279,18 @@ async def test_a_launch_that_is_repeated_starts_nothing_twice(bench: BenchFactor
         assert [type(report) for report in opened.reports] == [AttemptStarted, AttemptFinished]
 
 
+async def test_folders_that_a_killed_daemon_left_of_attempts_that_are_over_are_removed(
+    bench: BenchFactory, state: Path
+) -> None:
+    for name in ("run-1.over.1", "run-1.over.1.parts", "run-1.wanted.1", "run-1.wanted.1.parts"):
+        (state / "attempts" / name).mkdir(parents=True)
+
+    async with bench(key("wanted")):
+        left = {folder.name for folder in (state / "attempts").iterdir() if folder.is_dir()}
+
+    assert left == {"run-1.wanted.1", "run-1.wanted.1.parts"}
+
+
 async def test_forgetting_removes_the_folder_and_keeps_the_log(bench: BenchFactory, state: Path) -> None:
     async with bench() as opened:
         await opened.shell("echo x > $TMPDIR/left; echo kept")

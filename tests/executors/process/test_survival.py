@@ -155,6 +155,21 @@ async def test_of_two_daemons_at_once_both_use_the_same_keeper(
         assert count_keepers(state) == 1
 
 
+async def test_a_keeper_that_is_killed_while_it_starts_is_started_again(
+    host: HostFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nmkdir {tmp_path}/killed && kill -9 $$\nexec {sys.executable} "$@"\n')
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+    async with host() as opened:
+        ended = await opened.shell("a", "exit 3")
+
+    assert (tmp_path / "killed").exists()
+    assert ended.exit_status == 3
+
+
 async def test_a_keeper_that_nobody_needs_goes_away(
     until: Until, host: HostFactory, state: Path, count_keepers: Callable[[Path], int]
 ) -> None:
