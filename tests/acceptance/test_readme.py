@@ -109,16 +109,31 @@ def test_the_commands_of_the_readme_work_in_their_order(person: Person) -> None:
     assert (status, "stopped the daemon" in printed) == (0, True)
 
 
-def test_just_demo_ends_with_predictions_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [str(BIN / "just"), "demo", "--folder", str(tmp_path / "demo")]
+def test_just_demo_ends_with_predictions_and_leaves_nothing_unless_it_is_told_to(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    command = [str(BIN / "just"), "demo", "--folder", str(folder)]
 
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    first = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    left = _left(tmp_path)
+    kept = subprocess.run([*command, "--keep"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    running = _left(tmp_path)
+    exports = "; ".join(line for line in kept.stdout.splitlines() if line.startswith("  export "))
+    ended = subprocess.run(["bash", "-c", f"{exports}; fusemld stop --all"], capture_output=True, check=False)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"(9|10) of 10 right", done.stdout)
-    left = [process.cmdline() for process in psutil.process_iter() if str(tmp_path) in " ".join(_words(process))]
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert re.search(r"(9|10) of 10 right", first.stdout)
     assert left == []
-    shutil.rmtree(tmp_path / "demo")
+    assert kept.returncode == 0, kept.stdout + kept.stderr
+    assert "reusing environment" in kept.stdout
+    assert re.search(r"the MLflow UI: +http://127\.0\.0\.1:\d+", kept.stdout)
+    assert running
+    assert ended.returncode == 0
+    assert _left(tmp_path) == []
+    shutil.rmtree(folder)
+
+
+def _left(folder: Path) -> list[list[str]]:
+    return [_words(process) for process in psutil.process_iter() if str(folder) in " ".join(_words(process))]
 
 
 def _words(process: psutil.Process) -> list[str]:
