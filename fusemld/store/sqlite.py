@@ -39,7 +39,14 @@ CLOSE_S = 10.0
 
 
 class _Connection(aiosqlite.Connection):
-    """aiosqlite with a way to do several things in one trip to the thread of the connection."""
+    """aiosqlite with a way to do several things in one trip to its thread, and to see that thread end."""
+
+    ended: asyncio.Future[None] | None = None
+
+    def stop(self) -> asyncio.Future[None] | None:
+        """aiosqlite asks its thread to end without waiting where the file could not be opened."""
+        self.ended = cast("asyncio.Future[None] | None", super().stop())
+        return self.ended
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         return cast("T", await self._execute(function, self._conn))  # type: ignore[no-untyped-call]
@@ -200,11 +207,16 @@ async def _connected(path: Path) -> AsyncGenerator[_Connection]:
             raise
         return connection
 
+    connection = _Connection(connect, iter_chunk_size=64)
     try:
-        connection = _Connection(connect, iter_chunk_size=64)
         await connection
-    except sqlite3.Error as error:
-        raise unavailable("open", error) from error
+    except BaseException as error:
+        if connection.ended is not None:  # its last words go to this event loop, which must still be there
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await connection.ended
+        if isinstance(error, sqlite3.Error):
+            raise unavailable("open", error) from error
+        raise
     try:
         yield connection
     finally:

@@ -338,6 +338,19 @@ async def test_a_file_that_is_no_database_is_refused_with_its_reason(path: Path)
             pass
 
 
+def test_a_refused_file_leaves_no_thread_that_answers_into_a_closed_loop(path: Path) -> None:
+    """The runner makes an error of the exception that such a thread dies of."""
+    path.write_bytes(b"not a database" * 1_000)
+
+    async def open_and_close() -> None:
+        with pytest.raises(StoreError):
+            async with Store.open(path):
+                pass
+
+    for _ in range(100):
+        asyncio.run(open_and_close())
+
+
 async def test_a_database_that_cannot_be_opened_is_an_error_of_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"cannot open the database: .*No such file or directory"):
         async with Store.open(tmp_path / "missing" / "fusemld.db"):
