@@ -68,7 +68,7 @@ class Admitting:
             if step.image.references:
                 continue
             claimed = repository(str(step.image))
-            owner = self._plugins.steps.get(claimed) or self._plugins.runtimes.get(claimed)
+            owner = self._plugins.steps.get(claimed) or self._plugins.runtime(claimed, executor)
             for problem in () if owner is None else input_problems(step, owner.inputs):
                 yield document.problem(problem.message, *place, "inputs", problem.name)
 

@@ -43,6 +43,7 @@ from fusemld.hooks.manager import load_plugins
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.watcher import Timing, Watcher
+from fusemld.kube.clusters import KubeClusters
 from fusemld.model.document import Kind
 from fusemld.model.errors import FusemldError, StartError
 from fusemld.registry.credentials import AllowedSources
@@ -179,6 +180,8 @@ class _Daemon:
                 registry=registry,
                 pinner=pinner,
                 services=services,
+                clusters=KubeClusters(None),
+                zone=settings.process.zone,
                 environments=environments,
                 applications=applications,
                 folders=folders,

@@ -75,6 +75,12 @@ class DaemonOperations(RunOperations, RegisteredOperations):
             ),
             views.ComponentHealth(name="watched folder", ok=catalog.available and not away, message=away),
             *(
+                views.ComponentHealth(name=f"executor {name}", ok=condition.ok, message=condition.message)
+                for name, condition in (
+                    (name, self._executors[name].condition()) for name in sorted(self._executors)
+                )
+            ),
+            *(
                 views.ComponentHealth(name=f"run {entry.run.id}", ok=False, message=entry.broken)
                 for entry in self._supervisor.active.values()
                 if entry.broken is not None

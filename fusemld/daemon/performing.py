@@ -21,7 +21,7 @@ from fusemld.daemon.supervisor import Supervisor
 from fusemld.engine import effects, events
 from fusemld.engine.plan import Plan
 from fusemld.engine.values import codeset_references
-from fusemld.hooks.executors import AttemptFinished, AttemptStarted
+from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import AttemptKey, Ending, Outcome, Run
@@ -238,10 +238,19 @@ class StepPerformer:
     def _note(self, key: AttemptKey, text: str) -> None:
         """Of an attempt that is over nothing is shown any more, whoever goes on talking."""
         if key in self._launching or self._steering.is_running(key):
-            self.activity[key] = text
-            self._supervisor.touch(key.run)
+            self._show(key, text)
 
-    def _report(self, report: AttemptStarted | AttemptFinished) -> None:
+    def _show(self, key: AttemptKey, text: str) -> None:
+        if text:
+            self.activity[key] = text
+        else:
+            self.activity.pop(key, None)
+        self._supervisor.touch(key.run)
+
+    def _report(self, report: AttemptStarted | AttemptNoted | AttemptFinished) -> None:
+        if isinstance(report, AttemptNoted):
+            self._show(report.key, report.text)
+            return
         key, at = report.key, report.at
         facts = self._facts.get(key, Facts())
         match report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from fusemld.daemon.step_inputs import check_inputs
 from fusemld.daemon.step_log import StepLog
 from fusemld.daemon.variables import input_values, lookup, public, selectors, step_variables
 from fusemld.engine.plan import Plan
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import Executor, Launch, MountedCodeset
 from fusemld.hooks.manager import Plugins, repository
@@ -21,7 +23,7 @@ from fusemld.hooks.services import Services
 from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import StartError
-from fusemld.model.extension import ResolvedService, ServiceAccess
+from fusemld.model.extension import ResolvedService, Selectors, ServiceAccess
 from fusemld.model.run import AttemptKey, Run
 from fusemld.model.workflow import Step
 from fusemld.registry.registry import Registry
@@ -35,6 +37,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     pinner: Pinner
     services: Services
+    clusters: Clusters
+    zone: str
+    """Where the daemon itself is."""
     environments: Environments
     applications: Applications
     folders: RuntimeFolders
@@ -88,7 +93,7 @@ class Preparer:
         mask.add(variables.secrets)
         plugins, claimed = self._parts.plugins, repository(image)
         plugin_step = plugins.steps.get(claimed)
-        owner = plugin_step or plugins.runtimes.get(claimed)
+        owner = plugin_step or plugins.runtime(claimed, executor.name)
         ignored = [] if owner is None else check_inputs(step, owner.inputs)
         facts = Facts(
             services=tuple(one.service for one in access.values()), warnings=(*variables.warnings, *ignored)
@@ -142,6 +147,20 @@ class Preparer:
             )
         return access
 
+    async def _as_daemon(self, run: Run, executor: str, note: Note, access: ServiceAccess) -> ServiceAccess:
+        service = access.service
+        return await self._parts.registry.resolve(
+            Selectors(
+                name=service.requirement, extension_id=service.extension_id, service_id=service.service_id or None
+            ),
+            executor=executor,
+            zone=self._parts.zone,
+            project=run.project,
+            user=run.user,
+            services=self._parts.services,
+            note=note,
+        )
+
     async def _mounted(self, path: str, pinned: PinnedCodeset) -> MountedCodeset:
         return MountedCodeset(
             path=path,
@@ -185,6 +204,8 @@ class Preparer:
             extensions=access,
             outputs=tuple(output.name for output in step.outputs),
             services=self._parts.services,
+            clusters=self._parts.clusters,
+            as_daemon=partial(self._as_daemon, run, executor, note),
             environments=self._parts.environments,
             applications=self._parts.applications,
             folders=self._parts.folders,

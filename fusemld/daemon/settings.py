@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.model import paths
 from fusemld.model.errors import InvalidInputError
 
@@ -106,6 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     codesets: CodesetSettings = CodesetSettings()
     secrets: SecretSettings = SecretSettings()
     process: ProcessSettings = ProcessSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     log: LogSettings = LogSettings()
 
 
@@ -187,16 +189,23 @@ def _leaves(group: type[msgspec.Struct], above: str = "") -> Iterator[tuple[str,
 
 def _converted(name: str, value: Any, origin: str, wanted: Any) -> Any:
     try:
-        if isinstance(value, str) and getattr(wanted, "__origin__", None) is tuple:
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        elif isinstance(value, str) and getattr(wanted, "__origin__", None) is dict:
+        if isinstance(value, str) and _is_json(value, wanted):
             value = msgspec.json.decode(value.encode())
+        elif isinstance(value, str) and getattr(wanted, "__origin__", None) is tuple:
+            value = [part.strip() for part in value.split(",") if part.strip()]
         converted = msgspec.convert(value, wanted, strict=False, dec_hook=_path)
     except msgspec.MsgspecError as error:
         raise InvalidInputError(f"cannot read setting {name} from {origin}: {error}") from error
     if isinstance(converted, int | float) and not isinstance(converted, bool) and converted < 0:
         raise InvalidInputError(f"cannot read setting {name} from {origin}: {converted} is below 0")
     return converted
+
+
+def _is_json(text: str, wanted: Any) -> bool:
+    """Tables, and lists of tables."""
+    return getattr(wanted, "__origin__", None) is dict or (
+        getattr(wanted, "__origin__", None) is tuple and text.lstrip().startswith("[")
+    )
 
 
 def _path(wanted: type[Any], value: Any) -> Any:

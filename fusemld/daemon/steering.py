@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 
 from fusemld.daemon.patience import patiently
 from fusemld.daemon.step_log import StepLog
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Report
 from fusemld.hooks.services import Services
@@ -43,6 +44,8 @@ class Context:
         extensions: Mapping[str, ServiceAccess],
         outputs: tuple[str, ...],
         services: Services,
+        clusters: Clusters,
+        as_daemon: Callable[[ServiceAccess], Awaitable[ServiceAccess]],
         environments: Environments,
         applications: Applications,
         folders: RuntimeFolders,
@@ -61,12 +64,14 @@ class Context:
         self.extensions = extensions
         self.outputs = outputs
         self.services = services
+        self.clusters = clusters
         self.environments = environments
         self.applications = applications
         self.folders = folders
         self.work = work
         self.step_log = step_log
         self._note = note
+        self._as_daemon = as_daemon
         self._object_stores = object_stores
 
     def note(self, text: str) -> None:
@@ -76,6 +81,9 @@ class Context:
 
     def log(self, text: str) -> None:
         self.step_log.write(text)
+
+    async def as_daemon(self, access: ServiceAccess) -> ServiceAccess:
+        return await self._as_daemon(access)
 
     def object_store(self, access: ServiceAccess) -> ObjectStore:
         factory = self._object_stores.get("s3")

@@ -14,7 +14,8 @@ from fusemld.model.run import AttemptKey, Outcome
 
 class MountedCodeset(msgspec.Struct, frozen=True, kw_only=True):
     """`source` is the pinned, read-only copy on the daemon's disk; the attempt gets a private writable one
-    at `path`, with `.fuseml/_org` and `.fuseml/_project`."""
+    at `path`, with `.fuseml/_org` and `.fuseml/_project`. `url` is where git can fetch `version` from, empty for a
+    folder; `credentials` are secret: what git needs for that (`username` and `password`, or `ssh_key`)."""
 
     path: str
     project: str
@@ -22,6 +23,12 @@ class MountedCodeset(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     digest: str
     source: Path
+    size_bytes: int = 0
+    url: str = ""
+    credentials: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"MountedCodeset(path={self.path!r}, name={self.name!r}, version={self.version!r})"
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,11 +37,13 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     `env` is complete but for `FUSEML_CODESET_DIR` and `FUSEML_RESULTS_DIR`, which the executor knows;
     `secret_env` is a part of the environment that must not be seen outside. `secrets` are the values that
     are masked in logs and refused in outputs. `outputs` are the names to collect. `command` and `args` are
-    the user's, None where the document has none. `recovered` says that this attempt may already be known
-    outside: it was recorded as launched before the daemon started.
+    the user's, None where the document has none. `timeout_s` is how long the step may run. `small_output`: a
+    plugin knows that the single output is text of less than 4 KiB. `recovered` says that this attempt may already
+    be known outside: it was recorded as launched before the daemon started.
     """
 
     key: AttemptKey
+    workflow: str = ""
     image: str
     command: tuple[str, ...] | None = None
     args: tuple[str, ...] | None = None
@@ -45,6 +54,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[str, ...] = ()
     requests: Mapping[str, str] = {}
     limits: Mapping[str, str] = {}
+    timeout_s: float | None = None
+    small_output: bool = False
     recovered: bool = False
 
     def __repr__(self) -> str:
@@ -56,6 +67,14 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class AttemptNoted(msgspec.Struct, frozen=True, kw_only=True):
+    """One line that tells a person what the attempt waits for (`unschedulable: 0/3 nodes are available...`);
+    empty: nothing any more. Never sent after `AttemptFinished`."""
+
+    key: AttemptKey
+    text: str
+
+
 class AttemptFinished(msgspec.Struct, frozen=True, kw_only=True):
     """Sent once per attempt and daemon life until `forget` is called; again after a restart."""
 
@@ -65,7 +84,14 @@ class AttemptFinished(msgspec.Struct, frozen=True, kw_only=True):
     outputs: Mapping[str, str] = {}
 
 
-Report = Callable[[AttemptStarted | AttemptFinished], None]
+Report = Callable[[AttemptStarted | AttemptNoted | AttemptFinished], None]
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """How an executor is, for the health report."""
+
+    ok: bool
+    message: str = ""
 
 
 class Executor(Protocol):
@@ -98,3 +124,5 @@ class Executor(Protocol):
 
     def log_path(self, key: AttemptKey) -> Path:
         """Where the (masked) log of the attempt is; the file may not exist yet."""
+
+    def condition(self) -> Condition: ...

@@ -11,7 +11,7 @@ import pluggy
 from fusemld.hooks.resolvers import Resolver
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.specs import PROJECT, Specs
-from fusemld.hooks.steps import PluginStep, ProcessRuntime
+from fusemld.hooks.steps import PluginStep, PodRuntime, ProcessRuntime
 from fusemld.hooks.stores import ObjectStoreFactory
 from fusemld.model.errors import StartError
 
@@ -23,10 +23,16 @@ class Plugins(msgspec.Struct, frozen=True, kw_only=True):
 
     names: tuple[tuple[str, str], ...]
     runtimes: dict[str, ProcessRuntime]
+    pod_runtimes: dict[str, PodRuntime]
     steps: dict[str, PluginStep]
     resolvers: dict[str, Resolver]
     service_kinds: dict[str, ServiceKind]
     object_stores: dict[str, ObjectStoreFactory]
+
+    def runtime(self, image: str, executor: str) -> ProcessRuntime | PodRuntime | None:
+        """Who claims the image for that executor."""
+        runtimes = self.runtimes if executor == "process" else self.pod_runtimes
+        return runtimes.get(repository(image))
 
 
 def repository(image: str) -> str:
@@ -53,12 +59,13 @@ def load_plugins(extra: Iterable[tuple[str, object]] = ()) -> Plugins:
     versions = {plugin: dist.version for plugin, dist in manager.list_plugin_distinfo()}
     names = sorted((name, versions.get(plugin, "")) for name, plugin in manager.list_name_plugin())
     hook = manager.hook
-    images: dict[str, object] = {}
-    runtimes = _claims("image", _flat(hook.fusemld_process_runtimes()), lambda r: r.repositories, images)
-    steps = _claims("image", _flat(hook.fusemld_plugin_steps()), lambda s: s.repositories, images)
+    steps = _claims("image", _flat(hook.fusemld_plugin_steps()), lambda s: s.repositories, {})
+    runtimes = _claims("image", _flat(hook.fusemld_process_runtimes()), lambda r: r.repositories, dict(steps))
+    pods = _claims("image", _flat(hook.fusemld_pod_runtimes()), lambda r: r.repositories, dict(steps))
     return Plugins(
         names=tuple(names),
         runtimes=runtimes,
+        pod_runtimes=pods,
         steps=steps,
         resolvers=_claims("resolver", _flat(hook.fusemld_resolvers()), lambda r: (r.name,), {}),
         service_kinds=_claims("service kind", _flat(hook.fusemld_service_kinds()), lambda k: (k.kind,), {}),

@@ -8,7 +8,7 @@ import pluggy
 
 from fusemld.hooks.resolvers import Resolver
 from fusemld.hooks.services import ServiceKind
-from fusemld.hooks.steps import PluginStep, ProcessRuntime
+from fusemld.hooks.steps import PluginStep, PodRuntime, ProcessRuntime
 from fusemld.hooks.stores import ObjectStoreFactory
 
 PROJECT = "fusemld"
@@ -22,6 +22,11 @@ class Specs:
     @hookspec
     def fusemld_process_runtimes(self) -> Sequence[ProcessRuntime]:
         """Images that the process executor can run because of this plugin."""
+        raise NotImplementedError
+
+    @hookspec
+    def fusemld_pod_runtimes(self) -> Sequence[PodRuntime]:
+        """Images that mean something special to executors that run containers."""
         raise NotImplementedError
 
     @hookspec

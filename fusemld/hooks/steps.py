@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments
 from fusemld.hooks.services import Services
 from fusemld.hooks.stores import ObjectStore
@@ -62,6 +63,18 @@ class ProcessRuntime(Protocol):
         """Raises `StartError` where the image is not known here (any more), saying what to do."""
 
 
+class PodRuntime(Protocol):
+    """Claims image repositories for executors that run containers. What nobody claims is run as it is."""
+
+    repositories: tuple[str, ...]
+    inputs: StepInputs
+    small_output: bool
+    """Its single output is text of less than 4 KiB."""
+
+    def image(self, image: str) -> str:
+        """The image to run. Raises `StartError` where it has no meaning in a container, saying what to do."""
+
+
 class Applications(Protocol):
     async def get(self, name: str) -> Application | None: ...
 
@@ -85,6 +98,7 @@ class StepContext(Protocol):
     """By requirement name, as the daemon sees them."""
     outputs: tuple[str, ...]
     services: Services
+    clusters: Clusters
     environments: Environments
     applications: Applications
     folders: RuntimeFolders
@@ -96,6 +110,10 @@ class StepContext(Protocol):
 
     def log(self, text: str) -> None:
         """One line for the step's log, masked."""
+
+    async def as_daemon(self, access: ServiceAccess) -> ServiceAccess:
+        """The same service of the same record as the daemon itself reaches it: another endpoint, where the step's
+        executor is in another zone than the daemon."""
 
     def object_store(self, access: ServiceAccess) -> ObjectStore:
         """The object store behind a resolved `s3` service."""

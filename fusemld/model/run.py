@@ -46,7 +46,10 @@ _FINAL = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.CANCELLED, 
 
 
 class Ending(enum.StrEnum):
-    """How an attempt ended. Those in `NOBODYS_FAULT` are repeated without using up `retry`."""
+    """How an attempt ended. Those in `NOBODYS_FAULT` are repeated without using up `retry`.
+
+    `lost`: nobody can tell any more how it ended, or whether it began. `deleted`: somebody else removed it.
+    """
 
     SUCCEEDED = "succeeded"
     PROGRAM_FAILED = "program failed"
@@ -57,10 +60,17 @@ class Ending(enum.StrEnum):
     CANNOT_START = "cannot start"
     TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
+    IMAGE_UNAVAILABLE = "image cannot be pulled"
+    MISCONFIGURED = "configuration error"
+    UNSCHEDULABLE = "unschedulable"
+    EVICTED = "evicted"
+    PREEMPTED = "preempted"
+    NODE_LOST = "node lost"
+    DELETED = "deleted from outside"
     LOST = "lost"
 
 
-NOBODYS_FAULT = frozenset({Ending.LOST})
+NOBODYS_FAULT = frozenset({Ending.EVICTED, Ending.PREEMPTED, Ending.NODE_LOST, Ending.DELETED, Ending.LOST})
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

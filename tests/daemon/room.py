@@ -15,10 +15,11 @@ from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.preparing import Parts
 from fusemld.hooks.environments import EnvironmentSpec, Note
-from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, Report
+from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Condition, Launch, Report
 from fusemld.hooks.manager import Plugins
 from fusemld.hooks.services import ServiceAddress, ServiceRequest
 from fusemld.hooks.steps import PluginStep, RuntimeFolders, StepContext, StepInputs
+from fusemld.kube.clusters import KubeClusters
 from fusemld.model.document import Document, Kind
 from fusemld.model.errors import StartError
 from fusemld.model.extension import Extension
@@ -95,6 +96,9 @@ class RecordingExecutor:
     async def forget(self, key: AttemptKey) -> None:
         self.on_forget(key)
 
+    def condition(self) -> Condition:
+        return Condition(ok=True)
+
     def log_path(self, key: AttemptKey) -> Path:
         raise AssertionError(key)
 
@@ -139,7 +143,13 @@ class Room:
         self.performer = StepPerformer(
             Parts(
                 plugins=Plugins(
-                    names=(), runtimes={}, steps=steps, resolvers={}, service_kinds={}, object_stores={}
+                    names=(),
+                    runtimes={},
+                    pod_runtimes={},
+                    steps=steps,
+                    resolvers={},
+                    service_kinds={},
+                    object_stores={},
                 ),
                 executors={"process": self.executor},
                 registry=self.registry,
@@ -154,6 +164,8 @@ class Room:
                     clock=engine.clock,
                 ),
                 services=services,
+                clusters=KubeClusters(None),
+                zone="local",
                 environments=NoEnvironments(),
                 applications=ApplicationBook(engine.store, services),
                 folders=RuntimeFolders(environments=state / "environments", cache=state / "cache"),

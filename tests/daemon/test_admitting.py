@@ -42,6 +42,7 @@ ADMITTING = Admitting(
     Plugins(
         names=(),
         runtimes={},
+        pod_runtimes={},
         steps={"registry.example/predictor": PREDICTOR},
         resolvers={},
         service_kinds={},

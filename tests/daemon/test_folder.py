@@ -38,7 +38,9 @@ GIT = "{kind: codeset, project: lab, name: digits, url: 'https://git.example/dig
 ASSIGNMENT = "{kind: assignment, name: nightly, workflow: train, codesets: [lab/digits]}"
 RECORD = "id: vault\nproduct: vault\nservices: [{id: main, endpoints: [{url: 'http://vault'}]}]"
 
-NO_PLUGINS = Plugins(names=(), runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={})
+NO_PLUGINS = Plugins(
+    names=(), runtimes={}, pod_runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={}
+)
 
 
 class Watched:

@@ -46,7 +46,13 @@ steps:
     "later": "{kind: run, workflow: nowhere, inputs: {}}",
 }
 NO_PLUGINS = Plugins(
-    names=(("example", "1.0"),), runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={}
+    names=(("example", "1.0"),),
+    runtimes={},
+    pod_runtimes={},
+    steps={},
+    resolvers={},
+    service_kinds={},
+    object_stores={},
 )
 
 

@@ -21,7 +21,7 @@ from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.executors.process.spawning import boot_id
 from fusemld.hooks.building import passwords
-from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, Report
+from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Condition, Launch, Report
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, ProcessRuntime, RuntimeFolders
 from fusemld.model import faults
@@ -158,6 +158,9 @@ class ProcessExecutor:
         faults.point("executor.removed")
         if known is not None:
             await self._processes.forget(_name(key))
+
+    def condition(self) -> Condition:
+        return Condition(ok=True)
 
     def log_path(self, key: AttemptKey) -> Path:
         return Path(f"{self._settings.state}/logs/{key.run}/{key.step}.{key.attempt}.log")

@@ -1,0 +1,1 @@
+"""Talking to Kubernetes API servers: access, pace, watches that never end silently."""
