@@ -23,6 +23,7 @@ import msgspec
 from anyio.to_thread import run_sync
 
 from fusemld.codesets.folders import remove
+from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import (
     ForbiddenError,
     FusemldError,
@@ -130,6 +131,15 @@ def address(url: str) -> Address:
     if not host or host.startswith("-"):
         raise InvalidInputError(f"cannot use {url!r}: it names no host")
     return Address(url=url, host=f"{host}:{port}" if port else host)
+
+
+def remote_url(pinned: PinnedCodeset) -> str:
+    """The address of a pinned repository that another host could reach; empty for folders and repositories of
+    this one."""
+    if pinned.version.startswith("sha256:"):
+        return ""
+    where = address(pinned.url)
+    return where.url if where.path is None else ""
 
 
 def check_ref(ref: str) -> None:

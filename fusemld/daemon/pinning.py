@@ -7,10 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from fusemld.codesets.codesets import Codesets
+from fusemld.codesets.git import credentials_of, remote_url
 from fusemld.daemon.patience import patiently
 from fusemld.engine.events import CodesetsPinned, CodesetsUnavailable
 from fusemld.hooks.environments import Note
+from fusemld.hooks.executors import PROCESS
 from fusemld.hooks.services import Services
 from fusemld.model.codeset import Codeset, PinnedCodeset, parse_reference
 from fusemld.model.document import Document
@@ -18,6 +22,21 @@ from fusemld.model.errors import FusemldError, NotFoundError, UnavailableError
 from fusemld.model.extension import Selectors, ServiceAccess
 from fusemld.model.run import Run, StepState
 from fusemld.registry.registry import Registry
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """`url` is empty where only this host has the files. `credentials` are secret."""
+
+    url: str
+    credentials: Mapping[str, str] = {}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The part of the credentials that must not be seen."""
+        return tuple(self.credentials[name] for name in ("password", "ssh_key") if name in self.credentials)
+
+    def __repr__(self) -> str:
+        return f"Origin(url={self.url!r})"
 
 
 class Pinner:
@@ -92,7 +111,7 @@ class Pinner:
         await self._extensions_read(note)
         return await self._registry.resolve(
             Selectors(name="codeset", extension_id=codeset.extension),
-            executor="process",
+            executor=PROCESS,
             zone=self._zone,
             project=project,
             user=user,
@@ -103,6 +122,18 @@ class Pinner:
     async def source(self, pinned: PinnedCodeset) -> Path:
         """The read-only folder with the pinned files."""
         return await self._codesets.source(pinned)
+
+    async def origin(self, pinned: PinnedCodeset, *, project: str, user: str, note: Note) -> Origin:
+        """Where another host could fetch the pinned files from. Credentials are those of the codeset's declaration
+        as it is now; without one there are none."""
+        url = remote_url(pinned)
+        document = self._registered().get(f"{pinned.project}/{pinned.name}")
+        if not url or document is None or not isinstance(document.declared, Codeset):
+            return Origin(url=url)
+        access = await self._credentials(document.declared, project=project, user=user, note=note)
+        found = credentials_of(access)
+        values = {} if found is None else msgspec.structs.asdict(found)
+        return Origin(url=url, credentials={name: value for name, value in values.items() if value})
 
 
 def _nobody(_: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from fusemld.daemon.mask import Mask
-from fusemld.daemon.pinning import Pinner
+from fusemld.daemon.pinning import Origin, Pinner
 from fusemld.daemon.steering import Context
 from fusemld.daemon.step_inputs import check_inputs
 from fusemld.daemon.step_log import StepLog
@@ -17,7 +17,7 @@ from fusemld.daemon.variables import input_values, lookup, public, selectors, st
 from fusemld.engine.plan import Plan
 from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments, Note
-from fusemld.hooks.executors import Executor, Launch, MountedCodeset
+from fusemld.hooks.executors import PROCESS, Executor, Launch, MountedCodeset
 from fusemld.hooks.manager import Plugins, repository
 from fusemld.hooks.services import Services
 from fusemld.hooks.steps import Applications, PluginStep, RuntimeFolders
@@ -95,6 +95,7 @@ class Preparer:
         plugin_step = plugins.steps.get(claimed)
         owner = plugin_step or plugins.runtime(claimed, executor.name)
         ignored = [] if owner is None else check_inputs(step, owner.inputs)
+        runtime = None if executor.name == PROCESS else plugins.pod_runtimes.get(claimed)
         facts = Facts(
             services=tuple(one.service for one in access.values()), warnings=(*variables.warnings, *ignored)
         )
@@ -106,18 +107,25 @@ class Preparer:
         if plugin_step is not None:
             context = self._context(run, step, key, executor.name, access, inputs, pins, note, mask)
             return Prepared(facts=facts, work=Steered(step=plugin_step, context=context), executor=executor)
+        mounted = [
+            await self._mounted(run, executor, mounts[name].path, pinned, note, mask)
+            for name, pinned in pins.items()
+        ]
         launch = Launch(
             key=key,
-            image=image,
+            workflow=run.workflow,
+            image=image if runtime is None else runtime.image(image),
             command=None if step.command is None else tuple(public(t, value, "command") for t in step.command),
             args=None if step.args is None else tuple(public(t, value, "args") for t in step.args),
             env=variables.env,
             secret_env=variables.secret_env,
             secrets=variables.secrets,
-            codesets=tuple([await self._mounted(mounts[name].path, pinned) for name, pinned in pins.items()]),
+            codesets=tuple(mounted),
             outputs=tuple(output.name for output in step.outputs),
             requests={name: public(t, value, "resources") for name, t in step.resources.requests.items()},
             limits={name: public(t, value, "resources") for name, t in step.resources.limits.items()},
+            timeout_s=plan.timeout_s(step.name),
+            small_output=runtime is not None and runtime.small_output and len(step.outputs) == 1,
             recovered=recovered,
         )
         return Prepared(facts=facts, work=launch, executor=executor)
@@ -161,7 +169,13 @@ class Preparer:
             note=note,
         )
 
-    async def _mounted(self, path: str, pinned: PinnedCodeset) -> MountedCodeset:
+    async def _mounted(
+        self, run: Run, executor: Executor, path: str, pinned: PinnedCodeset, note: Note, mask: Mask
+    ) -> MountedCodeset:
+        origin = Origin(url="")
+        if executor.name != PROCESS:
+            origin = await self._parts.pinner.origin(pinned, project=run.project, user=run.user, note=note)
+            mask.add(origin.secrets)
         return MountedCodeset(
             path=path,
             project=pinned.project,
@@ -169,6 +183,9 @@ class Preparer:
             version=pinned.version,
             digest=pinned.digest,
             source=await self._parts.pinner.source(pinned),
+            size_bytes=pinned.size_bytes,
+            url=origin.url,
+            credentials=origin.credentials,
         )
 
     @staticmethod

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from anyio.abc import TaskStatus
 
 from fusemld.model.run import AttemptKey, Outcome
+
+PROCESS: Final = "process"
+"""Name of the executor of this host; steps of any other run in containers elsewhere."""
 
 
 class MountedCodeset(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 import pluggy
 
+from fusemld.hooks.executors import PROCESS
 from fusemld.hooks.resolvers import Resolver
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.specs import PROJECT, Specs
@@ -31,7 +32,7 @@ class Plugins(msgspec.Struct, frozen=True, kw_only=True):
 
     def runtime(self, image: str, executor: str) -> ProcessRuntime | PodRuntime | None:
         """Who claims the image for that executor."""
-        runtimes = self.runtimes if executor == "process" else self.pod_runtimes
+        runtimes = self.runtimes if executor == PROCESS else self.pod_runtimes
         return runtimes.get(repository(image))
 
 

@@ -21,7 +21,7 @@ from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.executors.process.spawning import boot_id
 from fusemld.hooks.building import passwords
-from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Condition, Launch, Report
+from fusemld.hooks.executors import PROCESS, AttemptFinished, AttemptStarted, Condition, Launch, Report
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, ProcessRuntime, RuntimeFolders
 from fusemld.model import faults
@@ -61,7 +61,7 @@ class _Attempt(msgspec.Struct, kw_only=True):
 class ProcessExecutor:
     """An `Executor`. `processes` must be running before `recover` is called."""
 
-    name = "process"
+    name = PROCESS
 
     def __init__(
         self,
