@@ -234,7 +234,7 @@ def _origins(settings: Settings, values: Mapping[str, tuple[Any, str]]) -> Itera
         value: Any = settings
         for part in name.split("."):
             value = getattr(value, part)
-        text = msgspec.json.encode(value, enc_hook=str).decode()
+        text = "" if value is None else msgspec.json.encode(value, enc_hook=str).decode()
         yield name, (text.strip('"'), values[name][1] if name in values else "default")
 
 

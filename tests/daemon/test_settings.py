@@ -70,3 +70,28 @@ def test_a_wrong_setting_is_named_with_its_source(tmp_path: Path, text: str, mes
 def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no setting 'sokket'; did you mean 'socket'"):
         load(tmp_path, flags={"sokket": "/x"})
+
+
+def test_lists_of_tables_are_json_in_variables() -> None:
+    loaded = load_settings(
+        environ={
+            "FUSEMLD_KUBERNETES_TOLERATIONS": '[{"key": "gpu", "operator": "Exists"}]',
+            "FUSEMLD_KUBERNETES_IMAGE_PULL_SECRETS": "one, two",
+            "FUSEMLD_KUBERNETES_KUBECONFIG": "/etc/fusemld/kubeconfig",
+        }
+    )
+
+    assert loaded.settings.kubernetes.tolerations == ({"key": "gpu", "operator": "Exists"},)
+    assert loaded.settings.kubernetes.image_pull_secrets == ("one", "two")
+    assert loaded.settings.kubernetes.kubeconfig == Path("/etc/fusemld/kubeconfig")
+
+
+def test_an_optional_path_that_is_not_set_is_shown_empty() -> None:
+    assert load_settings(environ={}).origins["kubernetes.kubeconfig"] == ("", "default")
+
+
+def test_the_name_of_a_pull_policy_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"kubernetes\.image_pull_policy from FUSEMLD_KUBERNETES_IMAGE_PULL"
+    ):
+        load_settings(environ={"FUSEMLD_KUBERNETES_IMAGE_PULL_POLICY": "Sometimes"})
