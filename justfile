@@ -39,9 +39,15 @@ unexport PYTHONDONTWRITEBYTECODE
 # What the tests' environments are built from is downloaded once.
 export FUSEMLD_TEST_CACHE := env("FUSEMLD_TEST_CACHE", venv / "test-cache")
 
-# Every test, those of the plugins included.
+control_plane := path_exists(env("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin") / "kube-apiserver")
+
+# Every test, those of the plugins included, but for what `test-cluster` runs where there is a control plane.
 test *args: setup
-    {{ bin }}/pytest {{ args }}
+    {{ bin }}/pytest {{ if control_plane == "true" { "-m 'not cluster'" } else { "" } }} {{ args }}
+
+# Every test on a real Kubernetes cluster, which is started on this machine; fails where there is no control plane.
+test-cluster *args: setup
+    FUSEMLD_TEST_CLUSTER_REQUIRED=1 {{ bin }}/pytest -m cluster --timeout 600 {{ args }}
 
 # The whole chain on this machine: build, train, track, store, serve, predict (`--keep` leaves it running).
 demo *args: setup

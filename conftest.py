@@ -1,0 +1,3 @@
+"""What every test of the project and its plugins can use."""
+
+pytest_plugins = ["tests.cluster.fixtures"]

@@ -1,0 +1,178 @@
+"""A Kubernetes cluster on this machine for tests, which stop its parts, bring them back, and leave it as it was.
+
+State is in `$TESTCLUSTER_DIR` (`/var/lib/testcluster`); what runs there already is used as it is. It needs root,
+Debian, and in `$KUBEBUILDER_ASSETS` (`/usr/local/kubebuilder/bin`) kube-apiserver, kube-controller-manager,
+kube-scheduler, and for the node kubelet and kube-proxy.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import pki
+from tests.cluster.api import Api
+from tests.cluster.node import NodePrograms
+from tests.cluster.packages import UnpackedPackages
+from tests.cluster.programs import ClusterError, Programs, wait_for
+
+ASSETS = "KUBEBUILDER_ASSETS"
+DEFAULT_ASSETS = "/usr/local/kubebuilder/bin"
+STATE = "TESTCLUSTER_DIR"
+DEFAULT_STATE = "/var/lib/testcluster"
+ETCD = "http://127.0.0.1:2379"
+STOP_ORDER = ("proxy", "kubelet", "scheduler", "controller-manager", "apiserver", "containerd", "etcd")
+
+
+def assets() -> Path:
+    return Path(os.environ.get(ASSETS) or DEFAULT_ASSETS)
+
+
+def has_control_plane() -> bool:
+    return (assets() / "kube-apiserver").exists()
+
+
+class LocalCluster:
+    def __init__(self) -> None:
+        self.folder = Path(os.environ.get(STATE) or DEFAULT_STATE)
+        self.assets = assets()
+        self.programs = Programs(self.folder)
+        self.pki = self.folder / "pki"
+        self.kubeconfig = self.pki / "admin.kubeconfig"
+        self.node_name = socket.gethostname()
+        self._packages = UnpackedPackages(self.folder / "deb")
+        self._node = NodePrograms(self.folder, self.assets, self.programs, self._packages)
+        self._before = frozenset(name for name in STOP_ORDER if self.programs.process(name) is not None)
+
+    # As a whole
+
+    def start(self) -> None:
+        """etcd, API server, controller manager, scheduler. Raises `ClusterError`."""
+        self._needs("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+        self._packages.add("etcd-server")
+        pki.create(self.pki, self.address, self.node_name)
+        data = self.folder / "data/etcd"
+        data.parent.mkdir(exist_ok=True)
+        self._start(
+            "etcd", self._packages.program("etcd"), f"--data-dir={data}", "--unsafe-no-fsync",
+            f"--listen-client-urls={ETCD}", f"--advertise-client-urls={ETCD}",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+        )  # fmt: skip
+        self.start_api_server()
+        self.start_controller_manager()
+        self._start(
+            "scheduler", self.assets / "kube-scheduler", f"--kubeconfig={self.pki / 'scheduler.kubeconfig'}",
+            "--leader-elect=false",
+        )  # fmt: skip
+
+    def start_node(self) -> None:
+        """The node, with the images of `images`, or what of it does not run; it is ready afterwards."""
+        self._needs("kubelet", "kube-proxy")
+        self._node.start(self.address, self._environment())
+        self.wait_for_node()
+
+    def stop(self, *, everything: bool = False) -> None:
+        """What did not run when this object was made, or `everything`. Downloads, certificates and images stay."""
+        ours = [name for name in STOP_ORDER if everything or name not in self._before]
+        for name in ours:
+            if name == "containerd":
+                self._node.stop_containers()
+            # API server and etcd end gracefully only after a minute, and never without each other.
+            if name in ("apiserver", "etcd"):
+                self.programs.kill(name)
+            else:
+                self.programs.stop(name)
+        if "containerd" in ours:
+            self._node.clean_up()
+
+    # Its parts
+
+    @property
+    def api(self) -> Api:
+        return Api(pki.SERVER, self.pki)
+
+    @property
+    def address(self) -> str:
+        """The host's own address: what pods reach it by."""
+        return subprocess.check_output(["hostname", "-I"], text=True).split()[0]
+
+    def start_api_server(self) -> None:
+        """Returns when it is ready."""
+        self._start(
+            "apiserver", self.assets / "kube-apiserver", f"--etcd-servers={ETCD}", f"--secure-port={pki.PORT}",
+            f"--advertise-address={self.address}", "--allow-privileged=true", "--authorization-mode=Node,RBAC",
+            f"--tls-cert-file={self.pki}/apiserver.crt", f"--tls-private-key-file={self.pki}/apiserver.key",
+            f"--client-ca-file={self.pki}/ca.crt", f"--service-account-key-file={self.pki}/sa.pub",
+            f"--service-account-signing-key-file={self.pki}/sa.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            f"--kubelet-client-certificate={self.pki}/admin.crt", f"--kubelet-client-key={self.pki}/admin.key",
+        )  # fmt: skip
+
+        def is_ready() -> bool:
+            self.programs.check("apiserver")
+            return self.api.is_ready()
+
+        wait_for(is_ready, 90, "the API server to be ready")
+
+    def kill_api_server(self) -> None:
+        """As `kill -9` does; nobody listens afterwards."""
+        self.programs.kill("apiserver")
+
+    def start_controller_manager(self) -> None:
+        self._start(
+            "controller-manager", self.assets / "kube-controller-manager",
+            f"--kubeconfig={self.pki / 'controller-manager.kubeconfig'}", "--leader-elect=false",
+            f"--service-account-private-key-file={self.pki}/sa.key", f"--root-ca-file={self.pki}/ca.crt",
+            "--use-service-account-credentials=true",
+        )  # fmt: skip
+
+    def kill_kubelet(self) -> None:
+        """The node falls silent; what runs on it goes on running."""
+        self.programs.kill("kubelet")
+
+    def wait_for_node(self, timeout_s: float = 120) -> None:
+        def is_ready() -> bool:
+            self.programs.check("kubelet")
+            node = self.api.find(f"/api/v1/nodes/{self.node_name}")
+            conditions = node["status"].get("conditions", []) if node else []
+            is_well = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+            return is_well and not (node or {})["spec"].get("taints")
+
+        wait_for(is_ready, timeout_s, "the node to be ready")
+
+    def compact(self) -> int:
+        """Make etcd forget everything before now; the revision up to which it did."""
+        everything = {"key": _key(b"\0"), "range_end": _key(b"\0"), "limit": 1}
+        revision = int(_etcd("range", everything)["header"]["revision"])
+        _etcd("compaction", {"revision": str(revision), "physical": True})
+        return revision
+
+    def _needs(self, *names: str) -> None:
+        if missing := [name for name in names if not (self.assets / name).exists()]:
+            raise ClusterError(f"cannot start the cluster: no {', '.join(missing)} in {self.assets}")
+
+    def _start(self, name: str, *argv: str | Path) -> None:
+        self.programs.start(name, argv, self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        """Without what the tests set for themselves."""
+        path = [str(self.assets), *map(str, self._packages.path), os.environ.get("PATH", os.defpath)]
+        return {"PATH": ":".join(path), "HOME": "/root"}
+
+
+def _key(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _etcd(call: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(f"{ETCD}/v3/kv/{call}", data=json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+        return found
