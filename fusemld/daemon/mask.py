@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fusemld.executors.process.masking import Masker, holds_any, needles
+from fusemld.executors.masking import Masker, holds_any, needles
 
 
 class Mask:

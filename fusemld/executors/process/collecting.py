@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterable
 
-from fusemld.executors.process.masking import holds_any
+from fusemld.executors.masking import holds_any
 
 
 def collect(

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import msgspec
 
+from fusemld.executors.masking import needles
 from fusemld.executors.process import detaching, recovery
 from fusemld.executors.process.collecting import collect
 from fusemld.executors.process.connections import ClosedError, Connection, is_allowed, listen
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
 from fusemld.executors.process.listeners import Listeners
 from fusemld.executors.process.loop import Loop, log, survive
-from fusemld.executors.process.masking import needles
 from fusemld.executors.process.pump import Pump
 from fusemld.executors.process.spawning import (
     ExecError,

@@ -6,9 +6,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
+from fusemld.executors.outputs import missing, refused, signal_name, text
 from fusemld.hooks.processes import ProcessEnded
 from fusemld.model.run import Ending, Outcome
 
@@ -23,14 +23,14 @@ def diagnose(
     """
     ending, message = _ending(ended, is_sandboxed, is_short_of_memory)
     if ending is Ending.SUCCEEDED:
-        missing = [name for name in outputs if name not in ended.outputs and name not in ended.refused_outputs]
+        unwritten = [name for name in outputs if name not in ended.outputs and name not in ended.refused_outputs]
         if ended.refused_outputs:
-            ending, message = Ending.OUTPUT_REFUSED, _refused(ended.refused_outputs)
-        elif missing:
-            ending, message = Ending.OUTPUT_MISSING, _missing(missing, results)
+            ending, message = Ending.OUTPUT_REFUSED, refused(ended.refused_outputs)
+        elif unwritten:
+            ending, message = Ending.OUTPUT_MISSING, missing(unwritten, results)
     outcome = Outcome(ending=ending, message=message, exit_status=ended.exit_status, tail=ended.tail)
     values = ended.outputs if ending is Ending.SUCCEEDED else {}
-    return outcome, {name: _text(value) for name, value in values.items()}
+    return outcome, {name: text(value) for name, value in values.items()}
 
 
 def _ending(ended: ProcessEnded, is_sandboxed: bool, is_short_of_memory: bool) -> tuple[Ending, str]:
@@ -43,42 +43,20 @@ def _ending(ended: ProcessEnded, is_sandboxed: bool, is_short_of_memory: bool) -
         last_line = ended.tail.rpartition("\n")[2]
         if status == 1 and last_line.startswith("bwrap: "):
             return Ending.CANNOT_START, f"cannot start it in its sandbox: {last_line}"
-        if _signal_name(status - 128):
+        if signal_name(status - 128):
             # The sandbox's own process reports so how the command ended.
             number = status - 128
             status = None
     if ended.killed:
-        how = f"with exit status {status}" if status is not None else f"by {_signal_name(number)}"
+        how = f"with exit status {status}" if status is not None else f"by {signal_name(number)}"
         return Ending.CANCELLED, f"it was told to stop and ended {how}"
     if number is not None:
         if number == signal.SIGKILL and is_short_of_memory:
             return Ending.OUT_OF_MEMORY, "the kernel killed it (SIGKILL) because memory had run out"
-        return Ending.SIGNALLED, f"killed by {_signal_name(number) or f'signal {number}'}"
+        return Ending.SIGNALLED, f"killed by {signal_name(number) or f'signal {number}'}"
     if status:
         return Ending.PROGRAM_FAILED, f"exit status {status}"
     return Ending.SUCCEEDED, ""
-
-
-def _signal_name(number: int | None) -> str:
-    try:
-        return signal.Signals(number).name if number else ""
-    except ValueError:
-        return ""
-
-
-def _missing(names: list[str], results: Path) -> str:
-    places = ", ".join(str(results / name) for name in names)
-    what = f"output {names[0]}" if len(names) == 1 else f"outputs {', '.join(names)}"
-    return f"it ended well but did not write its {what}: expected in {places}"
-
-
-def _refused(reasons: Mapping[str, str]) -> str:
-    return "; ".join(f"output {name} is refused: {reason}" for name, reason in sorted(reasons.items()))
-
-
-def _text(value: bytes) -> str:
-    """Any bytes, as Python passes them to environments (surrogateescape), without trailing newlines."""
-    return value.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
 
 
 def oom_kills() -> int:

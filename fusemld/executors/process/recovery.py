@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from fusemld.executors.log_files import tail_of
 from fusemld.executors.process.journal import Entry, Journal
-from fusemld.executors.process.pump import tail_of
 from fusemld.executors.process.spawning import kill, marked, signal_group, start_ticks
 from fusemld.hooks.processes import ProcessEnded
 

@@ -67,6 +67,10 @@ class Masker:
         self._covered = 0
         """That many of the held bytes belong to a secret whose mask was returned already."""
 
+    @property
+    def holds_back(self) -> bool:
+        return bool(self._held)
+
     def feed(self, data: bytes) -> bytes:
         if not self._patterns:
             return data

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemld.executors.process.masking import Masker, needles
+from fusemld.executors.masking import Masker, needles
 
 SMALL = st.binary(min_size=1, max_size=4).map(lambda data: bytes(97 + byte % 3 for byte in data))
 
