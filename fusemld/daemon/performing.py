@@ -21,7 +21,7 @@ from fusemld.daemon.supervisor import Supervisor
 from fusemld.engine import effects, events
 from fusemld.engine.plan import Plan
 from fusemld.engine.values import codeset_references
-from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted
+from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted, Executor
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import AttemptKey, Ending, Outcome, Run
@@ -41,9 +41,9 @@ class _Launching:
 
     __slots__ = ("ending", "handed_over", "is_over", "mask", "scope")
 
-    def __init__(self) -> None:
+    def __init__(self, *, handed_over: bool) -> None:
         self.scope = anyio.CancelScope()
-        self.handed_over = False
+        self.handed_over = handed_over
         self.is_over = False
         self.ending: Ending | None = None
         self.mask = Mask()
@@ -64,22 +64,26 @@ class StepPerformer:
         self._pins: dict[str, anyio.CancelScope] = {}
         self._facts: dict[AttemptKey, Facts] = {}
         self._ended: list[AttemptKey] = []
-        self._known: frozenset[AttemptKey] = frozenset()
+        self._known: set[AttemptKey] = set()
+        self._recovered = {name: anyio.Event() for name in parts.executors}
         self._tasks: TaskGroup | None = None
         self.activity: dict[AttemptKey, str] = {}
         self.pinning: dict[str, str] = {}
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve the executors until cancelled. Ready once they have told what they know of earlier attempts."""
+        """Serve the executors until cancelled. What one of them has to start or stop waits until it has told what
+        it knows of earlier attempts; an executor that is out of reach holds up nobody else."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
-            known: set[AttemptKey] = set()
             for executor in self._parts.executors.values():
-                await tasks.start(executor.run, self._report, name=f"executor {executor.name}")
-                known |= await executor.recover(self._active_attempts(executor.name))
-            self._known = frozenset(known)
+                tasks.start_soon(self._serve, tasks, executor, name=f"executor {executor.name}")
             task_status.started()
             await anyio.sleep_forever()
+
+    async def _serve(self, tasks: TaskGroup, executor: Executor) -> None:
+        await tasks.start(executor.run, self._report, name=f"executor {executor.name} at work")
+        self._known |= await executor.recover(self._active_attempts(executor.name))
+        self._recovered[executor.name].set()
 
     def _active_attempts(self, executor: str) -> list[AttemptKey]:
         return [
@@ -102,7 +106,7 @@ class StepPerformer:
                 key = AttemptKey(run.id, step, attempt)
                 if key in self._launching or (recovered and key in self._known):
                     return
-                entry = self._launching[key] = _Launching()
+                entry = self._launching[key] = _Launching(handed_over=recovered)
                 self._start("launch", key, self._launch, run, plan, key, entry, recovered)
             case effects.KillStep(step=step, attempt=attempt, ending=ending):
                 key = AttemptKey(run.id, step, attempt)
@@ -180,6 +184,11 @@ class StepPerformer:
     async def _launch(self, run: Run, plan: Plan, key: AttemptKey, entry: _Launching, recovered: bool) -> None:
         message: str | None = None
         with entry.scope:
+            await self._until_recovered(run.executor, key)
+            if recovered and key in self._known:
+                del self._launching[key]
+                return
+            entry.handed_over = False
             try:
                 await self._prepare_and_start(run, plan, key, entry, recovered)
             except FusemldError as error:
@@ -222,6 +231,9 @@ class StepPerformer:
         try:
             entry = self._launching.get(key)
             executor = self._parts.executors.get(run.executor)
+            if entry is None or entry.handed_over:
+                await self._until_recovered(run.executor, key)
+                entry = self._launching.get(key)
             if entry is not None and not entry.handed_over:
                 entry.ending = ending
                 entry.scope.cancel()
@@ -234,6 +246,15 @@ class StepPerformer:
                 )
         finally:
             self._killing.discard(key)
+
+    async def _until_recovered(self, executor: str, key: AttemptKey) -> None:
+        """Before that nobody can tell what an earlier daemon has left there."""
+        event = self._recovered.get(executor)
+        if event is not None and not event.is_set():
+            self._note(
+                key, f"waiting for the executor {executor}: {self._parts.executors[executor].condition().message}"
+            )
+            await event.wait()
 
     def _note(self, key: AttemptKey, text: str) -> None:
         """Of an attempt that is over nothing is shown any more, whoever goes on talking."""

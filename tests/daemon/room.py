@@ -72,12 +72,15 @@ class RecordingExecutor:
         self.forgotten: list[AttemptKey] = []
         self.known: frozenset[AttemptKey] = frozenset()
         self.asked_about: list[AttemptKey] = []
+        self.reachable = anyio.Event()
+        self.reachable.set()
         self.on_launch: Callable[[Launch], Awaitable[None]] | None = None
         self.on_forget: Callable[[AttemptKey], None] = self.forgotten.append
         self._report: Report | None = None
 
     async def run(self, report: Report, *, task_status: TaskStatus[None]) -> None:
         self._report = report
+        await self.reachable.wait()
         task_status.started()
         await anyio.sleep_forever()
 
@@ -97,7 +100,7 @@ class RecordingExecutor:
         self.on_forget(key)
 
     def condition(self) -> Condition:
-        return Condition(ok=True)
+        return Condition(ok=self.reachable.is_set(), message="" if self.reachable.is_set() else "no answer")
 
     def log_path(self, key: AttemptKey) -> Path:
         raise AssertionError(key)

@@ -179,6 +179,46 @@ async def test_after_a_restart_what_the_executor_knows_is_not_launched_again(roo
         assert len(second.executor.launches) == 1
 
 
+async def test_an_executor_out_of_reach_holds_up_neither_the_daemon_nor_a_cancel(room: OpenRoom) -> None:
+    async with room(is_started=False) as running:
+        running.executor.reachable = anyio.Event()
+        await running.start()
+        await running.engine.create(PLAIN, "waits")
+        await running.engine.create(PLAIN, "leaves")
+        key = AttemptKey("leaves", "one", 1)
+        await running.engine.until(lambda: "no answer" in running.performer.activity.get(key, ""))
+
+        await running.supervisor.request("leaves", CANCEL)
+        left = await running.over("leaves")
+        running.executor.reachable.set()
+        launch = await running.launched(1)
+
+        assert left.state is RunState.CANCELLED
+        assert launch.key.run == "waits"
+
+
+async def test_what_an_earlier_daemon_launched_is_stopped_where_it_runs(room: OpenRoom) -> None:
+    """Only its executor knows whether it is there, and nobody can ask until it is in reach."""
+    async with room() as first:
+        await first.engine.create(PLAIN)
+        await first.launched(1)
+
+    async with room(is_started=False) as second:
+        second.executor.known = frozenset({ONE})
+        second.executor.reachable = anyio.Event()
+        await second.start()
+        await second.supervisor.request("r1", CANCEL)
+        second.executor.reachable.set()
+        with anyio.fail_after(10):
+            while not second.executor.kills:
+                await anyio.sleep(0.01)
+        second.executor.ended(ONE, Ending.SIGNALLED)
+        run = await second.over()
+
+        assert run.state is RunState.CANCELLED
+        assert (second.executor.kills, second.executor.launches) == ([ONE], [])
+
+
 # Codesets
 
 
