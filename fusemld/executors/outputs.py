@@ -1,0 +1,38 @@
+"""What every executor says about outputs and signals."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+OUTPUT_LIMIT_BYTES = 1024 * 1024
+"""Of one output."""
+RESULTS = Path("/tekton/results")
+"""Where steps write their outputs."""
+
+
+def text(value: bytes) -> str:
+    """Any bytes, as Python passes them to environments (surrogateescape), without trailing newlines."""
+    return value.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+
+
+def missing(names: Iterable[str], results: Path = RESULTS) -> str:
+    """`results` is where the step was told to write."""
+    wanted = list(names)
+    places = ", ".join(str(results / name) for name in wanted)
+    what = f"output {wanted[0]}" if len(wanted) == 1 else f"outputs {', '.join(wanted)}"
+    return f"it ended well but did not write its {what}: expected in {places}"
+
+
+def refused(reasons: Mapping[str, str]) -> str:
+    """Reasons by the names of the outputs."""
+    return "; ".join(f"output {name} is refused: {reason}" for name, reason in sorted(reasons.items()))
+
+
+def signal_name(number: int | None) -> str:
+    """`SIGTERM`; empty where there is no such signal."""
+    try:
+        return signal.Signals(number).name if number else ""
+    except ValueError:
+        return ""
