@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Note
 from fusemld.hooks.services import Services
 from fusemld.model.extension import Extension, ServiceAccess
@@ -27,8 +28,11 @@ class Resolver(Protocol):
     def offers(self, executor: str) -> tuple[Extension, ...]:
         """What this resolver could give access to for steps of that executor."""
 
-    async def access(self, extension_id: str, service_id: str, services: Services, note: Note) -> Extension:
-        """The offer as a full record with endpoint and credentials; starts what needs to be started."""
+    async def access(
+        self, extension_id: str, service_id: str, services: Services, clusters: Clusters, note: Note
+    ) -> Extension:
+        """The offer as a full record with endpoint and credentials; starts what needs to be started. Raises
+        `StartError` where it turns out that there is nothing to give access to, naming what is missing."""
 
-    async def check(self, access: ServiceAccess) -> CheckResult:
+    async def check(self, access: ServiceAccess, clusters: Clusters) -> CheckResult:
         """Ask the live service whether the record is right."""

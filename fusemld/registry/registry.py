@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import anyio.to_thread
 import msgspec
 
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Note
 from fusemld.hooks.resolvers import CheckResult, Resolver
 from fusemld.hooks.services import Services
+from fusemld.kube.clusters import KubeClusters
 from fusemld.model.errors import FusemldError, NotFoundError, StartError
 from fusemld.model.extension import Extension, ResolvedService, Selectors, ServiceAccess
 from fusemld.model.workflow import Requirement, Workflow
@@ -30,9 +32,15 @@ class ServiceCheck(msgspec.Struct, frozen=True, kw_only=True):
 class Registry:
     """Holds records in memory. Matching sees them in the order of their ids, whatever they arrived in."""
 
-    def __init__(self, resolvers: Iterable[Resolver] = (), allowed: AllowedSources | None = None) -> None:
+    def __init__(
+        self,
+        resolvers: Iterable[Resolver] = (),
+        allowed: AllowedSources | None = None,
+        clusters: Clusters | None = None,
+    ) -> None:
         self._resolvers = tuple(sorted(resolvers, key=lambda resolver: resolver.name))
         self._allowed = allowed or AllowedSources()
+        self._clusters = clusters or KubeClusters(None)
         self._records: dict[str, Extension] = {}
 
     def upsert(self, record: Extension) -> None:
@@ -77,7 +85,9 @@ class Registry:
             resolver, found = self._offered(selectors, executor=executor, zone=zone, project=project, user=user)
             if resolver is not None and found.chosen is not None:
                 offer = found.chosen
-                record = await resolver.access(offer.extension.id, offer.service.id, services, note)
+                record = await resolver.access(
+                    offer.extension.id, offer.service.id, services, self._clusters, note
+                )
                 found = match(selectors, [record], zone=zone, project=project, user=user)
         if found.chosen is None:
             raise StartError(failure(selectors, found))
@@ -131,7 +141,7 @@ class Registry:
             try:
                 access = await self._access(found.chosen, record.id)
                 service = access.service
-                result = await resolver.check(access)
+                result = await resolver.check(access, self._clusters)
             except FusemldError as error:
                 result = CheckResult(ok=False, message=str(error))
         return ServiceCheck(extension_id=record.id, service_id=service_id, service=service, result=result)

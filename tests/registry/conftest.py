@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Note
 from fusemld.hooks.resolvers import CheckResult
 from fusemld.hooks.services import ServiceAddress, ServiceRequest, Services
@@ -32,7 +33,9 @@ class StoreResolver:
             Extension(id="embedded-s3", zone="local", services=services),
         )
 
-    async def access(self, extension_id: str, service_id: str, services: Services, note: Note) -> Extension:
+    async def access(
+        self, extension_id: str, service_id: str, services: Services, clusters: Clusters, note: Note
+    ) -> Extension:
         note("starting the store")
         address = await services.ensure(ServiceRequest(name="s3", kind="s3"), note)
         self.starts.append((extension_id, service_id))
@@ -46,7 +49,7 @@ class StoreResolver:
         offer = next(offer for offer in self.offers("process") if offer.id == extension_id)
         return Extension(id=offer.id, product=offer.product, zone="local", services=(service,))
 
-    async def check(self, access: ServiceAccess) -> CheckResult:
+    async def check(self, access: ServiceAccess, clusters: Clusters) -> CheckResult:
         self.checked.append(access)
         return CheckResult(ok=True, message="answers")
 

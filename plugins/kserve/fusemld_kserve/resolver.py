@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Note
 from fusemld.hooks.resolvers import CheckResult
 from fusemld.hooks.services import Services
@@ -48,6 +49,7 @@ class KServeResolver:
         extension_id: str,
         service_id: str,
         services: Services,  # noqa: ARG002
+        clusters: Clusters,  # noqa: ARG002
         note: Note,  # noqa: ARG002
     ) -> Extension:
         for service in _OFFER.services:
@@ -56,7 +58,7 @@ class KServeResolver:
                 return msgspec.structs.replace(_OFFER, services=(reachable,))
         raise NotFoundError(f"cannot give access to {extension_id}/{service_id}: kserve does not offer it")
 
-    async def check(self, access: ServiceAccess) -> CheckResult:
+    async def check(self, access: ServiceAccess, clusters: Clusters) -> CheckResult:  # noqa: ARG002
         url = access.service.url
         if is_local(url):
             return CheckResult(ok=True, message="models are served on this machine")

@@ -20,7 +20,7 @@ from fusemld.hooks.building import build_environment
 from fusemld.hooks.environments import Environments, EnvironmentSpec
 from fusemld.hooks.services import Services
 from fusemld.hooks.steps import RuntimeFolders
-from fusemld.hooks.stores import ObjectStore, StoredObject
+from fusemld.hooks.stores import ObjectStore, StoreConnection, StoredObject
 from fusemld.model.application import Application
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import ConflictError, NotFoundError
@@ -38,6 +38,8 @@ CODESET = PinnedCodeset(project="default", name="iris", version="1", url="", dig
 
 class FolderStore:
     """An object store whose buckets are the folders of a folder."""
+
+    connection = StoreConnection(endpoint=None, region="none")
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -61,6 +63,13 @@ class FolderStore:
 
     async def download(self, url: str, folder: Path) -> None:
         shutil.copytree(self._path(url), folder, dirs_exist_ok=True)
+
+    async def copy(self, source: str, target: str) -> None:
+        self._path(target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._path(source), self._path(target))
+
+    async def delete(self, url: str) -> None:
+        shutil.rmtree(self._path(url), ignore_errors=True)
 
     async def ensure_bucket(self, bucket: str) -> None:
         (self._root / bucket).mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from fusemld_kserve.resolver import LOCAL_URL, KServeResolver
 
+from fusemld.kube.clusters import KubeClusters
 from fusemld.model.extension import ResolvedService, ServiceAccess
 
 
@@ -28,7 +29,7 @@ def test_only_the_process_executor_is_offered_local_serving() -> None:
     ],
 )
 async def test_a_record_of_a_cluster_is_said_to_be_unsupported(url: str, ok: bool, words: str) -> None:
-    result = await KServeResolver().check(access(url))
+    result = await KServeResolver().check(access(url), KubeClusters(None))
 
     assert result.ok is ok
     assert words in result.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import aiohttp
 import msgspec
 
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Note
 from fusemld.hooks.resolvers import CheckResult
 from fusemld.hooks.services import ServiceRequest, Services
@@ -42,7 +43,14 @@ class TrackingResolver:
     def offers(self, executor: str) -> tuple[Extension, ...]:
         return (_offer(),) if executor == _EXECUTOR else ()
 
-    async def access(self, extension_id: str, service_id: str, services: Services, note: Note) -> Extension:
+    async def access(
+        self,
+        extension_id: str,
+        service_id: str,
+        services: Services,
+        clusters: Clusters,  # noqa: ARG002
+        note: Note,
+    ) -> Extension:
         offer = _offer()
         if (extension_id, service_id) != (offer.id, offer.services[0].id):
             raise NotFoundError(f"cannot give access to {extension_id}/{service_id}: there is no such offer")
@@ -52,7 +60,7 @@ class TrackingResolver:
         service = msgspec.structs.replace(offer.services[0], endpoints=(endpoint,))
         return msgspec.structs.replace(offer, services=(service,))
 
-    async def check(self, access: ServiceAccess) -> CheckResult:
+    async def check(self, access: ServiceAccess, clusters: Clusters) -> CheckResult:  # noqa: ARG002
         values = access.configuration
         url = (values.get("MLFLOW_TRACKING_URI") or access.service.url).rstrip("/")
         if not url.startswith(("http://", "https://")):

@@ -18,10 +18,12 @@ from fusemld_s3.service import RcloneKind
 from fusemld.hooks.building import find_environment
 from fusemld.hooks.services import ServiceAddress
 from fusemld.hooks.steps import LocalCommand, RuntimeFolders
+from fusemld.kube.clusters import KubeClusters
 from fusemld.model.errors import StartError
 from fusemld.model.extension import ResolvedService, ServiceAccess
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "codesets"
+NO_CLUSTERS = KubeClusters(None)
 KEYS = {"access_key": "test-access-key-0001", "secret_key": "test-secret-key-0001"}
 TIMEOUT_S = 200
 
@@ -235,8 +237,8 @@ async def test_the_check_compares_the_record_with_the_live_server(tracking: Trac
         )
         return ServiceAccess(service=service)
 
-    right = await TrackingResolver().check(access(pinned_version("mlflow")))
-    wrong = await TrackingResolver().check(access("1.20.2"))
+    right = await TrackingResolver().check(access(pinned_version("mlflow")), NO_CLUSTERS)
+    wrong = await TrackingResolver().check(access("1.20.2"), NO_CLUSTERS)
 
     assert right.ok
     assert pinned_version("mlflow") in right.message
@@ -247,7 +249,7 @@ async def test_the_check_compares_the_record_with_the_live_server(tracking: Trac
 async def test_a_server_that_is_not_there_fails_the_check() -> None:
     service = ResolvedService(requirement="t", extension_id="m", service_id="t", url="http://127.0.0.1:1")
 
-    result = await TrackingResolver().check(ServiceAccess(service=service))
+    result = await TrackingResolver().check(ServiceAccess(service=service), NO_CLUSTERS)
 
     assert not result.ok
     assert "cannot reach" in result.message

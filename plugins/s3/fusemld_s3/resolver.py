@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Note
 from fusemld.hooks.resolvers import CheckResult
 from fusemld.hooks.services import ServiceRequest, Services
@@ -47,7 +48,14 @@ class S3Resolver:
     def offers(self, executor: str) -> tuple[Extension, ...]:
         return _offers() if executor == _EXECUTOR else ()
 
-    async def access(self, extension_id: str, service_id: str, services: Services, note: Note) -> Extension:
+    async def access(
+        self,
+        extension_id: str,
+        service_id: str,
+        services: Services,
+        clusters: Clusters,  # noqa: ARG002
+        note: Note,
+    ) -> Extension:
         offer = next((offer for offer in _offers() if offer.id == extension_id), None)
         if offer is None or offer.services[0].id != service_id:
             raise NotFoundError(f"cannot give access to {extension_id}/{service_id}: there is no such offer")
@@ -79,7 +87,7 @@ class S3Resolver:
         )
         return msgspec.structs.replace(offer, services=(service,))
 
-    async def check(self, access: ServiceAccess) -> CheckResult:
+    async def check(self, access: ServiceAccess, clusters: Clusters) -> CheckResult:  # noqa: ARG002
         try:
             store = S3Store(connection(access))
             buckets = await store.buckets()

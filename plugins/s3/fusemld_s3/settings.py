@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-import msgspec
-
+from fusemld.hooks.stores import StoreConnection
 from fusemld.model.errors import InvalidInputError
 from fusemld.model.extension import ServiceAccess
 
@@ -14,21 +13,7 @@ _ENDPOINT_KEYS = ("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT
 _NO = frozenset({"0", "false", "no", "off"})
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """`endpoint` is None for Amazon itself. Without `access_key` requests are anonymous. Holds secrets."""
-
-    endpoint: str | None
-    region: str = DEFAULT_REGION
-    access_key: str | None = None
-    secret_key: str | None = None
-    session_token: str | None = None
-    verify_tls: bool = True
-
-    def __repr__(self) -> str:
-        return f"Connection(endpoint={self.endpoint!r})"
-
-
-def connection(access: ServiceAccess) -> Connection:
+def connection(access: ServiceAccess) -> StoreConnection:
     """Raises `InvalidInputError` where the record has one half of a pair of keys, or no usable address."""
     values = {key: value for key, value in access.configuration.items() if value}
     access_key, secret_key = values.get("AWS_ACCESS_KEY_ID"), values.get("AWS_SECRET_ACCESS_KEY")
@@ -37,7 +22,7 @@ def connection(access: ServiceAccess) -> Connection:
             f"cannot use the object store {access.service.extension_id}: AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY go together, and only one of them is set"
         )
-    return Connection(
+    return StoreConnection(
         endpoint=_endpoint(access, values),
         region=values.get("AWS_DEFAULT_REGION") or values.get("AWS_REGION") or DEFAULT_REGION,
         access_key=access_key,

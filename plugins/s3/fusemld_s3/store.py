@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
-from fusemld.hooks.stores import ObjectStore, StoredObject
+from fusemld.hooks.stores import ObjectStore, StoreConnection, StoredObject
 from fusemld.model.errors import (
     ForbiddenError,
     FusemldError,
@@ -22,12 +22,16 @@ from fusemld.model.errors import (
     UnavailableError,
 )
 from fusemld.model.extension import ServiceAccess
-from fusemld_s3.settings import Connection, connection
+from fusemld_s3.settings import connection
 
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 30
 _TRANSFERS = 8
 _CHUNK_BYTES = 1024 * 1024
+COPY_PART_BYTES = 512 * 1024**2
+_TOO_LARGE = frozenset({"InvalidRequest", "EntityTooLarge"})
+"""What is said to one request for more than 5 GiB, by Amazon and by others."""
+
 _NOT_FOUND = frozenset({"NoSuchBucket", "NoSuchKey", "NotFound", "404"})
 _FORBIDDEN = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403"})
 
@@ -42,8 +46,8 @@ class S3StoreFactory:
 class S3Store:
     """See `ObjectStore`. Stateless: every call opens its own connections and closes them."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: StoreConnection) -> None:
+        self.connection = connection
 
     async def list(self, url: str) -> tuple[StoredObject, ...]:
         bucket, key = split_url(url)
@@ -86,6 +90,28 @@ class S3Store:
             if failures:
                 raise failures[0]
 
+    async def copy(self, source: str, target: str) -> None:
+        (from_bucket, from_key), (bucket, key) = split_url(source), split_url(target)
+        origin = {"Bucket": from_bucket, "Key": from_key}
+        async with self._client(f"copy {source} to {target}") as client:
+            try:
+                await client.copy_object(CopySource=origin, Bucket=bucket, Key=key)
+            except client.exceptions.ClientError as error:
+                if error.response["Error"].get("Code") not in _TOO_LARGE:
+                    raise
+                await _copy_parts(client, origin, {"Bucket": bucket, "Key": key})
+
+    async def delete(self, url: str) -> None:
+        bucket, key = split_url(url)
+        async with self._client(f"delete {url}") as client:
+            try:
+                found = await _objects(client, bucket, key)
+            except client.exceptions.NoSuchBucket:
+                return
+            # one by one: older servers refuse the deletion of several without a checksum that newer clients omit
+            for entry in found:
+                await client.delete_object(Bucket=bucket, Key=entry.key)
+
     async def ensure_bucket(self, bucket: str) -> None:
         async with self._client(f"create the bucket {bucket}") as client:
             if bucket not in await _bucket_names(client):
@@ -103,7 +129,7 @@ class S3Store:
         from botocore import UNSIGNED  # type: ignore[import-untyped]
         from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
-        here = self._connection
+        here = self.connection
         config = AioConfig(
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
@@ -160,6 +186,28 @@ async def _objects(client: Any, bucket: str, key: str) -> tuple[StoredObject, ..
             if name == key or name.startswith(below):
                 found.append(StoredObject(key=name, size=entry["Size"], etag=entry.get("ETag", "").strip('"')))
     return tuple(found)
+
+
+async def _copy_parts(client: Any, origin: dict[str, str], target: dict[str, str]) -> None:
+    size: int = (await client.head_object(**origin))["ContentLength"]
+    upload = (await client.create_multipart_upload(**target))["UploadId"]
+    try:
+        parts = []
+        for number, start in enumerate(range(0, size, COPY_PART_BYTES), start=1):
+            last = min(start + COPY_PART_BYTES, size) - 1
+            answer = await client.upload_part_copy(
+                CopySource=origin,
+                CopySourceRange=f"bytes={start}-{last}",
+                PartNumber=number,
+                UploadId=upload,
+                **target,
+            )
+            parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+        await client.complete_multipart_upload(MultipartUpload={"Parts": parts}, UploadId=upload, **target)
+    except BaseException:
+        with anyio.move_on_after(_READ_TIMEOUT_S, shield=True):
+            await client.abort_multipart_upload(UploadId=upload, **target)
+        raise
 
 
 async def _bucket_names(client: Any) -> tuple[str, ...]:

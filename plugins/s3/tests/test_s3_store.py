@@ -10,9 +10,11 @@ from fusemld_s3.store import split_url, target_path
 from fusemld.hooks.environments import Note
 from fusemld.hooks.services import ServiceAddress, ServiceRequest
 from fusemld.hooks.stores import ObjectStore
+from fusemld.kube.clusters import KubeClusters
 from fusemld.model.errors import ForbiddenError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.extension import Extension, ResolvedService, ServiceAccess
 
+NO_CLUSTERS = KubeClusters(None)
 KEYS = {"access_key": "test-access-key-0001", "secret_key": "test-secret-key-0001"}
 
 
@@ -59,7 +61,7 @@ def embedded(start_service: Callable[..., ServiceAddress]) -> ServiceAddress:
 
 @pytest.fixture
 async def access(embedded: ServiceAddress) -> ServiceAccess:
-    return resolved(await S3Resolver().access("embedded-s3", "s3", OneService(embedded), print))
+    return resolved(await S3Resolver().access("embedded-s3", "s3", OneService(embedded), NO_CLUSTERS, print))
 
 
 @pytest.fixture
@@ -87,14 +89,14 @@ def test_the_embedded_store_answers_for_s3_alone_and_as_mlflows_store_but_only_h
 async def test_a_record_holds_what_step_images_expect_and_its_keys_are_credentials(
     offer: Extension, embedded: ServiceAddress
 ) -> None:
-    record = await S3Resolver().access(offer.id, offer.services[0].id, OneService(embedded), print)
+    record = await S3Resolver().access(offer.id, offer.services[0].id, OneService(embedded), NO_CLUSTERS, print)
 
     service = record.services[0]
     assert service.endpoints[0].configuration["MLFLOW_S3_ENDPOINT_URL"] == embedded.url
     assert service.endpoints[0].configuration["S3_ENDPOINT"] == f"127.0.0.1:{embedded.port}"
     assert set(service.credentials[0].configuration) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert KEYS["secret_key"] not in repr(record)
-    assert (await S3Resolver().check(resolved(record))).ok
+    assert (await S3Resolver().check(resolved(record), NO_CLUSTERS)).ok
 
 
 @pytest.mark.services
@@ -146,6 +148,29 @@ async def test_ensuring_a_bucket_twice_keeps_its_objects(store: ObjectStore) -> 
 
 
 @pytest.mark.services
+async def test_an_object_is_copied_by_the_store_and_the_copy_replaces_what_was_there(store: ObjectStore) -> None:
+    await store.copy("s3://models/1/m/data/model.pkl", "s3://models/copies/a b/model.joblib")
+    await store.copy("s3://models/1/m/MLmodel", "s3://models/copies/a b/model.joblib")
+
+    assert await store.read("s3://models/copies/a b/model.joblib", 100) == b"flavours"
+    assert await store.read("s3://models/1/m/data/model.pkl", 100) == b"weights"
+    with pytest.raises(NotFoundError, match="cannot copy s3://models/1/gone"):
+        await store.copy("s3://models/1/gone", "s3://models/copies/gone")
+
+
+@pytest.mark.services
+async def test_deleting_takes_everything_below_and_no_neighbour_and_can_be_repeated(store: ObjectStore) -> None:
+    for name in ("a/1/x", "a/1/y", "a/11"):
+        await store.copy("s3://models/1/m/MLmodel", f"s3://models/deleted/{name}")
+
+    for _ in range(2):
+        await store.delete("s3://models/deleted/a/1")
+
+    assert [found.key for found in await store.list("s3://models/deleted")] == ["deleted/a/11"]
+    await store.delete("s3://no-such-bucket/x")
+
+
+@pytest.mark.services
 @pytest.mark.parametrize("key", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 async def test_wrong_credentials_are_refused_and_the_check_says_so(access: ServiceAccess, key: str) -> None:
     wrong = ServiceAccess(service=access.service, configuration={**access.configuration, key: "wrong-key-0123456"})
@@ -153,7 +178,7 @@ async def test_wrong_credentials_are_refused_and_the_check_says_so(access: Servi
 
     with pytest.raises(ForbiddenError):
         await store.list("s3://models/1")
-    result = await S3Resolver().check(wrong)
+    result = await S3Resolver().check(wrong, NO_CLUSTERS)
 
     assert not result.ok
     assert "wrong-key" not in result.message
@@ -165,4 +190,4 @@ async def test_a_store_that_is_not_there_is_unavailable() -> None:
 
     with pytest.raises(UnavailableError, match="cannot list s3://b/k"):
         await fusemld_object_stores()[0].open(access).list("s3://b/k")
-    assert not (await S3Resolver().check(access)).ok
+    assert not (await S3Resolver().check(access, NO_CLUSTERS)).ok
