@@ -1,0 +1,227 @@
+"""Where credentials for an API server come from: kubeconfigs, service accounts, the configuration of records."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fusemld.kube import exec_plugin, kubeconfig, library, tls
+from fusemld.kube.access import Access
+from fusemld.kube.kubeconfig import Cluster, Selected, User
+from fusemld.kube.tls import TlsMaterial
+from fusemld.model.errors import StartError
+
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_REREAD_S: Final = 60.0
+"""Tokens in files are replaced by others; client-go looks at them every minute, too."""
+_BEFORE_EXPIRY_S: Final = 10.0
+
+
+class KubeconfigFiles:
+    """One context of one kubeconfig file, or of several merged."""
+
+    def __init__(self, paths: Sequence[Path], context: str) -> None:
+        self._paths = tuple(paths)
+        self._context = context
+        self._where = ":".join(map(str, paths))
+        self._authenticator = _Authenticator(self._where)
+
+    async def load(self) -> Access:
+        present = [path for path in self._paths if len(self._paths) == 1 or path.exists()]
+        if not present:
+            raise StartError(f"cannot read the kubeconfig {self._where}: No such file or directory")
+        merged = kubeconfig.merge([kubeconfig.read(path) for path in present])
+        return await self._authenticator.access(kubeconfig.select(merged, self._context, self._where))
+
+
+class Given:
+    """Credentials in memory, which are used as they are."""
+
+    def __init__(self, selected: Selected, where: str) -> None:
+        self._selected = selected
+        self._authenticator = _Authenticator(where)
+
+    async def load(self) -> Access:
+        return await self._authenticator.access(self._selected)
+
+
+class ServiceAccountFolder:
+    """What Kubernetes mounts into a pod."""
+
+    def __init__(self, folder: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = os.environ) -> None:
+        self._folder = folder
+        self._environ = environ
+        self._tls = tls.TlsCache()
+
+    def is_there(self) -> bool:
+        return bool(self._environ.get("KUBERNETES_SERVICE_HOST")) and (self._folder / "token").is_file()
+
+    async def load(self) -> Access:
+        config = library.load()
+        found = config.incluster_config.Configuration()
+        try:
+            config.incluster_config.InClusterConfigLoader(
+                token_filename=str(self._folder / "token"),
+                cert_filename=str(self._folder / "ca.crt"),
+                environ=dict(self._environ),
+            ).load_and_set(found)
+            authority = Path(found.ssl_ca_cert).read_bytes()
+            namespace = (self._folder / "namespace").read_text().strip()
+        except (config.ConfigException, OSError, UnicodeDecodeError) as error:
+            raise StartError(f"cannot use the service account in {self._folder}: {error}") from None
+        return Access(
+            server=found.host,
+            namespace=namespace,
+            authorization=_header(found.api_key["BearerToken"], str(self._folder / "token")),
+            tls=self._tls.context(TlsMaterial(authority=authority)),
+            renew_at=time.time() + _REREAD_S,
+        )
+
+
+class _Authenticator:
+    """Turns what a context names into access; the TLS context stays the same while its material does, and with it
+    the connections that are open."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._tls = tls.TlsCache()
+
+    async def access(self, selected: Selected) -> Access:
+        user, cluster = selected.user, selected.cluster
+        authority = kubeconfig.content(
+            cluster.certificate_authority_data, cluster.certificate_authority, "certificate-authority"
+        )
+        certificate = kubeconfig.content(
+            user.client_certificate_data, user.client_certificate, "client-certificate"
+        )
+        key = kubeconfig.content(user.client_key_data, user.client_key, "client-key")
+        renew_at = time.time() + _REREAD_S if user.token_file or user.auth_provider else None
+        if user.exec is not None:
+            status = await exec_plugin.run(user.exec, cluster)
+            user = msgspec.structs.replace(user, token=status.token or user.token)
+            if status.client_certificate_data:
+                certificate = status.client_certificate_data.encode()
+                key = status.client_key_data.encode()
+            if status.expiration_timestamp is not None:
+                renew_at = status.expiration_timestamp.timestamp() - _BEFORE_EXPIRY_S
+        material = TlsMaterial(
+            authority=authority,
+            certificate=certificate,
+            key=key,
+            is_verified=not cluster.insecure_skip_tls_verify,
+        )
+        server = cluster.server.rstrip("/")
+        return Access(
+            server=server,
+            namespace=selected.namespace,
+            authorization=_header(await self._authorization(user), self._where),
+            tls=self._tls.context(material) if server.startswith("https:") else None,
+            server_name=cluster.tls_server_name or None,
+            proxy=cluster.proxy_url or _proxy_of_the_host(server),
+            renew_at=renew_at,
+        )
+
+    async def _authorization(self, user: User) -> str:
+        """By kubernetes-asyncio: tokens, token files, passwords and the older providers (`oidc`, `gcp`)."""
+        config = library.load()
+        told: dict[str, Any] = {
+            "token": user.token,
+            "tokenFile": user.token_file,
+            "username": user.username,
+            "password": user.password,
+            "auth-provider": user.auth_provider,
+        }
+        found = config.kube_config.Configuration()
+        try:
+            loader = config.kube_config.KubeConfigLoader(
+                {
+                    "current-context": "it",
+                    "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+                    "clusters": [{"name": "it", "cluster": {"server": "http://unused"}}],
+                    "users": [{"name": "it", "user": {name: value for name, value in told.items() if value}}],
+                }
+            )
+            await loader.load_and_set(found)
+        except Exception as error:  # noqa: BLE001 - it raises anything, with anything from the file in its text
+            raise StartError(
+                f"cannot use the credentials in the kubeconfig {self._where}: {type(error).__name__}"
+            ) from None
+        return str(found.api_key.get("BearerToken", ""))
+
+
+def given(url: str, configuration: Mapping[str, str], where: str) -> Given:
+    """Access to `url` with the credentials that a record's configuration carries.
+
+    Either `kubeconfig`, a whole kubeconfig as text, of which everything but the server is used; or any of `token`,
+    `certificate-authority-data`, `client-certificate-data`, `client-key-data` (base64, as in a kubeconfig), `ca`
+    (the same authority as PEM text), `insecure-skip-tls-verify`. `namespace` goes with both. What would read files
+    of this host or run programs on it is refused: a record may come from anybody who may drop a file.
+    """
+    if not urlsplit(url).hostname or urlsplit(url).scheme not in {"http", "https"}:
+        raise StartError(f"cannot use the cluster of {where}: {url!r} is no URL of an API server")
+    if text := configuration.get("kubeconfig"):
+        place = f"of {where}"
+        selected = kubeconfig.select(kubeconfig.parse(text, place), "", place)
+        _refuse_what_reaches_this_host(selected, place)
+        user, cluster, namespace = selected.user, selected.cluster, selected.namespace
+    else:
+        user = User(
+            token=configuration.get("token", ""),
+            client_certificate_data=configuration.get("client-certificate-data", ""),
+            client_key_data=configuration.get("client-key-data", ""),
+        )
+        authority = configuration.get("certificate-authority-data", "")
+        if ca := configuration.get("ca"):
+            authority = base64.b64encode(ca.encode()).decode()
+        cluster = Cluster(
+            certificate_authority_data=authority,
+            insecure_skip_tls_verify=configuration.get("insecure-skip-tls-verify", "").lower() == "true",
+        )
+        namespace = ""
+    return Given(
+        Selected(
+            cluster=msgspec.structs.replace(cluster, server=url),
+            user=user,
+            namespace=configuration.get("namespace") or namespace,
+        ),
+        where,
+    )
+
+
+def _refuse_what_reaches_this_host(selected: Selected, where: str) -> None:
+    user, cluster = selected.user, selected.cluster
+    refused = {
+        "exec": user.exec,
+        "auth-provider": user.auth_provider,
+        "tokenFile": user.token_file,
+        "client-certificate": user.client_certificate,
+        "client-key": user.client_key,
+        "certificate-authority": cluster.certificate_authority,
+    }
+    if present := [name for name, value in refused.items() if value]:
+        raise StartError(
+            f"cannot use the kubeconfig {where}: {', '.join(present)} would reach into the daemon's host; "
+            "use `token`, or fields that end in `-data`"
+        )
+
+
+def _header(authorization: str, where: str) -> str:
+    header = authorization.strip()
+    if not header.isprintable():
+        raise StartError(f"cannot use the token in {where}: it has characters that a header cannot have")
+    return header
+
+
+def _proxy_of_the_host(server: str) -> str | None:
+    parts = urlsplit(server)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)

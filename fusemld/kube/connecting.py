@@ -1,0 +1,92 @@
+"""Connections to API servers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from fusemld import __version__
+from fusemld.kube.access import AccessSource
+from fusemld.kube.client import KubeCluster
+from fusemld.kube.config import KubeconfigFiles, ServiceAccountFolder
+from fusemld.kube.gate import Gate
+from fusemld.kube.pace import Pace
+
+_KEEPALIVE_S = 15
+_KEEPALIVE_TRIES = 3
+_READ_BUFFER_BYTES = 1024**2
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """As the fields of the same names in the settings."""
+
+    kubeconfig: Path | None = None
+    context: str = ""
+    in_cluster: bool = False
+    namespace: str = ""
+    request_timeout_s: float = 30.0
+    requests_at_once: int = 64
+
+
+@asynccontextmanager
+async def connect(connection: Connection, *, instance: str) -> AsyncGenerator[KubeCluster]:
+    """The cluster of the settings, with its credentials read but nothing asked of it yet.
+
+    Raises `StartError` that names the file and the cause where the configuration cannot be used.
+    """
+    async with connect_to(source(connection), connection, instance=instance) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def connect_to(
+    access: AccessSource, connection: Connection, *, instance: str
+) -> AsyncGenerator[KubeCluster]:
+    """The cluster of this source; of the connection only the namespace and the bounds count."""
+    first = await access.load()
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60, socket_factory=_socket)
+    agent = {"User-Agent": f"fusemld/{__version__}"}
+    async with aiohttp.ClientSession(
+        connector=connector, headers=agent, read_bufsize=_READ_BUFFER_BYTES, cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+        yield KubeCluster(
+            session,
+            access,
+            first,
+            Gate(Pace(connection.requests_at_once)),
+            namespace=connection.namespace or first.namespace or "default",
+            instance=instance,
+            timeout_s=connection.request_timeout_s,
+        )
+
+
+def source(connection: Connection, environ: Mapping[str, str] = os.environ) -> AccessSource:
+    """Where the credentials of a connection come from, by the rules of the settings."""
+    account = ServiceAccountFolder(environ=environ)
+    if connection.in_cluster:
+        return account
+    if connection.kubeconfig is not None:
+        return KubeconfigFiles([connection.kubeconfig.expanduser()], connection.context)
+    if account.is_there():
+        return account
+    listed = [Path(path).expanduser() for path in environ.get("KUBECONFIG", "").split(os.pathsep) if path]
+    return KubeconfigFiles(listed or [Path("~/.kube/config").expanduser()], connection.context)
+
+
+def _socket(address: Any) -> socket.socket:
+    """A connection that is dead is found by the kernel, also where nobody sends."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_TRIES)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _KEEPALIVE_S * (_KEEPALIVE_TRIES + 1) * 1000)
+    return made
