@@ -1,0 +1,352 @@
+"""The pod and the Secret of an attempt.
+
+Nothing of a pod but what `Launch` carries can be reached from a workflow; the rest comes from the settings.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Final
+
+from fusemld.executors.kubernetes import bundles, fetching, results
+from fusemld.executors.kubernetes.bundles import Bundle
+from fusemld.executors.kubernetes.names import labels, notes, pod_name
+from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.executors.outputs import RESULTS
+from fusemld.hooks.clusters import Json
+from fusemld.hooks.executors import Launch, MountedCodeset
+from fusemld.model.errors import StartError
+
+STEP: Final = "step"
+"""The container that runs the user's image."""
+SIDECAR: Final = "results"
+"""The container whose log holds the outputs; there is one where outputs are declared and not small."""
+UNPACK: Final = "unpack"
+FETCH: Final = "fetch"
+
+_OWN: Final = "/fusemld"
+_NET_S: Final = 3600.0
+"""How much longer than its timeout a pod lives without a daemon that ends it."""
+_LONGEST_DEADLINE_S: Final = 2**31 - 1
+_LONGEST_VARIABLE_BYTES: Final = 128 * 1024 - 1
+"""`NAME=value` of one variable, a limit of Linux (MAX_ARG_STRLEN)."""
+_SECRET_LIMIT_BYTES: Final = 1024 * 1024
+_HELPER_REQUESTS: Final = {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "16Mi"}
+_HELPER_LIMITS: Final = {"cpu": "200m", "memory": "64Mi", "ephemeral-storage": "64Mi"}
+
+
+def pod(
+    launch: Launch,
+    settings: KubernetesSettings,
+    *,
+    instance: str,
+    namespace: str,
+    known: Mapping[str, Bundle],
+    more_annotations: Mapping[str, str] = MappingProxyType({}),
+) -> Json:
+    """The pod of an attempt; it has no secret in it. `known` are the bundles by the digests of their codesets;
+    what is not among them is fetched with git. Raises `StartError` for what cannot be a pod."""
+    unpacked, fetched = _delivered(launch, known)
+    metadata = {
+        "name": pod_name(launch.key, instance),
+        "namespace": namespace,
+        "labels": {**settings.labels, **labels(launch.key, launch.workflow, instance)},
+        "annotations": {
+            **settings.annotations,
+            **more_annotations,
+            **notes(launch.key, launch.workflow, launch.outputs),
+        },
+    }
+    helpers: list[Json] = []
+    volumes: list[Json] = [{"name": _volume(number), "emptyDir": {}} for number in range(len(launch.codesets))]
+    if unpacked:
+        pieces = [source for number, _ in unpacked for source in _pieces(launch.codesets[number], known, number)]
+        volumes.append({"name": "bundles", "projected": {"sources": pieces}})
+        helpers.append(_unpack(launch, settings, unpacked, known))
+    if fetched:
+        volumes.append({"name": "git", "emptyDir": {"medium": "Memory"}})
+        helpers.append(_fetch(launch, settings, fetched, instance))
+    if launch.outputs and not _is_small(launch):
+        volumes.append({"name": "results", "emptyDir": {}})
+        helpers.append(_sidecar(launch, settings))
+    spec: Json = {
+        "restartPolicy": "Never",
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": bool(settings.service_account),
+        "containers": [_step(launch, settings, instance)],
+    }
+    optional: Json = {
+        "initContainers": helpers,
+        "volumes": volumes,
+        "serviceAccountName": settings.service_account,
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "nodeSelector": settings.node_selector,
+        "tolerations": list(settings.tolerations),
+        "securityContext": settings.pod_security_context,
+        "priorityClassName": settings.priority_class,
+        "activeDeadlineSeconds": None
+        if launch.timeout_s is None
+        else int(min(launch.timeout_s + _NET_S, _LONGEST_DEADLINE_S)),
+    }
+    spec |= {field: value for field, value in optional.items() if value}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def secret(launch: Launch, *, instance: str, namespace: str, known: Mapping[str, Bundle]) -> Json | None:
+    """The Secret of an attempt, of the same name as its pod; None where it has nothing secret."""
+    values = {
+        key: _bytes(text) for key, text in zip(_keys(launch.secret_env), launch.secret_env.values(), strict=True)
+    }
+    for number, codeset in _delivered(launch, known)[1]:
+        values |= {key: _bytes(text) for key, text in fetching.variables(codeset, number).items()}
+    if not values:
+        return None
+    size = sum(len(key) + len(value) for key, value in values.items())
+    if size > _SECRET_LIMIT_BYTES:
+        raise StartError(
+            f"cannot start {launch.key}: its credentials have {size} bytes, and a Secret takes at most "
+            f"{_SECRET_LIMIT_BYTES}"
+        )
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "immutable": True,
+        "metadata": {
+            "name": pod_name(launch.key, instance),
+            "namespace": namespace,
+            "labels": labels(launch.key, launch.workflow, instance),
+            "annotations": notes(launch.key, launch.workflow),
+        },
+        "data": {key: base64.b64encode(value).decode() for key, value in values.items()},
+    }
+
+
+def has_secret(found: Json) -> bool:
+    """Whether a pod made by `pod` needs the Secret of its name."""
+    containers = (*found["spec"].get("initContainers", ()), *found["spec"]["containers"])
+    return any("valueFrom" in variable for container in containers for variable in container.get("env", ()))
+
+
+def small_output(found: Json) -> str | None:
+    """The output that a pod made by `pod` hands over as its termination message."""
+    for container in found["spec"]["containers"]:
+        path = PurePosixPath(container.get("terminationMessagePath") or "/dev/termination-log")
+        if container["name"] == STEP and path.is_relative_to(RESULTS):
+            return path.name
+    return None
+
+
+# Containers
+
+
+def _step(launch: Launch, settings: KubernetesSettings, instance: str) -> Json:
+    places = [str(PurePosixPath(codeset.path)) for codeset in launch.codesets]
+    env = {
+        "FUSEML_RESULTS_DIR": str(RESULTS),
+        **({"FUSEML_CODESET_DIR": places[0]} if places else {}),
+        **launch.env,
+    }
+    _check(launch, env)
+    mounts = [{"name": _volume(number), "mountPath": place} for number, place in enumerate(places)]
+    if launch.outputs and not _is_small(launch):
+        mounts.append({"name": "results", "mountPath": str(RESULTS)})
+    command = launch.command
+    if command is None and launch.args is None and settings.default_command:
+        command = settings.default_command
+    secret_name = pod_name(launch.key, instance)
+    variables: list[Json] = [
+        {"name": name, "value": _literal(value)} for name, value in env.items() if name not in launch.secret_env
+    ]
+    keys = zip(launch.secret_env, _keys(launch.secret_env), strict=True)
+    variables += [_from_secret(name, secret_name, key) for name, key in keys]
+    requests = {**(settings.requests if not launch.requests else launch.requests)}
+    limits = {**(settings.limits if not launch.limits else launch.limits)}
+    optional: Json = {
+        "command": None if command is None else [_literal(part) for part in command],
+        "args": None if launch.args is None else [_literal(part) for part in launch.args],
+        "workingDir": places[0] if places else None,
+        "volumeMounts": mounts or None,
+        "resources": _resources(requests, limits),
+        "terminationMessagePath": str(RESULTS / launch.outputs[0]) if _is_small(launch) else None,
+    }
+    return _container(STEP, launch.image, settings, env=variables, **optional)
+
+
+def _unpack(
+    launch: Launch,
+    settings: KubernetesSettings,
+    codesets: Iterable[tuple[int, MountedCodeset]],
+    known: Mapping[str, Bundle],
+) -> Json:
+    arguments: list[str] = []
+    for number, codeset in codesets:
+        bundle = known[codeset.digest]
+        arguments += [f"{_OWN}/bundles/{number}", bundle.sha256, _target(number), codeset.project, codeset.name]
+    mounts = [{"name": "bundles", "mountPath": f"{_OWN}/bundles", "readOnly": True}, *_targets(codesets)]
+    return _container(
+        UNPACK,
+        settings.helper_image,
+        settings,
+        command=_script(bundles.UNPACK, arguments),
+        volumeMounts=mounts,
+        resources=_as_the_step(launch, settings),
+        terminationMessagePolicy="FallbackToLogsOnError",
+    )
+
+
+def _fetch(
+    launch: Launch, settings: KubernetesSettings, codesets: Iterable[tuple[int, MountedCodeset]], instance: str
+) -> Json:
+    own = f"{_OWN}/git"
+    arguments = [own]
+    env: list[Json] = []
+    for number, codeset in codesets:
+        arguments += fetching.arguments(codeset, number, _target(number))
+        env += [
+            _from_secret(name, pod_name(launch.key, instance), name)
+            for name in fetching.variables(codeset, number)
+        ]
+    return _container(
+        FETCH,
+        settings.git_image,
+        settings,
+        command=_script(fetching.FETCH, arguments),
+        env=env or None,
+        volumeMounts=[{"name": "git", "mountPath": own}, *_targets(codesets)],
+        resources=_as_the_step(launch, settings),
+        terminationMessagePolicy="FallbackToLogsOnError",
+    )
+
+
+def _sidecar(launch: Launch, settings: KubernetesSettings) -> Json:
+    return _container(
+        SIDECAR,
+        settings.helper_image,
+        settings,
+        restartPolicy="Always",
+        command=_script(results.SCRIPT, results.arguments(launch.outputs, str(RESULTS))),
+        volumeMounts=[{"name": "results", "mountPath": str(RESULTS), "readOnly": True}],
+        resources=_beside_the_step(launch, settings),
+    )
+
+
+def _container(name: str, image: str, settings: KubernetesSettings, **fields: object) -> Json:
+    common = {"imagePullPolicy": settings.image_pull_policy, "securityContext": settings.security_context}
+    given = {field: value for field, value in fields.items() if value is not None and value != {}}
+    return {"name": name, "image": image} | {field: value for field, value in common.items() if value} | given
+
+
+def _script(script: str, arguments: Iterable[str]) -> list[str]:
+    return [_literal(part) for part in ("sh", "-c", script, "fusemld", *arguments)]
+
+
+def _from_secret(name: str, secret_name: str, key: str) -> Json:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret_name, "key": key}}}
+
+
+# Codesets
+
+
+def _delivered(
+    launch: Launch, known: Mapping[str, Bundle]
+) -> tuple[list[tuple[int, MountedCodeset]], list[tuple[int, MountedCodeset]]]:
+    """Those that are unpacked and those that are fetched, each with its number."""
+    numbered = list(enumerate(launch.codesets))
+    fetched = [(number, codeset) for number, codeset in numbered if codeset.digest not in known]
+    for _, codeset in fetched:
+        if not fetching.is_fetchable(codeset):
+            raise StartError(
+                f"cannot mount codeset {codeset.project}/{codeset.name} in a pod: packed it has more bytes than "
+                "the setting kubernetes.codeset_limit_bytes allows; raise that, keep large files in an object "
+                "store, or put it into a git repository that pods can reach"
+            )
+    return [(number, codeset) for number, codeset in numbered if codeset.digest in known], fetched
+
+
+def _pieces(codeset: MountedCodeset, known: Mapping[str, Bundle], number: int) -> list[Json]:
+    return bundles.sources(known[codeset.digest], str(number))
+
+
+def _volume(number: int) -> str:
+    return f"codeset-{number}"
+
+
+def _target(number: int) -> str:
+    return f"{_OWN}/codesets/{number}"
+
+
+def _targets(codesets: Iterable[tuple[int, MountedCodeset]]) -> list[Json]:
+    return [{"name": _volume(number), "mountPath": _target(number)} for number, _ in codesets]
+
+
+# Resources
+
+
+def _resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> Json:
+    both = {"requests": dict(requests), "limits": dict(limits)}
+    return {kind: quantities for kind, quantities in both.items() if quantities}
+
+
+def _of_step(launch: Launch, settings: KubernetesSettings) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    return launch.requests or settings.requests, launch.limits or settings.limits
+
+
+def _as_the_step(launch: Launch, settings: KubernetesSettings) -> Json:
+    """Of containers that have ended when the step's starts: what it will have anyway, without its devices."""
+    requests, limits = _of_step(launch, settings)
+    return _resources(_plain(requests), _plain(limits))
+
+
+def _beside_the_step(launch: Launch, settings: KubernetesSettings) -> Json:
+    """Little, but said wherever the step says it: quotas refuse pods otherwise; and so that a pod with guaranteed
+    resources stays one."""
+    requests, limits = _of_step(launch, settings)
+    allowed = {name: _HELPER_LIMITS[name] for name in _plain(limits)}
+    wanted = {name: _HELPER_REQUESTS[name] for name in (*_plain(requests), *allowed)}
+    wanted |= {name: text for name, text in allowed.items() if requests.get(name, limits[name]) == limits[name]}
+    return _resources(wanted, allowed)
+
+
+def _plain(quantities: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in quantities.items() if name in _HELPER_REQUESTS}
+
+
+# Variables
+
+
+def _is_small(launch: Launch) -> bool:
+    return launch.small_output and len(launch.outputs) == 1
+
+
+def _literal(text: str) -> str:
+    """The text for a field in which Kubernetes replaces `$(NAME)`; `$$` stands for `$` there."""
+    return text.replace("$", "$$")
+
+
+def _keys(variables: Mapping[str, str]) -> list[str]:
+    """Keys of the Secret: names of variables may hold what keys may not."""
+    return [f"env.{number}" for number in range(len(variables))]
+
+
+def _check(launch: Launch, env: Mapping[str, str]) -> None:
+    for name, value in (*env.items(), *launch.secret_env.items()):
+        try:
+            size = len(f"{name}={value}".encode())
+        except UnicodeEncodeError as error:
+            raise StartError(
+                f"cannot start {launch.key}: variable {name} holds bytes that are not UTF-8, which pods cannot "
+                "take; hand such a value over in a codeset or an object store"
+            ) from error
+        if size > _LONGEST_VARIABLE_BYTES:
+            raise StartError(
+                f"cannot start {launch.key}: variable {name} has {size} bytes, and Linux takes at most "
+                f"{_LONGEST_VARIABLE_BYTES} in one; hand such a value over in a codeset or an object store"
+            )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
