@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 
 from fusemld.api import views
@@ -49,13 +50,13 @@ def run_view(run: Run, workflow: Workflow | None, activity: Mapping[str, str] = 
         cause=run.cause,
         executor=run.executor,
         state=run.state,
-        message=run.message,
+        message=_readable(run.message),
         cancel_requested=run.cancel_requested,
         created_at=moment(run.created_at),
         finished_at=_moment(run.finished_at),
         inputs=run.inputs,
         codesets=run.codesets or {},
-        outputs=run.outputs,
+        outputs=_outputs(run.outputs),
         steps=tuple(
             step_view(step, steps.get(step.name), activity.get(step.name, "")) for step in _in_order(run, steps)
         ),
@@ -69,7 +70,7 @@ def step_view(step: StepRun, declared: Step | None, activity: str = "") -> views
         name=step.name,
         image=str(declared.image) if declared else "",
         state=step.state,
-        reason=step.reason,
+        reason=_readable(step.reason),
         activity="" if step.state.is_final else activity,
         since=_moment(step.since or None),
         deadline=None if step.state.is_final else _moment(step.deadline),
@@ -77,7 +78,7 @@ def step_view(step: StepRun, declared: Step | None, activity: str = "") -> views
         finished_at=_moment(ended),
         duration_s=None if started is None or ended is None else round(ended - started, 3),
         attempts=tuple(_attempt(attempt) for attempt in step.attempts),
-        outputs=step.outputs,
+        outputs=_outputs(step.outputs),
         services=step.services,
         warnings=step.warnings,
     )
@@ -95,14 +96,14 @@ def run_summary(
         cause=run.cause,
         executor=run.executor,
         state=run.state,
-        message=run.message,
+        message=_readable(run.message),
         now=_now(run, list(_in_order(run, steps)), activity),
         created_at=moment(run.created_at),
         finished_at=_moment(run.finished_at),
         steps_done=sum(step.state.is_final for step in run.steps.values()),
         steps_total=len(run.steps),
         inputs=run.inputs,
-        outputs=run.outputs,
+        outputs=_outputs(run.outputs),
     )
 
 
@@ -233,8 +234,8 @@ def _now(run: Run, ordered: Sequence[StepRun], activity: Mapping[str, str]) -> s
             if step.state is state:
                 last = step.attempts[-1].outcome if step.attempts else None
                 ended = last.message if last and state is StepState.FAILED else ""
-                return f"{step.name}: {ended or activity.get(step.name) or step.reason or state}"
-    return run.message
+                return _readable(f"{step.name}: {ended or activity.get(step.name) or step.reason or state}")
+    return _readable(run.message)
 
 
 def _why_item(step: StepRun, activity: str) -> views.WhyItem:
@@ -243,13 +244,37 @@ def _why_item(step: StepRun, activity: str) -> views.WhyItem:
     return views.WhyItem(
         step=step.name,
         state=step.state,
-        reason=(last.message or last.ending if last and explained else step.reason),
+        reason=_readable(last.message or last.ending if last and explained else step.reason),
         activity="" if step.state.is_final else activity,
         since=_moment(step.since or None),
         deadline=None if step.state.is_final else _moment(step.deadline),
         attempt=step.attempt,
-        tail=last.tail if last and explained else "",
+        tail=_readable(last.tail) if last and explained else "",
     )
+
+
+def _outputs(outputs: Mapping[str, str]) -> dict[str, str]:
+    """As JSON can carry them: one that is not text is a `data:` URL (RFC 2397)."""
+    return {name: value if _is_text(value) else _data_url(value) for name, value in outputs.items()}
+
+
+def _data_url(value: str) -> str:
+    data = value.encode("utf-8", "surrogateescape")
+    return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
+
+
+def _readable(text: str) -> str:
+    """What programs have said, for people: bytes that are not text are marked as such."""
+    return text if _is_text(text) else text.encode("utf-8", "surrogateescape").decode(errors="replace")
+
+
+def _is_text(text: str) -> bool:
+    """Whether no bytes other than UTF-8 hide in it, as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _attempt(attempt: Attempt) -> views.AttemptView:
@@ -257,15 +282,15 @@ def _attempt(attempt: Attempt) -> views.AttemptView:
     ended = attempt.ended_at
     return views.AttemptView(
         number=attempt.number,
-        reason=attempt.reason,
+        reason=_readable(attempt.reason),
         launched_at=moment(attempt.launched_at),
         started_at=_moment(attempt.started_at),
         ended_at=_moment(ended),
         duration_s=None if ended is None else round(ended - attempt.launched_at, 3),
         ending=outcome.ending if outcome else None,
-        message=outcome.message if outcome else "",
+        message=_readable(outcome.message) if outcome else "",
         exit_status=outcome.exit_status if outcome else None,
-        tail=outcome.tail if outcome and outcome.ending is not Ending.SUCCEEDED else "",
+        tail=_readable(outcome.tail) if outcome and outcome.ending is not Ending.SUCCEEDED else "",
     )
 
 

@@ -1,6 +1,6 @@
 """What the API returns. Times are RFC 3339 strings in UTC on the wire (`datetime` here: see `moment`),
 durations are seconds, unknown is `null`. Every field is always there, but for the parts of a workflow, which
-show what was written. No view ever holds the value of a credential.
+show what was written. No view ever holds the value of a credential. Outputs that are not text are `data:` URLs.
 """
 
 from __future__ import annotations

@@ -130,6 +130,24 @@ def test_why_says_reason_and_deadline_of_every_unfinished_step() -> None:
     ]
 
 
+def test_bytes_that_are_no_text_can_be_shown() -> None:
+    odd = b"\xff\x00\xe9".decode("utf-8", "surrogateescape")
+    outcome = Outcome(ending=Ending.PROGRAM_FAILED, message=f"said {odd}", tail=odd)
+    attempt = Attempt(number=1, reason="first", launched_at=1.0, ended_at=2.0, outcome=outcome)
+    step = StepRun(name="alpha", state=StepState.FAILED, attempts=(attempt,), outputs={"odd": odd, "text": "é"})
+    run = Run(
+        id="r", workflow="w", workflow_digest="d", created_at=1.0, state=RunState.FAILED, message=odd,
+        steps=immutables.Map({"alpha": step}), outputs={"odd": odd},
+    )  # fmt: skip
+
+    for view in (run_view(run, None), run_summary(run), why_view(run, None)):
+        assert "\N{REPLACEMENT CHARACTER}" in msgspec.json.encode(view).decode()
+
+    shown = run_view(run, None)
+    assert shown.outputs == {"odd": "data:application/octet-stream;base64,/wDp"}
+    assert shown.steps[0].outputs == shown.outputs | {"text": "é"}
+
+
 def test_values_of_credentials_are_hidden_wherever_they_are() -> None:
     credentials = Credentials(
         id="c", configuration={"KEY": CANARY, "FILE": SecretReference(from_file=f"/etc/{CANARY}")}
