@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from fusemld.codesets.polling import Poller
 from fusemld.daemon import journal
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
+from fusemld.daemon.cluster_access import configured, connection
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.locking import state_lock
 from fusemld.daemon.operations import DaemonOperations
@@ -33,6 +33,7 @@ from fusemld.daemon.preparing import Parts
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
 from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.systemd import notify
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Defaults
 from fusemld.executors.process.client import Keeper
@@ -43,6 +44,7 @@ from fusemld.hooks.manager import load_plugins
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.watcher import Timing, Watcher
+from fusemld.kube.client import KubeCluster
 from fusemld.kube.clusters import KubeClusters
 from fusemld.model.document import Kind
 from fusemld.model.errors import FusemldError, StartError
@@ -51,7 +53,7 @@ from fusemld.registry.registry import Registry
 from fusemld.services.environments import KeeperEnvironments
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.spec.documents import Parsed, read
-from fusemld.store.sqlite import Store
+from fusemld.store.sqlite import INSTANCE, Store
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +100,10 @@ class _Daemon:
             await outer.start(self._signals)
             await outer.start(keeper.run)
             async with Store.open(settings.state / "fusemld.db") as store:
-                services = await self._serve(store, keeper)
+                instance = await store.meta(INSTANCE)
+                assert instance is not None, "every database has one"
+                async with configured(settings, instance) as cluster:
+                    services = await self._serve(store, keeper, cluster, instance)
             if self._stops_everything:
                 log.info("daemon.stopping_everything")
                 await services.stop_all(settings.steps.grace_s)
@@ -106,7 +111,9 @@ class _Daemon:
             outer.cancel_scope.cancel()
         log.info("daemon.stopped")
 
-    async def _serve(self, store: Store, keeper: Keeper) -> ServiceSupervisor:
+    async def _serve(
+        self, store: Store, keeper: Keeper, cluster: KubeCluster | None, instance: str
+    ) -> ServiceSupervisor:
         settings = self._settings
         plugins = load_plugins()
         folders = RuntimeFolders(environments=settings.state / "python" / "environments", cache=settings.cache)
@@ -134,9 +141,11 @@ class _Daemon:
         executors: Mapping[str, Executor] = {executor.name: executor}
         reader = partial(_read, settings.folder)
         catalog = Catalog(await store.documents())
+        clusters = KubeClusters(cluster, instance=instance, connection=connection(settings.kubernetes))
         registry = Registry(
             plugins.resolvers.values(),
             AllowedSources(variables=frozenset(settings.secrets.env), folders=settings.secrets.files),
+            clusters,
         )
         codesets = Codesets(
             settings.state, (settings.folder, *settings.codesets.roots), limit_bytes=settings.codesets.limit_bytes
@@ -180,7 +189,7 @@ class _Daemon:
                 registry=registry,
                 pinner=pinner,
                 services=services,
-                clusters=KubeClusters(None),
+                clusters=clusters,
                 zone=settings.process.zone,
                 environments=environments,
                 applications=applications,
@@ -218,14 +227,14 @@ class _Daemon:
             poller = Poller(settings.codesets.poll_s, catalog.polled, pinner.version, folder.codeset_seen)
             tasks.start_soon(poller.run, name="poller")
             log.info("daemon.ready", socket=str(settings.socket), runs=len(supervisor.active))
-            _notify("READY=1")
+            notify("READY=1")
         # Cancelled, the group ends without an error, even where it was not complete yet.
         return services
 
     async def _cancel_when_stopping(self, parts: anyio.CancelScope) -> None:
         """Also while the parts are still starting."""
         await self._stopping.wait()
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
         parts.cancel()
 
     def _stop(self, everything: bool) -> None:
@@ -265,13 +274,3 @@ def _leaves(group: BaseExceptionGroup[FusemldError]) -> Iterator[BaseException]:
 
 def _read(folder: Path, data: bytes, file: Path) -> Parsed:
     return read(data, file=folder / file, root=folder)
-
-
-def _notify(state: str) -> None:
-    """Tell systemd (`sd_notify(3)`); nothing happens without it."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        address = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.connect(address)
-            notify.sendall(state.encode())
