@@ -1,0 +1,159 @@
+"""Why a pod has not started its step yet, in the words of scheduler, registry and kubelet. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from fusemld.executors.kubernetes.pod import FETCH, SIDECAR, UNPACK
+from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.executors.kubernetes.statuses import Container, Pod, Warned
+from fusemld.model.run import Ending
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """As in the settings."""
+
+    unschedulable_s: float = 3600.0
+    image_pull_s: float = 300.0
+    misconfigured_s: float = 60.0
+    node_lost_after_s: float = 300.0
+
+    @classmethod
+    def of(cls, settings: KubernetesSettings) -> Patience:
+        return cls(
+            unschedulable_s=settings.unschedulable_s,
+            image_pull_s=settings.image_pull_s,
+            misconfigured_s=settings.misconfigured_s,
+            node_lost_after_s=settings.node_lost_after_s,
+        )
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """`words` say what it waits for. With `ending` that is no ordinary wait: it ends the attempt at `until`.
+    `needs_events`: the pod alone does not tell."""
+
+    words: str = ""
+    ending: Ending | None = None
+    until: float | None = None
+    needs_events: bool = False
+
+
+_IMAGE: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable",
+     "SignatureValidationFailed"}
+)  # fmt: skip
+_ORDINARY: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+_CONTAINER_EVENTS: Final = frozenset({"Failed", "InspectFailed", "ErrImageNeverPull"})
+_VOLUME_EVENTS: Final = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_NODE_EVENTS: Final = frozenset({"FailedCreatePodSandBox", "NetworkNotReady", "FailedPrepareDynamicResources"})
+_HELPERS: Final = {
+    UNPACK: "the container that unpacks its codesets",
+    FETCH: "the container that fetches its codesets",
+    SIDECAR: "the container that hands its outputs over",
+}
+
+
+def trouble(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Trouble:
+    """What a pod waits for whose step has not started."""
+    since = pod.created_at or 0.0
+    scheduled = pod.conditions.get("PodScheduled")
+    if not pod.node and (scheduled is None or not scheduled.is_true):
+        return _unplaced(pod, since + patience.unschedulable_s)
+    since = pod.started_at or since
+    for container in (*pod.helpers, pod.step):
+        if container.terminated is not None or container.is_running or container.waiting in _ORDINARY:
+            continue
+        return _held_up(container, since, warnings, patience)
+    running = next((one for one in pod.helpers if one.is_running and one.name in (UNPACK, FETCH)), None)
+    if running is not None:
+        return Trouble(words=f"{_HELPERS[running.name]} is at work")
+    if not pod.has("PodReadyToStartContainers") and not any(
+        one.is_running or one.terminated for one in pod.helpers
+    ):
+        return _unprepared(pod, warnings, patience)
+    return Trouble(words=_starting(pod))
+
+
+def _unplaced(pod: Pod, until: float) -> Trouble:
+    scheduled = pod.conditions.get("PodScheduled")
+    if scheduled is None or not scheduled.reason:
+        words = "it waits for the scheduler"
+    elif scheduled.reason == "SchedulingGated":
+        words = f"held back by a scheduling gate: {scheduled.message}"
+    else:
+        words = f"unschedulable: {scheduled.message}" if scheduled.message else "unschedulable"
+    return Trouble(words=words, ending=Ending.UNSCHEDULABLE, until=until)
+
+
+def _held_up(container: Container, since: float, warnings: Sequence[Warned], patience: Patience) -> Trouble:
+    reason, words = container.waiting, container.message
+    whose = f" of {_HELPERS[container.name]}" if container.name in _HELPERS else ""
+    if reason == "InvalidImageName":
+        return Trouble(
+            words=_said(f"image{whose} has an invalid name", words), ending=Ending.IMAGE_UNAVAILABLE, until=since
+        )
+    if reason in _IMAGE:
+        told = _events(warnings, _CONTAINER_EVENTS, lambda one: "image" in one.message)
+        # Older kubelets say only "Back-off pulling image" here, and the registry's words in the event.
+        if reason == "ImagePullBackOff" and "ErrImagePull" not in words:
+            words = next(
+                (one.message for one in reversed(told) if one.message.startswith("Failed to pull")), words
+            )
+        return Trouble(
+            words=_said(f"image{whose} cannot be pulled", words or reason),
+            ending=Ending.IMAGE_UNAVAILABLE,
+            until=_began(told, since) + patience.image_pull_s,
+            needs_events=True,
+        )
+    told = _events(
+        warnings, _CONTAINER_EVENTS, lambda one: one.message.startswith("Error:") and "Image" not in one.message
+    )
+    return Trouble(
+        words=_said(f"{_HELPERS.get(container.name, 'its container')} cannot be made ({reason})", words),
+        ending=Ending.MISCONFIGURED,
+        until=_began(told, since) + patience.misconfigured_s,
+        needs_events=True,
+    )
+
+
+def _unprepared(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Trouble:
+    """Volumes and network come before the first container. Only events tell about them."""
+    since = pod.started_at or pod.created_at or 0.0
+    volumes = _events(warnings, _VOLUME_EVENTS)
+    network = _events(warnings, _NODE_EVENTS)
+    if volumes:
+        return Trouble(
+            words=_said("a volume cannot be mounted", volumes[-1].message),
+            ending=Ending.MISCONFIGURED,
+            until=_began(volumes, since) + patience.misconfigured_s,
+            needs_events=True,
+        )
+    if network:
+        return Trouble(
+            words=_said(f"its node {pod.node} cannot start it", network[-1].message),
+            ending=Ending.NODE_LOST,
+            until=_began(network, since) + patience.node_lost_after_s,
+            needs_events=True,
+        )
+    return Trouble(words=_starting(pod), needs_events=True)
+
+
+def _starting(pod: Pod) -> str:
+    return f"it is being started on node {pod.node}" if pod.node else "it is being started"
+
+
+def _events(
+    warnings: Sequence[Warned], reasons: frozenset[str], counts: Callable[[Warned], bool] = lambda _: True
+) -> list[Warned]:
+    return [one for one in warnings if one.reason in reasons and counts(one)]
+
+
+def _began(told: Sequence[Warned], otherwise: float) -> float:
+    return min((one.first_at for one in told if one.first_at is not None), default=otherwise)
+
+
+def _said(words: str, message: str) -> str:
+    return f"{words}: {message}" if message else words
