@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -28,6 +29,8 @@ from fusemld.model.errors import (
 _JSON: Final = "application/json"
 _MERGE_PATCH: Final = "application/merge-patch+json"
 _APPLY_PATCH: Final = "application/apply-patch+yaml"
+# The words of k8s.io/apiserver/pkg/registry/rest/delete.go and of .../pkg/storage/interfaces.go; there is no code.
+_IS_ANOTHER: Final = re.compile(r"UID in (the )?precondition")
 _READ_TRIES: Final = 4
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
@@ -96,8 +99,8 @@ class KubeCluster:
         _, body = await self._send(_Request(verb=verb, method="GET", path=path, params=params or {}))
         return body
 
-    async def create(self, path: str, body: Json) -> Json:
-        return await self._write("create", "POST", path, body)
+    async def create(self, path: str, body: Json, params: Mapping[str, str] | None = None) -> Json:
+        return await self._write("create", "POST", path, body, params)
 
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
         params = {"fieldManager": MANAGER, "force": "true" if force else "false"}
@@ -120,8 +123,7 @@ class KubeCluster:
         except NotFoundError:
             return False
         except ConflictError as error:
-            # The words of k8s.io/apiserver/pkg/registry/rest/delete.go and .../storage/interfaces.go.
-            if uid is not None and "UID in precondition" in str(error).replace("the precondition", "precondition"):
+            if uid is not None and _IS_ANOTHER.search(str(error)):
                 return False
             raise
         return True
@@ -233,11 +235,11 @@ class KubeCluster:
 
     async def _exchange(self, request: _Request, access: Access) -> tuple[aiohttp.ClientResponse, bytes]:
         self.requests[f"{request.verb} {paths.resource(request.path)[0]}"] += 1
-        headers = {"Accept": _JSON}
+        headers = [("Accept", _JSON), *access.impersonation]
         if access.authorization:
-            headers["Authorization"] = access.authorization
+            headers.append(("Authorization", access.authorization))
         if request.body is not None:
-            headers["Content-Type"] = request.content_type
+            headers.append(("Content-Type", request.content_type))
         response = await self._session.request(
             request.method,
             access.server + request.path,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import ipaddress
 import os
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -123,6 +125,7 @@ class _Authenticator:
             server=server,
             namespace=selected.namespace,
             authorization=_header(await self._authorization(user), self._where),
+            impersonation=tuple(_impersonation(user)),
             tls=self._tls.context(material) if server.startswith("https:") else None,
             server_name=cluster.tls_server_name or None,
             proxy=cluster.proxy_url or _proxy_of_the_host(server),
@@ -196,6 +199,19 @@ def given(url: str, configuration: Mapping[str, str], where: str) -> Given:
     )
 
 
+def _impersonation(user: User) -> Iterator[tuple[str, str]]:
+    """https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-impersonation"""
+    if user.as_:
+        yield "Impersonate-User", user.as_
+    if user.as_uid:
+        yield "Impersonate-Uid", user.as_uid
+    for group in user.as_groups or ():
+        yield "Impersonate-Group", group
+    for name, values in (user.as_user_extra or {}).items():
+        for value in values:
+            yield f"Impersonate-Extra-{quote(name.lower(), safe='')}", value
+
+
 def _refuse_what_reaches_this_host(selected: Selected, where: str) -> None:
     user, cluster = selected.user, selected.cluster
     refused = {
@@ -221,7 +237,21 @@ def _header(authorization: str, where: str) -> str:
 
 
 def _proxy_of_the_host(server: str) -> str | None:
+    """As kubectl does it: never for this host itself, and `NO_PROXY` may hold networks."""
     parts = urlsplit(server)
-    if urllib.request.proxy_bypass(parts.netloc):
+    proxies = urllib.request.getproxies()
+    try:
+        address = ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        is_near = parts.hostname == "localhost"
+    else:
+        is_near = address.is_loopback or any(address in network for network in _networks(proxies.get("no", "")))
+    if is_near or urllib.request.proxy_bypass(parts.netloc, proxies):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    return proxies.get(parts.scheme)
+
+
+def _networks(no_proxy: str) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    for entry in no_proxy.split(","):
+        with contextlib.suppress(ValueError):
+            yield ipaddress.ip_network(entry.strip(), strict=False)

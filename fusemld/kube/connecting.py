@@ -39,7 +39,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 async def connect(connection: Connection, *, instance: str) -> AsyncGenerator[KubeCluster]:
     """The cluster of the settings, with its credentials read but nothing asked of it yet.
 
-    Raises `StartError` that names the file and the cause where the configuration cannot be used.
+    Raises `StartError` that names the file and the cause where the configuration cannot be used,
+    `UnavailableError` where a program that it names gives no credentials.
     """
     async with connect_to(source(connection), connection, instance=instance) as cluster:
         yield cluster

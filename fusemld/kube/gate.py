@@ -26,7 +26,7 @@ class Gate:
             while wait_s := self._wait_s():
                 with anyio.move_on_after(wait_s):
                     await self._ended.wait()
-        self.pace.started()
+            self.pace.started()
         try:
             yield self._clock()
         finally:

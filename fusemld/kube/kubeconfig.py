@@ -55,7 +55,10 @@ class User(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     password: str = ""
     exec: ExecPlugin | None = None
     auth_provider: dict[str, Any] | None = None
-    impersonate: str = msgspec.field(name="as", default="")
+    as_: str = msgspec.field(name="as", default="")
+    as_uid: str = ""
+    as_groups: tuple[str, ...] | None = None
+    as_user_extra: dict[str, tuple[str, ...]] | None = None
 
     def __repr__(self) -> str:
         return "User(<hidden>)"
@@ -118,7 +121,7 @@ def parse(text: str | bytes, where: str) -> Kubeconfig:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark is not None else where
-        raise StartError(f"cannot read the kubeconfig {place}: it is no YAML: {error.problem}") from None
+        raise StartError(f"cannot read the kubeconfig {place}: it is no YAML from here on") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError):
         raise StartError(f"cannot read the kubeconfig {where}: it is no YAML") from None
     if content is None:

@@ -19,8 +19,6 @@ def resource(path: str) -> tuple[str, bool]:
     if len(rest) > 2 and rest[0] == "namespaces":
         rest = rest[2:]
     match rest:
-        case []:
-            return path, True
         case [kind]:
             return kind, False
         case [kind, _]:
@@ -28,4 +26,4 @@ def resource(path: str) -> tuple[str, bool]:
         case [kind, _, subresource, *_]:
             return f"{kind}/{subresource}", True
         case _:
-            raise AssertionError(path)
+            return path, True

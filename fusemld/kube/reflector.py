@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -17,9 +18,8 @@ import structlog
 from anyio.abc import TaskStatus
 
 from fusemld.hooks.clusters import Json
-from fusemld.kube import answers
-from fusemld.kube.answers import ExpiredError, Status
-from fusemld.kube.client import KubeCluster, SilentError
+from fusemld.kube.answers import ExpiredError
+from fusemld.kube.client import KubeCluster
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import FusemldError, UnavailableError
 
@@ -49,7 +49,7 @@ class _List(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BadEventError(UnavailableError):
-    """the server sent something in a watch that cannot be understood"""
+    """the server sent an error in a watch, or something that cannot be understood"""
 
 
 class Reflector:
@@ -86,6 +86,7 @@ class Reflector:
         self._must_list = True
         self._is_paged = True
         self._relist_at = 0.0
+        self._was_open = False
         self._failures = 0
         self._heard_at: float | None = None
         self._decode_event = msgspec.json.Decoder(_Event).decode
@@ -103,8 +104,8 @@ class Reflector:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; ready after the first complete list.
 
-        Before that, errors that will not pass by themselves (`ForbiddenError`, `NotFoundError`...) are raised. An
-        `on_change` that raises ends it, too.
+        Before that, errors that will not pass by themselves (`ForbiddenError`, `NotFoundError`...) are raised; later
+        they are `trouble`. `on_change` must not raise errors of our family: they would pass for the server's.
         """
         is_ready = False
         while True:
@@ -118,8 +119,8 @@ class Reflector:
             except FusemldError as error:
                 if not is_ready and not isinstance(error, UnavailableError | ExpiredError):
                     raise
-                if isinstance(error, ExpiredError | SilentError | BadEventError):
-                    self._must_list = True
+                # What was lost in the middle goes on from its version; everything else begins with a new list.
+                self._must_list = not (self._was_open and type(error) is UnavailableError)
                 self._failures += 1
                 self.trouble = str(error)
                 self._log.warning("watch.failed", error=self.trouble, failures=self._failures)
@@ -128,14 +129,17 @@ class Reflector:
                 await anyio.sleep(longest_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
 
     async def _list(self) -> None:
+        self._was_open = False
         listed: dict[str, Json] = {}
         params = dict(self._params)
         if self._is_paged:
             params["limit"] = str(_PAGE)
-        # Continuing fails where the list is larger than what the server remembers; the next one is taken whole.
-        self._is_paged, was_paged = False, self._is_paged
         while True:
-            page = self._page(await self._cluster.read(self._path, params))
+            try:
+                page = self._page(await self._cluster.read(self._path, params))
+            except ExpiredError:
+                self._is_paged = False  # the pages came too slowly for what the server remembers: all at once
+                raise
             self._heard_at = anyio.current_time()
             for item in page.items or ():
                 if (name := _name(item)) is None:
@@ -145,7 +149,7 @@ class Reflector:
             if not page.metadata.continue_:
                 break
             params["continue"] = page.metadata.continue_
-        self._is_paged = was_paged
+        self._is_paged = True
         self._version = page.metadata.resource_version
         self._must_list = False
         self._relist_at = anyio.current_time() + self._relist_s * random.uniform(0.8, 1.0)  # noqa: S311 - as above
@@ -169,10 +173,11 @@ class Reflector:
             "timeoutSeconds": str(max(math.ceil(left_s), 1)),
         }
         heard = 0
+        self._was_open = False
         with anyio.move_on_after(left_s):
             try:
                 async with self._cluster.watch(self._path, params=params, silence_s=self._silence_s) as batches:
-                    self.is_connected = True
+                    self.is_connected = self._was_open = True
                     self.trouble = ""
                     self._heard_at = anyio.current_time()
                     async for lines in batches:
@@ -189,6 +194,7 @@ class Reflector:
             self._failures = 0
         elif not self._must_list:
             self._failures += 1
+            self.trouble = f"cannot watch {self._path}: the server ends the watch at once"
 
     def _take(self, line: bytes) -> None:
         try:
@@ -196,8 +202,7 @@ class Reflector:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadEventError(f"cannot understand an event of {self._path}: {error}") from error
         if event.type == "ERROR":
-            status = msgspec.convert(event.object, Status, strict=False)
-            raise answers.error(f"watch {self._path}", status.code, status.message or "the server sent an error")
+            raise self._error(event.object)
         new, version = event.object, _version(event.object)
         if version is None:
             raise BadEventError(f"cannot understand an event of {self._path}: it has no version")
@@ -218,6 +223,12 @@ class Reflector:
             case _:
                 raise BadEventError(f"cannot understand an event of {self._path}: its type is {event.type!r}")
         self._version = version
+
+    def _error(self, status: Json) -> FusemldError:
+        said = str(status.get("message") or "the server sent an error without words")
+        if status.get("code") == HTTPStatus.GONE:
+            return ExpiredError(f"cannot watch {self._path}: {said}")
+        return BadEventError(f"cannot watch {self._path}: {said}")
 
     def _tell(self, old: Json | None, new: Json | None) -> None:
         if new is not None:

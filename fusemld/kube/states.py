@@ -21,14 +21,20 @@ async def states(cluster: KubeCluster, path: str, name: str) -> AsyncGenerator[A
     reflector = Reflector(
         cluster, path, {"fieldSelector": f"metadata.name={name}"}, lambda _, new: send.send_nowait(new)
     )
+    problem: Exception | None = None
     with send, receive:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(reflector.run, name=f"follow {path}/{name}")
-            if not reflector.objects:
-                send.send_nowait(None)
-            async with aclosing(_received(receive)) as received:
-                yield received
+            try:
+                await tasks.start(reflector.run, name=f"follow {path}/{name}")
+                if not reflector.objects:
+                    send.send_nowait(None)
+                async with aclosing(_received(receive)) as received:
+                    yield received
+            except Exception as error:  # noqa: BLE001 - raised below, as it is and not in a group
+                problem = error
             tasks.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
 
 
 async def _received(receive: MemoryObjectReceiveStream[Json | None]) -> AsyncGenerator[Json | None]:
