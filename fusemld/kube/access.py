@@ -11,8 +11,8 @@ import msgspec
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """`authorization` is the header's value, empty where a client certificate (in `tls`) or nothing is shown.
 
-    `impersonation` are the headers that ask to be somebody else. From `renew_at` (seconds since the epoch) it should
-    be asked for anew.
+    `impersonation` are the headers that ask to be somebody else. From `renew_at` (seconds since the epoch) it
+    should be asked for anew.
     """
 
     server: str

@@ -104,8 +104,8 @@ class Reflector:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; ready after the first complete list.
 
-        Before that, errors that will not pass by themselves (`ForbiddenError`, `NotFoundError`...) are raised; later
-        they are `trouble`. `on_change` must not raise errors of our family: they would pass for the server's.
+        Before that, errors that will not pass by themselves (`ForbiddenError`, `NotFoundError`...) are raised;
+        later they are `trouble`. `on_change` must not raise errors of our family: they would pass for the server's.
         """
         is_ready = False
         while True:
