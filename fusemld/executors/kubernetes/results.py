@@ -38,6 +38,8 @@ TOTAL_LIMIT_BYTES: Final = 6 * 1024 * 1024
 """Of the base64 text of all outputs of a step. In lines of 76 characters with 42 more each it is 9.3 MiB."""
 MESSAGE_LIMIT_BYTES: Final = 4096
 """What kubelet keeps of a termination message; it keeps the end of a longer one."""
+COMPLETE: Final = b"\nend\n"
+"""A log that ends so is whole."""
 
 SCRIPT: Final = r"""
 cd "$1" || exit 1
