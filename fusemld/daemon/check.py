@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import platform
 import resource
@@ -21,6 +20,8 @@ from fusemld.api import access
 from fusemld.api.client import Client
 from fusemld.api.sockets import PATH_LIMIT_BYTES
 from fusemld.api.views import HealthView
+from fusemld.daemon import check_cluster
+from fusemld.daemon.findings import Finding, fail, ok, warn
 from fusemld.daemon.settings import Settings
 from fusemld.hooks.manager import load_plugins
 from fusemld.model.errors import FusemldError, UnreachableError
@@ -32,23 +33,11 @@ FILES_WANTED = 4096
 COMMAND_TIMEOUT_S = 30.0
 
 
-class Level(enum.StrEnum):
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
+def check(settings: Settings, *, run_pod: bool = False) -> list[Finding]:
+    """Every finding, in the order in which things are needed. Changes nothing on the host; takes seconds.
 
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """`warn`: something will not work or not well; `fail`: the daemon or every run will not work."""
-
-    name: str
-    level: Level
-    message: str
-    remedy: str = ""
-
-
-def check(settings: Settings) -> list[Finding]:
-    """Every finding, in the order in which things are needed. Changes nothing on the host; takes seconds."""
+    With `run_pod` a pod is run in the cluster and removed.
+    """
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _python,
         _uv,
@@ -63,31 +52,32 @@ def check(settings: Settings) -> list[Finding]:
         _open_files,
         _plugins,
     )
-    return [finding for part in checks for finding in part(settings)]
+    found = [finding for part in checks for finding in part(settings)]
+    return found + check_cluster.check(settings, run_pod=run_pod)
 
 
 def _python(_: Settings) -> Iterator[Finding]:
-    yield _ok("python", f"{platform.python_version()}, {sys.executable}")
+    yield ok("python", f"{platform.python_version()}, {sys.executable}")
 
 
 def _uv(_: Settings) -> Iterator[Finding]:
     try:
         uv = find_uv_bin()
     except FileNotFoundError:
-        yield _fail("uv", "not found: no environment can be built", "pip install uv")
+        yield fail("uv", "not found: no environment can be built", "pip install uv")
         return
     version = _output(uv, "--version")
     if version is None:
-        yield _fail("uv", f"{uv} does not run", "pip install --force-reinstall uv")
+        yield fail("uv", f"{uv} does not run", "pip install --force-reinstall uv")
         return
-    yield _ok("uv", f"{version}, {uv}")
+    yield ok("uv", f"{version}, {uv}")
     listed = _output(uv, "python", "list", "--only-installed", "--output-format", "json")
     try:
         found = msgspec.json.decode(listed or "[]", type=list[_Interpreter])
     except msgspec.MsgspecError:
         found = []
     versions = sorted({_minor(each.version) for each in found}, key=_numbers)
-    yield _ok("interpreters", ", ".join(versions) or "only the daemon's own; uv may download others")
+    yield ok("interpreters", ", ".join(versions) or "only the daemon's own; uv may download others")
 
 
 class _Interpreter(msgspec.Struct):
@@ -98,18 +88,18 @@ def _git(_: Settings) -> Iterator[Finding]:
     git = shutil.which("git")
     version = _output(git, "--version") if git else None
     if version:
-        yield _ok("git", f"{version.removeprefix('git version ')}, {git}")
+        yield ok("git", f"{version.removeprefix('git version ')}, {git}")
     else:
-        yield _warn("git", "not found: codesets can only be folders", "install git")
+        yield warn("git", "not found: codesets can only be folders", "install git")
 
 
 def _sandbox(settings: Settings) -> Iterator[Finding]:
     wanted = settings.process.sandbox
     if wanted == "off":
-        yield _ok("sandbox", "switched off: steps see the whole host")
+        yield ok("sandbox", "switched off: steps see the whole host")
         return
     bwrap = shutil.which("bwrap")
-    bad = _fail if wanted == "bwrap" else _warn
+    bad = fail if wanted == "bwrap" else warn
     if bwrap is None:
         message = "bubblewrap is not found: the paths of a step are not real, and it sees the whole host"
         yield bad("sandbox", message, "install bubblewrap (Debian, Fedora: package bubblewrap)")
@@ -119,16 +109,16 @@ def _sandbox(settings: Settings) -> Iterator[Finding]:
             "sandbox", message, "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
         )
     else:
-        yield _ok("sandbox", f"bubblewrap, {bwrap}")
+        yield ok("sandbox", f"bubblewrap, {bwrap}")
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
     problem = _not_writable(settings.state)
     if problem:
-        yield _fail("state folder", problem, "choose another with --state or FUSEMLD_STATE, or change its owner")
+        yield fail("state folder", problem, "choose another with --state or FUSEMLD_STATE, or change its owner")
     else:
         missing = "" if settings.state.exists() else " (made at the first start)"
-        yield _ok("state folder", f"{settings.state}{missing}")
+        yield ok("state folder", f"{settings.state}{missing}")
 
 
 def _space(settings: Settings) -> Iterator[Finding]:
@@ -136,52 +126,50 @@ def _space(settings: Settings) -> Iterator[Finding]:
     message = f"{free / GIB:.1f} GiB free below {settings.state}"
     remedy = "environments and models need several GiB: make room, or choose another --state"
     if free < SPACE_FAIL_BYTES:
-        yield _fail("disk space", message, remedy)
+        yield fail("disk space", message, remedy)
     elif free < SPACE_WARN_BYTES:
-        yield _warn("disk space", message, remedy)
+        yield warn("disk space", message, remedy)
     else:
-        yield _ok("disk space", message)
+        yield ok("disk space", message)
 
 
 def _watched_folder(settings: Settings) -> Iterator[Finding]:
     folder = settings.folder
     if folder.is_dir():
         if os.access(folder, os.R_OK | os.X_OK):
-            yield _ok("watched folder", str(folder))
+            yield ok("watched folder", str(folder))
         else:
-            yield _fail(
-                "watched folder", f"{folder} cannot be read", "change its mode, or choose another --folder"
-            )
+            yield fail("watched folder", f"{folder} cannot be read", "change its mode, or choose another --folder")
         return
     problem = _not_writable(folder)
     if problem:
-        yield _fail("watched folder", problem, "make it, or choose another with --folder")
+        yield fail("watched folder", problem, "make it, or choose another with --folder")
     else:
-        yield _ok("watched folder", f"{folder} (made at the first start)")
+        yield ok("watched folder", f"{folder} (made at the first start)")
 
 
 def _socket(settings: Settings) -> Iterator[Finding]:
     path = settings.socket
     if len(os.fsencode(path)) > PATH_LIMIT_BYTES:
         message = f"{path} is longer than the {PATH_LIMIT_BYTES} bytes that the system allows"
-        yield _fail("socket", message, "choose a shorter one with --socket or FUSEMLD_SOCKET")
+        yield fail("socket", message, "choose a shorter one with --socket or FUSEMLD_SOCKET")
         return
     try:
         health = Client(path).get("/health", HealthView)
     except UnreachableError:
         problem = _not_writable(path.parent)
         if problem:
-            yield _fail("socket", problem, "choose another with --socket or FUSEMLD_SOCKET")
+            yield fail("socket", problem, "choose another with --socket or FUSEMLD_SOCKET")
         else:
-            yield _ok("socket", f"{path}; no daemon listens there")
+            yield ok("socket", f"{path}; no daemon listens there")
     except FusemldError as error:
-        yield _warn("socket", f"{path}: {error}", "ask for membership in the daemon's group")
+        yield warn("socket", f"{path}: {error}", "ask for membership in the daemon's group")
     else:
         wrong = [f"{each.name}: {each.message}" for each in health.components if not each.ok]
         if wrong:
-            yield _warn("socket", f"{path}; the daemon there is {health.state}", "; ".join(wrong))
+            yield warn("socket", f"{path}; the daemon there is {health.state}", "; ".join(wrong))
         else:
-            yield _ok("socket", f"{path}; a daemon runs there as process {health.pid}")
+            yield ok("socket", f"{path}; a daemon runs there as process {health.pid}")
 
 
 def _group(settings: Settings) -> Iterator[Finding]:
@@ -190,9 +178,9 @@ def _group(settings: Settings) -> Iterator[Finding]:
     try:
         access.group_id(settings.group)
     except FusemldError as error:
-        yield _fail("group", str(error), f"groupadd --system {settings.group}")
+        yield fail("group", str(error), f"groupadd --system {settings.group}")
     else:
-        yield _ok("group", f"members of {settings.group} operate")
+        yield ok("group", f"members of {settings.group} operate")
 
 
 def _loopback(_: Settings) -> Iterator[Finding]:
@@ -201,31 +189,31 @@ def _loopback(_: Settings) -> Iterator[Finding]:
             probe.bind(("127.0.0.1", 0))
         except OSError as error:
             message = f"no port can be had on 127.0.0.1: {error.strerror}"
-            yield _fail("loopback", message, "bring the loopback interface up")
+            yield fail("loopback", message, "bring the loopback interface up")
         else:
-            yield _ok("loopback", "ports can be had on 127.0.0.1")
+            yield ok("loopback", "ports can be had on 127.0.0.1")
 
 
 def _open_files(_: Settings) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
-        yield _ok("open files", f"{'unlimited' if soft == resource.RLIM_INFINITY else soft} at once")
+        yield ok("open files", f"{'unlimited' if soft == resource.RLIM_INFINITY else soft} at once")
     else:
         remedy = f"ulimit -n {FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)}"
-        yield _warn("open files", f"only {soft} at once: many steps at a time may fail", remedy)
+        yield warn("open files", f"only {soft} at once: many steps at a time may fail", remedy)
 
 
 def _plugins(_: Settings) -> Iterator[Finding]:
     try:
         plugins = load_plugins()
     except FusemldError as error:
-        yield _fail("plugins", str(error), "remove or repair the plugin that it names")
+        yield fail("plugins", str(error), "remove or repair the plugin that it names")
         return
     if plugins.names:
-        yield _ok("plugins", ", ".join(f"{name} {version}".rstrip() for name, version in plugins.names))
+        yield ok("plugins", ", ".join(f"{name} {version}".rstrip() for name, version in plugins.names))
     else:
         message = "none: only python, host and mapped images can be run"
-        yield _warn("plugins", message, "install fusemld-mlflow, fusemld-s3 and fusemld-kserve")
+        yield warn("plugins", message, "install fusemld-mlflow, fusemld-s3 and fusemld-kserve")
 
 
 def _nearest(path: Path) -> Path:
@@ -267,15 +255,3 @@ def _minor(version: str) -> str:
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
-
-
-def _ok(name: str, message: str) -> Finding:
-    return Finding(name=name, level=Level.OK, message=message)
-
-
-def _warn(name: str, message: str, remedy: str) -> Finding:
-    return Finding(name=name, level=Level.WARN, message=message, remedy=remedy)
-
-
-def _fail(name: str, message: str, remedy: str) -> Finding:
-    return Finding(name=name, level=Level.FAIL, message=message, remedy=remedy)

@@ -84,12 +84,14 @@ def config(config: Path | None, output: Output) -> None:
 
 
 @click.command("check")
+@click.option("--run-pod", is_flag=True, help="Also run one pod in the cluster, which tries the helper images")
 @settings_options
 @output_option
-def check(config: Path | None, output: Output) -> None:
-    """Say what this host has for the daemon, what it lacks, and what to do about it; exit 1 if something fails."""
-    from fusemld.daemon.check import Finding, Level
+def check(run_pod: bool, config: Path | None, output: Output) -> None:
+    """Say what this host and its cluster have for the daemon, what they lack, and what to do about it; exit 1 if
+    something fails."""
     from fusemld.daemon.check import check as check_host
+    from fusemld.daemon.findings import Finding, Level
 
     def lines(findings: list[Finding]) -> Iterator[str]:
         yield tables.table(
@@ -99,7 +101,7 @@ def check(config: Path | None, output: Output) -> None:
             if each.remedy:
                 yield f"{each.name}: {tables.printable(each.remedy)}"
 
-    findings = check_host(_load(config).settings)
+    findings = check_host(_load(config).settings, run_pod=run_pod)
     tables.emit(output, findings, lambda: "\n".join(lines(findings)))
     if any(each.level is Level.FAIL for each in findings):
         click.get_current_context().exit(ExitStatus.FAILED)

@@ -5,20 +5,33 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
-from fusemld.hooks.clusters import Json
+from fusemld.kube.review import Check
 
 SERVING_GROUP = "serving.kserve.io"
 
 
 class Need(enum.StrEnum):
-    """Which part of the work stops without it."""
+    """What a permission is for."""
 
-    STEPS = "steps as pods"
-    WORDS = "the scheduler's and the registry's own words while a pod waits"
-    MODELS = "models as InferenceServices"
+    STEPS = "steps"
+    WORDS = "explanations"
+    MODELS = "models"
+
+    @property
+    def consequence(self) -> str:
+        """Of being without it."""
+        return _CONSEQUENCES[self]
+
+
+_CONSEQUENCES: Final = {
+    Need.STEPS: "Steps cannot be pods without that.",
+    Need.WORDS: "What a pod waits for is not told in the words of those who keep it waiting.",
+    Need.MODELS: "Models cannot become InferenceServices without that.",
+}
 
 
 class Permission(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +42,12 @@ class Permission(msgspec.Struct, frozen=True, kw_only=True):
     group: str = ""
     need: Need
 
-    def __str__(self) -> str:
-        return f"{self.verb} {self.resource}" + (f".{self.group}" if self.group else "")
+    @property
+    def kind(self) -> str:
+        return f"{self.resource}.{self.group}" if self.group else self.resource
+
+    def check(self, namespace: str) -> Check:
+        return Check(verb=self.verb, resource=self.resource, group=self.group, namespace=namespace)
 
 
 def _all() -> Iterator[Permission]:
@@ -53,21 +70,3 @@ def _all() -> Iterator[Permission]:
 
 
 PERMISSIONS: tuple[Permission, ...] = tuple(_all())
-
-
-def review(permission: Permission, namespace: str) -> Json:
-    """The SelfSubjectAccessReview that asks whether these credentials have it."""
-    resource, _, subresource = permission.resource.partition("/")
-    return {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {
-            "resourceAttributes": {
-                "namespace": namespace,
-                "verb": permission.verb,
-                "group": permission.group,
-                "resource": resource,
-                "subresource": subresource,
-            }
-        },
-    }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fusemld.executors.kubernetes.permissions import PERMISSIONS, Need, Permission, review
+from fusemld.executors.kubernetes.permissions import PERMISSIONS
 
 MANIFESTS = list(yaml.safe_load_all((Path(__file__).parents[3] / "examples/kubernetes/role.yaml").read_text()))
 
@@ -40,15 +40,3 @@ def test_the_role_is_bound_to_the_service_account_in_its_own_namespace() -> None
 @pytest.mark.parametrize("verb", ["get", "list", "watch"])
 def test_nobody_s_secrets_can_be_read(verb: str) -> None:
     assert not [each for each in PERMISSIONS if each.resource == "secrets" and each.verb == verb]
-
-
-def test_a_review_asks_for_one_verb_in_one_namespace() -> None:
-    asked = review(Permission(verb="get", resource="pods/log", need=Need.STEPS), "ml")
-
-    assert asked["spec"]["resourceAttributes"] == {
-        "namespace": "ml",
-        "verb": "get",
-        "group": "",
-        "resource": "pods",
-        "subresource": "log",
-    }
