@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -120,6 +121,8 @@ class Supervisor:
         """Any run changed."""
         self.trouble: str | None = None
         """Why nothing can be committed now."""
+        self.busy_since: float | None = None
+        """Since when (`time.monotonic`) the same events are being applied and stored; None between two turns."""
 
     @property
     def active(self) -> Mapping[str, ActiveRun]:
@@ -145,6 +148,11 @@ class Supervisor:
     @property
     def slots_held(self) -> int:
         return self._admission.held
+
+    @property
+    def admission(self) -> Admission:
+        """For those who look whether it agrees with the runs."""
+        return self._admission
 
     async def load(self, runs: Sequence[Run]) -> None:
         """Take unfinished runs of an earlier daemon into memory, before `run`. One that cannot be is broken."""
@@ -277,6 +285,7 @@ class Supervisor:
             if self._alarm is not None:
                 self._alarm.cancel()
                 self._alarm = None
+            self.busy_since = time.monotonic()
             batch = self._advance_all()
             if self._queue:
                 self._wake()
@@ -284,6 +293,7 @@ class Supervisor:
                 faults.point("supervisor.advanced")
             await self._commit(batch)
             self._publish(batch)
+            self.busy_since = None
 
     def _advance_all(self) -> _Batch:
         batch = _Batch()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
+from collections.abc import Set
 
 SlotKey = tuple[str, str]
 """Run and step."""
@@ -56,6 +57,21 @@ class Admission:
     @property
     def queued(self) -> int:
         return len(self._queued)
+
+    @property
+    def holders(self) -> Set[SlotKey]:
+        """Who has a slot."""
+        return self._held.keys()
+
+    def knows(self, key: SlotKey) -> bool:
+        """Whether the step waits for a slot here or has one."""
+        return key in self._queued or key in self._held
+
+    def has_room(self) -> bool:
+        """Whether `admit` would give a slot to somebody."""
+        return not self._is_full() and any(
+            line and not self._is_workflow_full(name) for name, line in self._lines.items()
+        )
 
     def set_limits(
         self,

@@ -1,0 +1,190 @@
+"""Turns what would be silence into an error that is seen: invariants of live runs, the engine, the event loop.
+
+It reports, in the journal, in the health report and in `fuseml why`, and never changes a run: whatever it would
+change by guesswork could be a step that runs twice. Only a daemon that does nothing at all is ended, by systemd.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import structlog
+
+from fusemld.daemon import systemd
+from fusemld.daemon.invariants import Finding, of_run, of_slots
+from fusemld.engine.admission import Admission
+from fusemld.engine.plan import Plan
+from fusemld.model.run import AttemptKey, Run, RunState
+from fusemld.store.errors import StoreError
+from fusemld.store.reads import RunQuery
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 100
+"""How many runs are looked at before others get their turn."""
+RUNNING = RunQuery(state=RunState.RUNNING)
+
+
+class Entry(Protocol):
+    """A run in memory: see `fusemld.daemon.supervisor.ActiveRun`."""
+
+    run: Run
+    plan: Plan | None
+    broken: str | None
+
+
+class Engine(Protocol):
+    """The part of the supervisor that is looked at."""
+
+    trouble: str | None
+    busy_since: float | None
+
+    @property
+    def active(self) -> Mapping[str, Entry]: ...
+    @property
+    def admission(self) -> Admission: ...
+
+
+class Attempts(Protocol):
+    """The part of the performer that is looked at."""
+
+    def knows(self, key: AttemptKey) -> bool:
+        """Whether somebody will report the end of the attempt."""
+
+    def pins(self, run: str) -> bool:
+        """Whether the codesets of the run are being fetched."""
+
+
+class Records(Protocol):
+    """The part of the store that is looked at."""
+
+    async def run_count(self, query: RunQuery | None = None) -> int: ...
+    async def unfinished_runs(self) -> list[Run]: ...
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds: between two looks, how long something may be wrong before it is told, between two signs of life,
+    how late one of these may come, and how long the engine may take for one turn."""
+
+    look_s: float = 10.0
+    lasts_s: float = 30.0
+    beat_s: float = 1.0
+    lag_s: float = 5.0
+    turn_s: float = 30.0
+
+
+class Watchdog:
+    """`findings` is what is wrong now and has been for a while."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        attempts: Attempts,
+        records: Records,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        patience: Patience | None = None,
+    ) -> None:
+        self._engine = engine
+        self._attempts = attempts
+        self._records = records
+        self._clock = clock
+        self._monotonic = monotonic
+        self._patience = patience or Patience()
+        self._first_seen: dict[Finding, float] = {}
+        self._worst_lag_s = 0.0
+        self.findings: tuple[Finding, ...] = ()
+
+    def of(self, run: str) -> tuple[str, ...]:
+        """What is wrong with the run."""
+        return tuple(finding.message for finding in self.findings if finding.run == run)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._beat, name="watchdog beat")
+            while True:
+                await anyio.sleep(self._patience.look_s)
+                await self.look()
+
+    async def look(self) -> None:
+        """Look at everything once."""
+        now = self._monotonic()
+        seen = {finding: self._first_seen.get(finding, now) for finding in await self._seen()}
+        self._first_seen = seen
+        lasting = [finding for finding, first in seen.items() if now - first >= self._patience.lasts_s]
+        self._tell((*self._at_once(), *lasting))
+
+    def _tell(self, findings: tuple[Finding, ...]) -> None:
+        before, self.findings = self.findings, findings
+        for finding in findings:
+            if finding not in before:
+                log.error("invariant.broken", subject=finding.subject, message=finding.message)
+        for finding in before:
+            if finding not in findings:
+                log.info("invariant.restored", subject=finding.subject, message=finding.message)
+
+    def _at_once(self) -> Iterator[Finding]:
+        """What was measured over a while already."""
+        lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
+        if lag_s >= self._patience.lag_s:
+            message = (
+                f"nothing was done for {lag_s:.0f} s: this process was blocked, or stopped, or had no processor"
+            )
+            yield Finding(subject="event loop", message=message)
+
+    async def _seen(self) -> list[Finding]:
+        """What looks wrong at this moment. Where nothing can be stored nothing goes on: that is told alone."""
+        if self._engine.trouble is not None:
+            return []  # a health component of its own says so
+        busy_since = self._engine.busy_since
+        if busy_since is not None and self._monotonic() - busy_since >= self._patience.turn_s:
+            return [
+                Finding(subject="engine", message="what happened cannot be stored: the database does not answer")
+            ]
+        found: list[Finding] = []
+        now = self._clock()
+        for number, entry in enumerate(list(self._engine.active.values()), start=1):
+            if entry.plan is not None and entry.broken is None and entry.run.state is RunState.RUNNING:
+                found += of_run(
+                    entry.run, entry.plan, now, self._engine.admission, self._attempts.knows, self._attempts.pins
+                )
+            if number % AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+        found += of_slots(self._engine.admission, self._find)
+        found += await self._forgotten()
+        return found
+
+    def _find(self, run_id: str) -> Run | None:
+        entry = self._engine.active.get(run_id)
+        return None if entry is None else entry.run
+
+    async def _forgotten(self) -> list[Finding]:
+        """Runs that are stored as unfinished, and that nobody works on."""
+        try:
+            if await self._records.run_count(RUNNING) <= len(self._engine.active):
+                return []
+            return [
+                Finding(subject=f"run {run.id}", message="it is not over, and nobody works on it", run=run.id)
+                for run in await self._records.unfinished_runs()
+                if run.id not in self._engine.active
+            ]
+        except StoreError as error:
+            return [Finding(subject="store", message=str(error))]
+
+    async def _beat(self) -> None:
+        """Show that the event loop turns: to systemd, and to ourselves by how late the next turn is."""
+        awaited_s = systemd.watchdog_s()
+        pause_s = self._patience.beat_s if awaited_s is None else min(self._patience.beat_s, awaited_s / 3)
+        while True:
+            before = self._monotonic()
+            if awaited_s is not None:
+                systemd.notify("WATCHDOG=1")
+            await anyio.sleep(pause_s)
+            self._worst_lag_s = max(self._worst_lag_s, self._monotonic() - before - pause_s)

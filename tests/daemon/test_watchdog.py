@@ -1,0 +1,356 @@
+"""Each invariant is broken on purpose, and told; what is only on its way is not."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+import structlog
+from msgspec.structs import replace
+
+from fusemld.daemon.supervisor import ActiveRun
+from fusemld.daemon.watchdog import Patience, Watchdog
+from fusemld.engine import events
+from fusemld.engine.admission import Admission
+from fusemld.engine.begin import new_run
+from fusemld.engine.plan import Defaults, make_plan
+from fusemld.model.run import Attempt, AttemptKey, Ending, Outcome, Run, StepRun, StepState
+from fusemld.model.template import literal
+from fusemld.model.workflow import Step, Workflow
+from fusemld.store.changes import PutRun
+from fusemld.store.errors import StoreError
+from fusemld.store.reads import RunQuery
+from tests.daemon.running import Clock, OpenEngine, document_of
+
+WIDE = """
+name: wide
+steps:
+  - {name: one, image: host, needs: [], outputs: [{name: number}]}
+  - {name: two, image: host, needs: []}
+  - {name: three, image: host, needs: [one]}
+"""
+PLAN = make_plan(
+    Workflow(
+        name="w",
+        steps=(
+            Step(name="a", image=literal("i")),
+            Step(name="b", image=literal("i")),
+            Step(name="c", image=literal("i")),
+        ),
+    ),
+    "digest",
+    Defaults(),
+)
+KEY = AttemptKey("r1", "a", 1)
+PATIENCE = Patience(lasts_s=30.0, turn_s=30.0)
+
+
+class Parts:
+    """What a watchdog looks at, with one healthy run: `a` runs, `b` and `c` wait for those before them."""
+
+    def __init__(self) -> None:
+        self.clock = Clock(1000.0)
+        self.monotonic = Clock(5.0)
+        self.trouble: str | None = None
+        self.busy_since: float | None = None
+        self.admission = Admission(limit=2)
+        self.admission.occupy(("r1", "a"), "w")
+        self.known = {KEY}
+        self.pinned: set[str] = set()
+        self.stored: list[Run] = []
+        self.storage_error: StoreError | None = None
+        run = new_run(PLAN, id="r1", created_at=900.0, inputs={})
+        self.active = {"r1": ActiveRun(replace(run, codesets={}), PLAN)}
+        self.step(
+            "a",
+            state=StepState.RUNNING,
+            reason="running",
+            deadline=2000.0,
+            attempts=(Attempt(number=1, reason="first", launched_at=950.0),),
+        )
+        self.watchdog = Watchdog(self, self, self, clock=self.clock, monotonic=self.monotonic, patience=PATIENCE)
+
+    def knows(self, key: AttemptKey) -> bool:
+        return key in self.known
+
+    def pins(self, run: str) -> bool:
+        return run in self.pinned
+
+    async def run_count(self, query: RunQuery | None = None) -> int:
+        if self.storage_error is not None:
+            raise self.storage_error
+        return len(self.stored) or len(self.active)
+
+    async def unfinished_runs(self) -> list[Run]:
+        return self.stored
+
+    @property
+    def run(self) -> Run:
+        return self.active["r1"].run
+
+    def step(self, name: str, **fields: object) -> None:
+        changed = replace(self.run.steps[name], **fields)
+        self.active["r1"].run = replace(self.run, steps=self.run.steps.set(name, changed))
+
+    async def found(self) -> list[str]:
+        """What is told after it has lasted."""
+        await self.watchdog.look()
+        self.monotonic.now += PATIENCE.lasts_s
+        await self.watchdog.look()
+        return [str(finding) for finding in self.watchdog.findings]
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+async def test_of_a_healthy_run_nothing_is_told(parts: Parts) -> None:
+    assert await parts.found() == []
+
+
+def no_reason(parts: Parts) -> None:
+    parts.step("a", reason="")
+
+
+def no_deadline(parts: Parts) -> None:
+    parts.step("a", deadline=None)
+
+
+def deadline_passed(parts: Parts) -> None:
+    parts.clock.now = 2000.0
+
+
+def nothing_left(parts: Parts) -> None:
+    for name in "abc":
+        parts.step(name, state=StepState.SUCCEEDED)
+    parts.admission.release(("r1", "a"))
+
+
+def unknown_attempt(parts: Parts) -> None:
+    parts.known.clear()
+
+
+def not_in_line(parts: Parts) -> None:
+    parts.admission.release(("r1", "a"))
+    parts.step("a", state=StepState.QUEUED)
+
+
+def waits_for_the_dead(parts: Parts) -> None:
+    parts.step("a", state=StepState.FAILED)
+    parts.admission.release(("r1", "a"))
+
+
+def waits_for_nothing(parts: Parts) -> None:
+    parts.step("a", state=StepState.SUCCEEDED)
+    parts.admission.release(("r1", "a"))
+
+
+def nobody_pins(parts: Parts) -> None:
+    parts.active["r1"].run = new_run(PLAN, id="r1", created_at=900.0, inputs={})
+    parts.admission.release(("r1", "a"))
+
+
+def idle_slot(parts: Parts) -> None:
+    parts.step("a", state=StepState.BACKOFF, reason="attempt 2 in 5s")
+
+
+def slot_of_nobody(parts: Parts) -> None:
+    parts.admission.occupy(("r0", "x"), "w")
+
+
+def slots_not_given(parts: Parts) -> None:
+    parts.admission.request(("r1", "b"), "w")
+
+
+def forgotten_run(parts: Parts) -> None:
+    parts.stored = [parts.run, replace(parts.run, id="r2")]
+
+
+def blocked_engine(parts: Parts) -> None:
+    parts.busy_since = parts.monotonic.now - PATIENCE.turn_s
+
+
+def unreadable_store(parts: Parts) -> None:
+    parts.storage_error = StoreError("cannot read the database: disk I/O error")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "told"),
+    [
+        (no_reason, "run r1: step a: it is running and nothing says why"),
+        (no_deadline, "run r1: step a: it is running without a deadline"),
+        (
+            deadline_passed,
+            "run r1: step a: its deadline passed at 1970-01-01 00:33:20 UTC, and nothing has happened",
+        ),
+        (nothing_left, "run r1: all its steps are over, and it is not"),
+        (unknown_attempt, "run r1: step a: attempt 1 is running, and nobody knows of it"),
+        (not_in_line, "run r1: step a: it waits for a slot, and is not in the line for one"),
+        (waits_for_the_dead, "run r1: step b: it waits for a, which is failed"),
+        (waits_for_nothing, "run r1: step b: it waits, and for nothing: it could be started"),
+        (nobody_pins, "run r1: step a: it waits for the run's codesets, and nobody fetches them"),
+        (idle_slot, "slots: step a of run r1 holds one, and is backoff"),
+        (slot_of_nobody, "slots: step x of run r0 holds one, and is over or unknown"),
+        (slots_not_given, "slots: there are free ones, and steps that wait for one get none"),
+        (forgotten_run, "run r2: it is not over, and nobody works on it"),
+        (blocked_engine, "engine: what happened cannot be stored: the database does not answer"),
+        (unreadable_store, "store: cannot read the database: disk I/O error"),
+    ],
+)
+async def test_a_broken_invariant_is_told(parts: Parts, breaks: Callable[[Parts], None], told: str) -> None:
+    breaks(parts)
+
+    assert await parts.found() == [told]
+
+
+async def test_what_is_put_right_in_time_is_not_told(parts: Parts) -> None:
+    parts.known.clear()
+    await parts.watchdog.look()
+    parts.known.add(KEY)
+    parts.monotonic.now += 10
+    await parts.watchdog.look()
+    parts.known.clear()
+    parts.monotonic.now += 25
+    await parts.watchdog.look()
+
+    assert parts.watchdog.findings == ()
+
+
+async def test_a_finding_is_logged_once_and_again_when_it_is_gone(parts: Parts) -> None:
+    parts.known.clear()
+
+    with structlog.testing.capture_logs() as logs:
+        await parts.found()
+        await parts.watchdog.look()
+        parts.known.add(KEY)
+        await parts.watchdog.look()
+
+    message = "step a: attempt 1 is running, and nobody knows of it"
+    assert logs == [
+        {"event": "invariant.broken", "log_level": "error", "subject": "run r1", "message": message},
+        {"event": "invariant.restored", "log_level": "info", "subject": "run r1", "message": message},
+    ]
+    assert parts.watchdog.findings == ()
+
+
+async def test_what_is_wrong_with_a_run_is_told_with_that_run(parts: Parts) -> None:
+    parts.known.clear()
+    await parts.found()
+
+    assert parts.watchdog.of("r1") == ("step a: attempt 1 is running, and nobody knows of it",)
+    assert parts.watchdog.of("r2") == ()
+
+
+async def test_where_nothing_can_be_stored_runs_are_not_blamed(parts: Parts) -> None:
+    parts.clock.now = 3000.0
+    parts.trouble = "cannot write to the database: disk is full"
+
+    assert await parts.found() == []
+
+
+async def test_a_run_that_is_broken_already_is_not_told_twice(parts: Parts) -> None:
+    parts.active["r1"].broken = "cannot apply StepFinished"
+    parts.known.clear()
+
+    assert await parts.found() == []
+
+
+async def test_a_blocked_event_loop_is_told_until_the_next_look() -> None:
+    parts = Parts()
+    clock = Clock(0.0)
+    looks = 0
+    is_measured = anyio.Event()
+
+    def jumping() -> float:
+        """Seven seconds later once: that is how a blocked loop looks."""
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            clock.now += 7.0
+        elif looks == 3:
+            is_measured.set()
+        return clock.now
+
+    watchdog = Watchdog(parts, parts, parts, clock=parts.clock, monotonic=jumping, patience=Patience(beat_s=0.001))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watchdog.run)
+        with anyio.fail_after(10):
+            await is_measured.wait()
+        tasks.cancel_scope.cancel()
+
+    await watchdog.look()
+    (finding,) = watchdog.findings
+    await watchdog.look()
+
+    assert finding.subject == "event loop"
+    assert finding.message.startswith("nothing was done for 7 s")
+    assert watchdog.findings == ()
+
+
+async def test_systemd_gets_signs_of_life_as_long_as_the_loop_turns(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "60000")
+        monkeypatch.delenv("WATCHDOG_PID", raising=False)
+        received: list[bytes] = []
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.watchdog.run)
+            with anyio.fail_after(10):
+                while len(received) < 3:
+                    await anyio.wait_readable(systemd)
+                    received.append(systemd.recv(100))
+            tasks.cancel_scope.cancel()
+
+    assert received == [b"WATCHDOG=1"] * 3
+
+
+async def test_an_engine_at_work_breaks_nothing_between_any_two_events(engine: OpenEngine) -> None:
+    async with engine(slots=1) as running:
+        supervisor = running.supervisor
+        parts = Parts()
+        watchdog = Watchdog(supervisor, parts, running.store, clock=running.clock, patience=Patience(lasts_s=0))
+        await running.create(document_of(WIDE))
+
+        while (run := supervisor.find("r1")) is not None:
+            active = next(step for step in run.steps.values() if step.state.is_active)
+            parts.known = {AttemptKey("r1", active.name, active.attempt)}
+            await watchdog.look()
+            assert watchdog.findings == ()
+            seen = supervisor.changed.version
+            supervisor.post("r1", _ended(active))
+            await supervisor.changed.wait(seen)
+        await watchdog.look()
+
+    assert watchdog.findings == ()
+
+
+def _ended(step: StepRun) -> events.StepFinished:
+    return events.StepFinished(
+        at=1001.0,
+        step=step.name,
+        attempt=step.attempt,
+        outcome=Outcome(ending=Ending.SUCCEEDED),
+        outputs={"number": "1"},
+    )
+
+
+async def test_a_run_that_is_stored_and_not_in_memory_is_told(engine: OpenEngine) -> None:
+    async with engine() as running:
+        run, _, _ = running.run_of(document_of(WIDE), id="lost")
+        await running.store.write(PutRun(run))
+        parts = Parts()
+        watchdog = Watchdog(
+            running.supervisor, parts, running.store, clock=running.clock, patience=Patience(lasts_s=0)
+        )
+
+        await watchdog.look()
+
+    assert [finding.run for finding in watchdog.findings] == ["lost"]
