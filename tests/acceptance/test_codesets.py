@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.daemon import Daemon
+from tests.acceptance.repositories import Repository
 
 pytestmark = pytest.mark.acceptance
 
@@ -26,28 +26,6 @@ steps:
       - {name: WHAT, value: "{{inputs.code.project}} {{ inputs.code.name }} {{ inputs.code.url}} {{inputs.code}}"}
     outputs: [{name: version}]
 """
-
-
-class Repository:
-    """A real git repository whose file `version` says which commit it is."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir(parents=True)
-        self.git("init", "--quiet", "--initial-branch=main")
-
-    def git(self, *arguments: str) -> str:
-        settings = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
-        done = subprocess.run(
-            ["git", *settings, *arguments], cwd=self.path, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    def commit(self, version: str) -> str:
-        (self.path / "version").write_text(f"{version}\n")
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "-m", version)
-        return self.git("rev-parse", "HEAD")
 
 
 def repository(daemon: Daemon, name: str = "repo") -> Repository:

@@ -17,8 +17,8 @@ import pytest
 from fusemld.executors.process import recovery
 from fusemld.executors.process.spawning import MARKER, boot_id
 from fusemld.model import faults
-from fusemld.model.run import RunState
 from tests.acceptance.daemon import BIN, EXAMPLES, Daemon, gone, keepers, processes_of_steps, runs
+from tests.acceptance.lives import Life
 
 pytestmark = pytest.mark.acceptance
 
@@ -170,45 +170,11 @@ def following(daemon: Daemon, *arguments: str) -> Iterator[subprocess.Popen[byte
         process.communicate()
 
 
-class Life:
-    """A daemon, and keepers that it starts, that die at a fault point."""
-
-    def __init__(self, daemon: Daemon, fault: str) -> None:
-        with daemon.log.open("ab") as journal:
-            self.process = subprocess.Popen(
-                [BIN / "fusemld", "run"],
-                env=daemon.environment | {faults.VARIABLE: fault},
-                stdout=journal,
-                stderr=journal,
-                start_new_session=True,
-            )
-        daemon.process = self.process
-        self._daemon = daemon
-        self._keepers: set[int] = set()
-
-    def ends(self) -> bool:
-        """Whether the fault came (True) or the run was over before. Then the daemon is killed, whatever the
-        fault has killed."""
-        try:
-            return bool(self._daemon.wait_for(self._has_died, 60, "the fault") == "died")
-        finally:
-            self.process.kill()
-            self.process.wait()
-
-    def _has_died(self) -> str:
-        """`died`, `over` or, while neither is true, nothing."""
-        self._keepers |= set(keepers(self._daemon))
-        if self.process.poll() is not None or any(map(gone, self._keepers)):
-            assert self.process.returncode in (None, -signal.SIGKILL), self._daemon.journal()[-3000:]
-            return "died"
-        return "over" if any(run.state is not RunState.RUNNING for run in runs(self._daemon)) else ""
-
-
 # The daemon
 
 
 @pytest.mark.usefixtures("steering")
-@pytest.mark.parametrize("point", faults.POINTS)
+@pytest.mark.parametrize("point", [point for point in faults.POINTS if not point.startswith("kubernetes.")])
 def test_a_crash_at_any_point_loses_nothing_and_repeats_nothing(
     daemon: Daemon, ledger: Ledger, point: str
 ) -> None:

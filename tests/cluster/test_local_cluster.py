@@ -28,7 +28,7 @@ def test_inference_services_are_validated_by_their_real_definition(
     path = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices?fieldValidation=Strict"
     kind = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "one"}}
 
-    with pytest.raises(ApiError, match="unknown field.*modelFormt"):
+    with pytest.raises(ApiError, match=r"unknown field.*modelFormt"):
         api.create(path, {**kind, "spec": {"predictor": {"model": {"modelFormt": {"name": "sklearn"}}}}})
 
 

@@ -1,0 +1,44 @@
+"""Daemons that die where a test wants it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+from fusemld.model import faults
+from fusemld.model.run import RunState
+from tests.acceptance.daemon import BIN, Daemon, gone, keepers, runs
+
+
+class Life:
+    """A daemon, and keepers that it starts, that die at a fault point."""
+
+    def __init__(self, daemon: Daemon, fault: str) -> None:
+        with daemon.log.open("ab") as journal:
+            self.process = subprocess.Popen(
+                [BIN / "fusemld", "run"],
+                env=daemon.environment | {faults.VARIABLE: fault},
+                stdout=journal,
+                stderr=journal,
+                start_new_session=True,
+            )
+        daemon.process = self.process
+        self._daemon = daemon
+        self._keepers: set[int] = set()
+
+    def ends(self) -> bool:
+        """Whether the fault came (True) or the run was over before. Then the daemon is killed, whatever the
+        fault has killed."""
+        try:
+            return bool(self._daemon.wait_for(self._has_died, 60, "the fault") == "died")
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def _has_died(self) -> str:
+        """`died`, `over` or, while neither is true, nothing."""
+        self._keepers |= set(keepers(self._daemon))
+        if self.process.poll() is not None or any(map(gone, self._keepers)):
+            assert self.process.returncode in (None, -signal.SIGKILL), self._daemon.journal()[-3000:]
+            return "died"
+        return "over" if any(run.state is not RunState.RUNNING for run in runs(self._daemon)) else ""
