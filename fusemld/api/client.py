@@ -58,8 +58,15 @@ class Client:
     def get(self, path: str, answer: type[T], **query: str | None) -> T:
         return self._answered("GET", path, answer, query)
 
-    def post(self, path: str, answer: type[T], body: msgspec.Struct | None = None) -> T:
-        return self._answered("POST", path, answer, {}, body)
+    def post(
+        self,
+        path: str,
+        answer: type[T],
+        body: msgspec.Struct | None = None,
+        *,
+        timeout_s: float | None = TIMEOUT_S,
+    ) -> T:
+        return self._answered("POST", path, answer, {}, body, timeout_s)
 
     def send(self, method: str, path: str, body: msgspec.Struct | None = None) -> None:
         """For what answers with nothing."""
@@ -70,6 +77,11 @@ class Client:
         """What is there, as it comes."""
         query = {"step": step, "attempt": str(attempt) if attempt else None, "follow": "1" if follow else None}
         with self._request("GET", url("runs", run, "logs"), query, timeout_s=None) as response:
+            yield from _chunks(response)
+
+    def backup(self) -> Iterator[bytes]:
+        """The content of a SQLite file; it is complete if nothing is raised."""
+        with self._request("GET", "/backup", {}, timeout_s=None) as response:
             yield from _chunks(response)
 
     def changes(self, run: str | None) -> Iterator[views.RunView]:
@@ -95,8 +107,9 @@ class Client:
         answer: type[T],
         query: Mapping[str, str | None],
         body: msgspec.Struct | None = None,
+        timeout_s: float | None = TIMEOUT_S,
     ) -> T:
-        with self._request(method, path, query, body) as response:
+        with self._request(method, path, query, body, timeout_s) as response:
             raw = response.read()
         try:
             return msgspec.json.decode(raw, type=answer)

@@ -26,6 +26,14 @@ async def stop(call: Call) -> None:
     await call.operations.stop(call.decoded(views.StopDaemon).everything)
 
 
+async def collect_garbage(call: Call) -> views.UpkeepView:
+    return await call.operations.collect_garbage(call.decoded(views.CollectGarbage).dry_run)
+
+
+async def backup(call: Call) -> AsyncGenerator[bytes]:
+    return await call.operations.backup()
+
+
 # Runs
 
 

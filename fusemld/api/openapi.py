@@ -57,7 +57,7 @@ def document() -> bytes:
 
 
 def _operation(route: Route, answer: Schema | None, body: Schema | None) -> Schema:
-    media = "text/plain" if route.text else "application/x-ndjson" if route.changes else "application/json"
+    media = route.media if route.text else "application/x-ndjson" if route.changes else "application/json"
     if route.text:
         answer = {"type": "string"}
     success: Schema = {"description": route.summary}

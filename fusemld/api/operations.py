@@ -24,6 +24,7 @@ from fusemld.api.views import (
     RunSummary,
     RunView,
     ServiceView,
+    UpkeepView,
     VersionView,
     WhyView,
     WorkflowView,
@@ -37,6 +38,12 @@ class Operations(Protocol):
 
     async def stop(self, everything: bool) -> None:
         """Ask the daemon to stop and return at once; `everything` ends steps, services and applications too."""
+
+    async def collect_garbage(self, dry_run: bool) -> UpkeepView:
+        """Let go of everything that may go; returns when that is done. With `dry_run` only say what would go."""
+
+    async def backup(self) -> AsyncGenerator[bytes]:
+        """A copy of the database, checked, as it is at one moment: the content of a SQLite file."""
 
     # Runs
 

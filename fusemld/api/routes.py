@@ -18,7 +18,7 @@ ChangeHandler = Callable[[Call], Awaitable[AsyncGenerator[views.RunView]]]
 
 class Route(msgspec.Struct, frozen=True):
     """One operation. `answer` is the type of the JSON that comes back, None where nothing does; with `text` it
-    is a stream of text, with `changes` a stream of JSON lines. A path is answered with and without a slash
+    is a stream of `media`, with `changes` a stream of JSON lines. A path is answered with and without a slash
     at its end."""
 
     method: str
@@ -32,6 +32,7 @@ class Route(msgspec.Struct, frozen=True):
     query: tuple[str, ...] = ()
     reference: bool = False
     text: LineHandler | None = None
+    media: str = "text/plain"
     changes: ChangeHandler | None = None
 
 
@@ -75,6 +76,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/schema", "The JSON Schema of documents, for editors", handlers.schema, dict[str, Any]),
     Route("GET", "/services", "Embedded services", handlers.services, list[views.ServiceView]),
     Route("GET", "/health", "How the daemon is", handlers.health, views.HealthView),
+    Route("POST", "/gc", "Remove what retention lets go", handlers.collect_garbage, views.UpkeepView,
+          body=views.CollectGarbage, access=Access.ADMINISTER),
+    Route("GET", "/backup", "A copy of the database at one moment", text=handlers.backup,
+          media="application/vnd.sqlite3", access=Access.ADMINISTER),
     Route("POST", "/stop", "Stop the daemon", handlers.stop, status=202, body=views.StopDaemon,
           access=Access.ADMINISTER),
 )  # fmt: skip

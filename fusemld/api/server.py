@@ -117,7 +117,8 @@ class _Api:
                 body=await request.read() if route.body else b"",
             )
             if route.text:
-                return await self._stream(request, await route.text(call), "text/plain; charset=utf-8")
+                media = "text/plain; charset=utf-8" if route.media == "text/plain" else route.media
+                return await self._stream(request, await route.text(call), media)
             if route.changes:
                 return await self._stream(
                     request, _lines(await route.changes(call)), "application/x-ndjson", _ping

@@ -471,6 +471,25 @@ class HealthView(View, frozen=True, kw_only=True):
     components: tuple[ComponentHealth, ...] = ()
 
 
+class UpkeepPart(View, frozen=True, kw_only=True):
+    """Of one kind of thing, what went (or would go) and what stays. `kept_by` counts the latter by what keeps it;
+    the database does not tell how many bytes a thing in it takes, which is then 0."""
+
+    what: str
+    removed: int = 0
+    removed_bytes: int = 0
+    kept: int = 0
+    kept_bytes: int = 0
+    kept_by: dict[str, int] = {}
+
+
+class UpkeepView(View, frozen=True, kw_only=True):
+    """With `dry_run` nothing was removed."""
+
+    dry_run: bool
+    parts: tuple[UpkeepPart, ...]
+
+
 # What clients send
 
 
@@ -484,6 +503,10 @@ class StopDaemon(View, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`everything`: end steps, services and applications too."""
 
     everything: bool = False
+
+
+class CollectGarbage(View, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    dry_run: bool = False
 
 
 class RunFilter(View, frozen=True, kw_only=True):

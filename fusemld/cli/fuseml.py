@@ -28,6 +28,8 @@ _COMMANDS = {
     "codeset": (f"{_ROOM}.codeset:codeset", "List or show codesets"),
     "application": (f"{_ROOM}.application:application", "List, show or delete applications"),
     "extension": (f"{_ROOM}.extension:extension", "List, show, explain or check extensions"),
+    "gc": (f"{_ROOM}.upkeep:gc", "Remove what retention lets go, or say what would go"),
+    "backup": (f"{_ROOM}.upkeep:backup", "Copy the daemon's database to a file while it runs"),
     "services": (f"{_ROOM}.services:services", "List embedded services"),
     "version": (f"{_ROOM}.version:version", "Show the versions of this program and of the daemon"),
     "completion": (f"{_ROOM}.completion:completion", "Print the completion script of a shell"),

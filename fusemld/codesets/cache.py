@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import time
-from collections.abc import Collection
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from fusemld.codesets.folders import remove
+from fusemld.model import faults
 
 KEPT_S = 3600.0
-MIRROR_KEPT_S = 30 * 24 * 3600.0
+"""The least time that content is kept after it was asked for: its run may not be recorded yet."""
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """Of a content, or of the history of a repository. `digest` is empty for the latter."""
+
+    path: Path
+    digest: str
+    used_at: float
 
 
 class Cache:
@@ -25,6 +37,8 @@ class Cache:
         self._content = folder / "content"
         self._temporary = folder / "tmp"
         self.mirrors = folder / "mirrors"
+        self._giving = threading.Lock()
+        """Content that is asked for must not go at that moment."""
         for place in (folder, self._content, self._temporary, self.mirrors):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self._temporary.iterdir():
@@ -35,11 +49,12 @@ class Cache:
 
     def has(self, digest: str) -> bool:
         """If so, it is kept for another while."""
-        try:
-            os.utime(self.path(digest))
-        except FileNotFoundError:
-            return False
-        return True
+        with self._giving:
+            try:
+                os.utime(self.path(digest))
+            except FileNotFoundError:
+                return False
+            return True
 
     def temporary(self) -> Path:
         """A name for a new folder; `keep` or `remove` it."""
@@ -48,21 +63,25 @@ class Cache:
     def keep(self, temporary: Path, digest: str) -> Path:
         """Give a finished temporary folder its place; equal content that is there already stays."""
         target = self.path(digest)
-        if target.exists():
+        if self.has(digest):
             remove(temporary)
-            self.has(digest)
         else:
             temporary.rename(target)
         return target
 
-    def sweep(self, in_use: Collection[str]) -> None:
-        """Remove what no run needs and nobody asked for lately."""
-        now = time.time()
+    def copies(self) -> Iterator[Copy]:
         for content in self._content.iterdir():
-            if content.name not in in_use and content.stat().st_mtime < now - KEPT_S:
-                doomed = self.temporary()
-                content.rename(doomed)
-                remove(doomed)
+            yield Copy(content, content.name, content.stat().st_mtime)
         for mirror in self.mirrors.iterdir():
-            if mirror.stat().st_mtime < now - MIRROR_KEPT_S:
-                remove(mirror)
+            yield Copy(mirror, "", mirror.stat().st_mtime)
+
+    def discard(self, copy: Copy, unused_since: float) -> bool:
+        """Remove it, unless it was asked for since that time; never what was within the last `KEPT_S`."""
+        with self._giving:
+            if copy.path.stat().st_mtime >= min(unused_since, time.time() - KEPT_S):
+                return False
+            doomed = self.temporary()
+            copy.path.rename(doomed)
+        faults.point("codesets.discarded")
+        remove(doomed)
+        return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio
@@ -13,7 +13,7 @@ import structlog
 from anyio.to_thread import run_sync
 
 from fusemld.codesets import folders
-from fusemld.codesets.cache import Cache
+from fusemld.codesets.cache import Cache, Copy
 from fusemld.codesets.folders import Content, Listing
 from fusemld.codesets.git import Address, Git, address, credentials_of
 from fusemld.model.codeset import Codeset, PinnedCodeset
@@ -66,7 +66,7 @@ class Codesets:
         where = self._address(codeset, what)
         access = credentials_of(credentials)
         commit = await self._git.commit_of(where, ref or codeset.ref, access)
-        mirror = self._cache.mirrors / f"{hashlib.sha256(where.url.encode()).hexdigest()[:24]}.git"
+        mirror = self._cache.mirrors / _mirror(where.url)
         async with self._locks.setdefault(where.url, anyio.Lock()):
             await self._git.fetch(mirror, where, commit, access)
             tree, size_bytes, submodules = await self._git.tree(mirror, where, commit)
@@ -109,8 +109,8 @@ class Codesets:
         return await self._git.commit_of(where, ref or codeset.ref, credentials_of(credentials))
 
     async def source(self, pinned: PinnedCodeset) -> Path:
-        """The folder with the pinned files: read it, never write to it. It stays as long as `sweep` is told
-        that it is in use. Raises NotFoundError if it is gone."""
+        """The folder with the pinned files: read it, never write to it. It stays until `discard` is asked
+        for. Raises NotFoundError if it is gone."""
         if not self._cache.has(pinned.digest):
             raise NotFoundError(
                 f"cannot use codeset {pinned.project}/{pinned.name}: the copy of {pinned.version} is gone from "
@@ -118,9 +118,20 @@ class Codesets:
             )
         return self._cache.path(pinned.digest)
 
-    async def sweep(self, in_use: Collection[str]) -> None:
-        """Remove the copies whose digest is not in use and that nobody asked for within the last hour."""
-        await run_sync(self._cache.sweep, in_use)
+    async def copies(self) -> list[Copy]:
+        """All that is kept on disk."""
+        return await run_sync(lambda: list(self._cache.copies()))
+
+    async def discard(self, copy: Copy, unused_since: float) -> bool:
+        """Remove a copy that no run needs, unless somebody has asked for it since that time or within the last
+        hour, or fetches into it now. Whether it is gone."""
+        fetching = next(
+            (lock for url, lock in self._locks.items() if _mirror(url) == copy.path.name), anyio.Lock()
+        )
+        if fetching.locked():
+            return False
+        async with fetching:
+            return await run_sync(self._cache.discard, copy, unused_since)
 
     def _address(self, codeset: Codeset, what: str) -> Address:
         if codeset.url is None:
@@ -181,6 +192,10 @@ class Codesets:
             self._known[root] = _Known(entries=entries, content=content)
         else:
             self._known.pop(root, None)
+
+
+def _mirror(url: str) -> str:
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.git"
 
 
 def _no_ref(ref: str | None, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -29,6 +30,10 @@ from fusemld.store.changes import Change, DeleteDocument, PutDocument, PutWorkfl
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
+
+FORGOTTEN_AT_ONCE = 500
+_GENERATION = re.compile(" generation ")
+"""What follows the document in the cause of a run."""
 
 
 class Folder:
@@ -93,6 +98,22 @@ class Folder:
         async with self._lock:
             await self._store_update(self.catalog.codeset_seen(polled, version, problem))
             await self._start_due()
+
+    async def forget_removed(self, *, dry_run: bool) -> tuple[int, int]:
+        """Forget removed documents; how many, and how many must be remembered. As long as there is a run that one
+        of them has started it is: dropped again it gets a generation that no run has had."""
+        async with self._lock:
+            named = {
+                cause[: found.start()]
+                for cause in await self._store.run_causes()
+                for found in _GENERATION.finditer(cause)
+            }
+            removed = self.catalog.removed()
+            going = [key for key in removed if key not in named]
+            if not dry_run:
+                for start in range(0, len(going), FORGOTTEN_AT_ONCE):
+                    await self._store_update(self.catalog.forget(going[start : start + FORGOTTEN_AT_ONCE]))
+        return len(going), len(removed) - len(going)
 
     async def start(self, start: Start, *, user: str, cause: str) -> Run:
         """Create the run that somebody asked for."""

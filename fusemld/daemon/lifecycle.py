@@ -22,6 +22,7 @@ from fusemld.codesets.polling import Poller
 from fusemld.daemon import journal
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
+from fusemld.daemon.backups import Backups
 from fusemld.daemon.cluster_access import configured, connection
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.locking import state_lock
@@ -30,6 +31,7 @@ from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.plans import Plans
 from fusemld.daemon.preparing import Parts
+from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
 from fusemld.daemon.supervisor import Supervisor
@@ -200,6 +202,16 @@ class _Daemon:
             ),
             supervisor,
         )
+        retention = Retention(
+            settings=settings.retention,
+            state=settings.state,
+            store=store,
+            supervisor=supervisor,
+            folder=folder,
+            codesets=codesets,
+            folders=folders,
+            kinds=plugins.service_kinds,
+        )
         operations = DaemonOperations(
             settings=settings,
             plugins=plugins,
@@ -212,6 +224,8 @@ class _Daemon:
             applications=applications,
             services=services,
             executors=executors,
+            retention=retention,
+            backups=Backups(store, settings.state / "backups"),
             stop=self._stop,
         )
         await supervisor.load(await store.unfinished_runs())
@@ -226,6 +240,7 @@ class _Daemon:
             await tasks.start(watcher.run, folder.on_scan, name="watcher")
             poller = Poller(settings.codesets.poll_s, catalog.polled, pinner.version, folder.codeset_seen)
             tasks.start_soon(poller.run, name="poller")
+            tasks.start_soon(retention.run, name="retention")
             log.info("daemon.ready", socket=str(settings.socket), runs=len(supervisor.active))
             notify("READY=1")
         # Cancelled, the group ends without an error, even where it was not complete yet.

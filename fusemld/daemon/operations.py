@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from fusemld import __version__
 from fusemld.api import present, views
 from fusemld.daemon.applications import ApplicationBook
+from fusemld.daemon.backups import Backups
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.plans import Plans
 from fusemld.daemon.registered_operations import RegisteredOperations
+from fusemld.daemon.retention import Retention
 from fusemld.daemon.run_operations import RunOperations
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.supervisor import Supervisor
@@ -42,6 +44,8 @@ class DaemonOperations(RunOperations, RegisteredOperations):
         applications: ApplicationBook,
         services: ServiceSupervisor,
         executors: Mapping[str, Executor],
+        retention: Retention,
+        backups: Backups,
         stop: Callable[[bool], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -54,6 +58,8 @@ class DaemonOperations(RunOperations, RegisteredOperations):
         self._plugins = plugins
         self._applications = applications
         self._services = services
+        self._retention = retention
+        self._backups = backups
         self._stop = stop
         self._started_at = clock()
 
@@ -101,6 +107,13 @@ class DaemonOperations(RunOperations, RegisteredOperations):
 
     async def stop(self, everything: bool) -> None:
         self._stop(everything)
+
+    async def collect_garbage(self, dry_run: bool) -> views.UpkeepView:
+        self._demand_store()
+        return await self._retention.collect(dry_run=dry_run)
+
+    async def backup(self) -> AsyncGenerator[bytes]:
+        return await self._backups.make()
 
     async def start_run(
         self, workflow: str, inputs: Mapping[str, str], executor: str | None, user: str

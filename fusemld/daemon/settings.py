@@ -61,6 +61,28 @@ class CodesetSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Size of one codeset."""
 
 
+class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What has ended is kept so long; 0 is without limit everywhere. What is in use is never touched: what that is
+    says `fusemld.daemon.retention`."""
+
+    every_s: float = 3600.0
+    """Between two looks for what may go; 0: only on request (`fuseml gc`)."""
+    runs_s: float = 90 * 24 * 3600.0
+    """Ended runs, since their end."""
+    runs_keep: int = 10_000
+    """Succeeded runs beyond so many that ended last go earlier."""
+    logs_s: float = 90 * 24 * 3600.0
+    """Logs of ended runs, of builds and of services that are no more."""
+    logs_bytes: int = 10 * 1024**3
+    """All logs; the oldest of ended runs go first."""
+    environments_s: float = 30 * 24 * 3600.0
+    """Built environments, since somebody asked for them."""
+    environments_bytes: int = 0
+    """All built environments; those that nobody has asked for for longest go first."""
+    codesets_s: float = 7 * 24 * 3600.0
+    """Copies of codesets and mirrors of repositories, since somebody asked for them."""
+
+
 class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
     """Variables of the daemon that `from_env` may name."""
@@ -105,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     steps: StepSettings = StepSettings()
     intake: IntakeSettings = IntakeSettings()
     codesets: CodesetSettings = CodesetSettings()
+    retention: RetentionSettings = RetentionSettings()
     secrets: SecretSettings = SecretSettings()
     process: ProcessSettings = ProcessSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()

@@ -28,7 +28,7 @@ from fusemld.engine.plan import Plan
 from fusemld.model import faults
 from fusemld.model.errors import ConflictError, FusemldError, NotFoundError
 from fusemld.model.run import AttemptKey, Run
-from fusemld.store.changes import Change, PutRun
+from fusemld.store.changes import Change, DeleteRuns, PutRun
 from fusemld.store.errors import StoreError
 from fusemld.store.sqlite import Store
 
@@ -219,6 +219,13 @@ class Supervisor:
         async with self._reviving:
             while not await self._is_settled(run_id, event, await self._ended(run_id, event)):
                 pass
+
+    async def forget_ended(self, run_ids: Sequence[str]) -> int:
+        """Delete those of the runs that have ended; how many. None of them can be asked to go on meanwhile."""
+        async with self._reviving:
+            ended = tuple(run_id for run_id in run_ids if run_id not in self._active)
+            await self._store.write(DeleteRuns(ended))
+        return len(ended)
 
     async def _ended(self, run_id: str, event: events.CancelRequested | events.RetryRequested) -> ActiveRun | None:
         """The run as it was stored at its end; None where it goes on."""

@@ -31,6 +31,7 @@ from fusemld.model.errors import StartError
 
 _MARKER = "fusemld-environment.json"
 _INTERPRETERS = "interpreters"
+_KEY = re.compile(r"[0-9a-f]{24}")
 _KEPT_UV_VARIABLES = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|INDEX_STRATEGY|INDEX_.+_(USERNAME|PASSWORD)|FIND_LINKS|"
     r"KEYRING_PROVIDER|OFFLINE|NATIVE_TLS|SYSTEM_CERTS|INSECURE_HOST|HTTP_TIMEOUT|PYTHON_INSTALL_MIRROR)"
@@ -76,9 +77,39 @@ def build_environment(spec: EnvironmentSpec, folders: RuntimeFolders, note: Note
 
 
 def find_environment(key: str, folders: RuntimeFolders) -> Path | None:
-    """The folder of a complete environment whose interpreter still exists, else None."""
+    """The folder of a complete environment whose interpreter still exists, else None. That it was asked for is
+    noted: see `environments`."""
     folder = folders.environments / key
-    return folder if (folder / _MARKER).is_file() and (folder / "bin" / "python").exists() else None
+    if not (folder / _MARKER).is_file() or not (folder / "bin" / "python").exists():
+        return None
+    with contextlib.suppress(OSError):  # a sandbox may show it read-only
+        os.utime(folder / _MARKER)
+    return folder
+
+
+def environments(folders: RuntimeFolders) -> Iterator[tuple[str, float]]:
+    """The key of every environment, and when it was last asked for (of one whose build was cut short: begun)."""
+    for folder in folders.environments.iterdir():
+        if _KEY.fullmatch(folder.name) and folder.is_dir():
+            marker = folder / _MARKER
+            yield folder.name, (marker if marker.is_file() else folder).stat().st_mtime
+
+
+def discard_environment(key: str, folders: RuntimeFolders, unused_since: float, place: Path) -> bool:
+    """Move an environment to `place`, on the same file system, unless somebody has asked for it since that time or
+    builds it now. Whether it is gone. Raises OSError."""
+    lock = os.open(folders.environments / f".{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if dict(environments(folders)).get(key, unused_since) >= unused_since:
+            return False
+        (folders.environments / key).rename(place)
+        (folders.environments / f".{key}.json").unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def lock_requirements(requirements: str, python: str, folders: RuntimeFolders, note: Note) -> str:

@@ -176,6 +176,21 @@ class Catalog:
             self._open.pop(due.document, None)
         return row
 
+    def removed(self) -> tuple[str, ...]:
+        """The keys of what the folder has stopped declaring for good. They are remembered for their generations
+        only: what is dropped again begins a new one. (What a broken file declared is not removed: once the file is
+        good again, the same content must not run again.)"""
+        return tuple(
+            key for key, row in self._rows.items() if not row.present and row.state is DocumentState.REMOVED
+        )
+
+    def forget(self, keys: Iterable[str]) -> Update:
+        """Forget the rows of removed documents. One that is dropped again begins with generation 1: nothing may
+        remember those that it had."""
+        for key in set(self.removed()).intersection(keys):
+            self._drop(key)
+        return self._update()
+
     # Who claims what --------------------------------------------------------------------------------------------
 
     def _replace(self, file: str, claims: list[_Claim] | None) -> list[str]:

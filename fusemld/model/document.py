@@ -116,3 +116,16 @@ class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 1
     risks: tuple[CredentialRisk, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+
+class SettledFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the watched folder (`path` is relative to it) that was at rest when it was read, as `stat` showed
+    it then. As long as it looks like that it has the same content: who changes it cannot hide it from `ctime_ns`.
+    `mark` is equal for equal bytes of the same owner."""
+
+    path: str
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    mark: str

@@ -1,8 +1,8 @@
 """Places where tests may let a process die as if by `kill -9`.
 
 `FUSEMLD_FAULT=NAME` kills the process that reaches the point NAME; `NAME:3` at the third time. Without the
-variable a point costs one comparison. `POINTS` lists them all: every place where something is written or done
-that the next life of the process has to make sense of.
+variable a point costs one comparison. `POINTS` and `UPKEEP_POINTS` list them all: every place where something is
+written or done that the next life of the process has to make sense of.
 """
 
 from __future__ import annotations
@@ -40,12 +40,25 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Name to what holds when a process dies there."""
 
+UPKEEP_POINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "store.migrating": "a database is brought up to date and nothing of that is committed",
+        "retention.forgotten": "ended runs are out of the database and their logs are there",
+        "retention.discarded": "a folder is out of its place and not removed",
+        "codesets.discarded": "a copy of a codeset is out of its place and not removed",
+        "restore.prepared": "the database to restore is complete and not in its place",
+        "restore.kept": "the database to replace has its other name and is still in its place",
+        "restore.replaced": "the restored database is in its place",
+    }
+)
+"""The same for what no run passes: each has a test of its own beside that of the module."""
+
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count or 1)
 
 
 def point(name: str) -> None:
-    """Die here if the environment of this process says so. `name` is one of `POINTS`."""
+    """Die here if the environment of this process says so. `name` is one of `POINTS` or `UPKEEP_POINTS`."""
     global _left  # noqa: PLW0603 - counts per process, like the variable itself
     if name != _name:
         return

@@ -9,7 +9,7 @@ from typing import assert_never
 import msgspec
 
 from fusemld.model.application import Application
-from fusemld.model.document import DocumentRecord
+from fusemld.model.document import DocumentRecord, SettledFile
 from fusemld.model.run import Run, StepRun
 from fusemld.model.service import ServiceRecord
 from fusemld.store.codec import encode, to_bytes, to_text
@@ -27,6 +27,16 @@ class PutRun(msgspec.Struct, frozen=True):
     before: Run | None = None
 
 
+class DeleteRuns(msgspec.Struct, frozen=True):
+    """Runs that have ended, with all that is stored of them; others are left alone."""
+
+    ids: tuple[str, ...]
+
+
+class DeleteUnusedWorkflows(msgspec.Struct, frozen=True):
+    """Contents that no stored run refers to."""
+
+
 class PutWorkflow(msgspec.Struct, frozen=True):
     """The content that runs refer to by its digest; the same digest is never written twice."""
 
@@ -41,6 +51,14 @@ class PutDocument(msgspec.Struct, frozen=True):
 
 class DeleteDocument(msgspec.Struct, frozen=True):
     key: str
+
+
+class PutFile(msgspec.Struct, frozen=True):
+    file: SettledFile
+
+
+class DeleteFile(msgspec.Struct, frozen=True):
+    path: str
 
 
 class PutApplication(msgspec.Struct, frozen=True):
@@ -66,9 +84,13 @@ class PutMeta(msgspec.Struct, frozen=True):
 
 Change = (
     PutRun
+    | DeleteRuns
     | PutWorkflow
+    | DeleteUnusedWorkflows
     | PutDocument
     | DeleteDocument
+    | PutFile
+    | DeleteFile
     | PutApplication
     | DeleteApplication
     | PutService
@@ -85,6 +107,11 @@ def apply(connection: sqlite3.Connection, change: Change) -> None:
                 _insert_run(connection, run)
             else:
                 _update_run(connection, run, changed, before)
+        case DeleteRuns(ids):
+            statement = "DELETE FROM runs WHERE id = ? AND finished_at IS NOT NULL"
+            connection.executemany(statement, [(id,) for id in ids])  # noqa: A001
+        case DeleteUnusedWorkflows():
+            connection.execute("DELETE FROM workflows WHERE digest NOT IN (SELECT workflow_digest FROM runs)")
         case PutWorkflow():
             connection.execute(
                 "INSERT OR IGNORE INTO workflows (digest, name, canonical) VALUES (?, ?, ?)",
@@ -94,6 +121,10 @@ def apply(connection: sqlite3.Connection, change: Change) -> None:
             _put(connection, "documents", record.key, record)
         case DeleteDocument(key):
             _delete(connection, "documents", key)
+        case PutFile(file):
+            _put(connection, "files", file.path, file)
+        case DeleteFile(path):
+            _delete(connection, "files", path)
         case PutApplication(application):
             _put(connection, "applications", application.name, application)
         case DeleteApplication(name):

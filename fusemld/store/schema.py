@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from fusemld.model import faults
 from fusemld.model.errors import StartError
+from fusemld.store import copying
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -38,38 +39,52 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE applications (key TEXT PRIMARY KEY, data TEXT NOT NULL)",
         "CREATE TABLE services (key TEXT PRIMARY KEY, data TEXT NOT NULL)",
     ),
+    # Files of the watched folder that need not be read again as long as they look the same.
+    ("CREATE TABLE files (key TEXT PRIMARY KEY, data TEXT NOT NULL)",),
 )
 """What leads from each schema version to the next; the number of them is the current version (`user_version`)."""
 
+BACKUPS_KEPT = 3
+
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
-    """Bring the database to the current version, each step in a transaction of its own.
+    """Bring the database to the current version in one transaction, so that it is never between two.
 
-    A database that is not new is copied to `PATH.schema-N` first. Raises `StartError` for one that a newer
-    fusemld wrote: it is left as it is.
+    A database that is not new is copied to `PATH.schema-N.TIME` first, of which the latest are kept. Raises
+    `StartError` for one that a newer fusemld wrote: it is left as it is.
     """
+    found = check_version(connection, path, migrations)
+    if 0 < found < len(migrations):
+        copying.copy(connection, copying.beside(path, f"schema-{found}"))
+        copying.keep_latest(path, "schema-*", BACKUPS_KEPT)
+    upgrade(connection, migrations)
+
+
+def check_version(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Sequence[str]] = MIGRATIONS
+) -> int:
+    """The version of the database. Raises `StartError` where that is newer than what this fusemld knows."""
     found: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if found > len(migrations):
         raise StartError(
             f"cannot open the database {path}: a newer fusemld wrote it (schema {found}, this one knows "
             f"{len(migrations)}); start that fusemld, or use another state folder"
         )
-    if 0 < found < len(migrations):
-        _back_up(connection, path.with_name(f"{path.name}.schema-{found}"))
-    for version, statements in enumerate(migrations[found:], start=found + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+    return found
+
+
+def upgrade(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+    """All that is left to do, in one transaction. Raises `sqlite3.Error`, with nothing done."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        for statements in migrations[found:]:
             for statement in statements:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version}")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-
-
-def _back_up(connection: sqlite3.Connection, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    with contextlib.closing(sqlite3.connect(path)) as copy:
-        connection.backup(copy)
+        if found < len(migrations):
+            connection.execute(f"PRAGMA user_version = {len(migrations)}")
+            faults.point("store.migrating")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

@@ -21,15 +21,16 @@ import anyio
 
 from fusemld.model import faults
 from fusemld.model.application import Application
-from fusemld.model.document import DocumentRecord
+from fusemld.model.document import DocumentRecord, SettledFile
 from fusemld.model.errors import StartError
 from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
-from fusemld.store import reads
+from fusemld.store import copying, reads, upkeep
 from fusemld.store.changes import Change, apply
 from fusemld.store.errors import StoreConflictError, StoreError, unavailable
 from fusemld.store.reads import RunQuery
 from fusemld.store.schema import migrate
+from fusemld.store.upkeep import Aged
 
 T = TypeVar("T")
 
@@ -73,7 +74,8 @@ class _Waiting:
 class Store:
     """Made by `Store.open`. Every method raises `StoreError` where the database cannot be read or written."""
 
-    def __init__(self, writer: _Connection, reader: _Connection) -> None:
+    def __init__(self, path: Path, writer: _Connection, reader: _Connection) -> None:
+        self._path = path
         self._writer = writer
         self._reader = reader
         self._waiting: list[_Waiting] = []
@@ -97,7 +99,7 @@ class Store:
             await writer.call(partial(_prepare, path=path))
             async with _connected(path) as reader:
                 await reader.call(lambda connection: connection.execute("PRAGMA query_only = ON"))
-                store = cls(writer, reader)
+                store = cls(path, writer, reader)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(store._serve, name="store writer")
                     try:
@@ -157,6 +159,38 @@ class Store:
 
     async def meta(self, key: str) -> str | None:
         return await self._read(partial(reads.meta, key=key))
+
+    async def settled_files(self) -> list[SettledFile]:
+        return await self._read(partial(reads.records, table="files", decode=reads.settled_file))
+
+    # For retention: see `fusemld.store.upkeep`
+
+    async def aged_runs(self, *, before: float | None, keep: int | None) -> Aged:
+        return await self._read(partial(upkeep.aged, before=before, keep=keep))
+
+    async def known_runs(self, ids: Sequence[str]) -> dict[str, float | None]:
+        return await self._read(partial(upkeep.known, ids=ids))
+
+    async def run_causes(self) -> set[str]:
+        return await self._read(upkeep.causes)
+
+    async def unused_workflows(self) -> int:
+        return await self._read(upkeep.unused_workflows)
+
+    async def pinned_digests(self) -> set[str]:
+        return await self._read(upkeep.pinned_digests)
+
+    async def run_naming(self, text: str) -> str | None:
+        return await self._read(partial(upkeep.run_naming, text=text))
+
+    async def back_up(self, target: Path) -> None:
+        """Copy the database as it is at one moment to a file of its own: complete, whole and on the disk, or not
+        there. Readers and writers go on. Raises `OSError` too."""
+        try:
+            async with _connected(self._path) as reader:
+                await reader.call(partial(copying.copy, target=target))
+        except sqlite3.Error as error:
+            raise unavailable("copy", error) from error
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:

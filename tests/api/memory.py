@@ -15,7 +15,8 @@ START = views.moment(1_790_000_000.0)
 
 
 class MemoryOperations:
-    """`asked` records what was requested of it; `raises` is raised by `health`."""
+    """`asked` records what was requested of it; `raises` is raised by `health`. An
+    empty one of `backup_chunks` stands for a disk that fails there."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
@@ -31,6 +32,8 @@ class MemoryOperations:
         self.service_views: list[views.ServiceView] = []
         self.explanation: views.ExplanationView | None = None
         self.checks: list[views.CheckView] = []
+        self.upkeep_parts: list[views.UpkeepPart] = []
+        self.backup_chunks: list[bytes] = []
         self.watched = anyio.Event()
         self._changed = anyio.Event()
 
@@ -53,6 +56,19 @@ class MemoryOperations:
 
     async def stop(self, everything: bool) -> None:
         self.asked.append(("stop", str(everything)))
+
+    async def collect_garbage(self, dry_run: bool) -> views.UpkeepView:
+        self.asked.append(("gc", str(dry_run)))
+        return views.UpkeepView(dry_run=dry_run, parts=tuple(self.upkeep_parts))
+
+    async def backup(self) -> AsyncGenerator[bytes]:
+        async def content() -> AsyncGenerator[bytes]:
+            for chunk in self.backup_chunks:
+                if not chunk:
+                    raise OSError("the disk is gone")
+                yield chunk
+
+        return content()
 
     async def runs(self, wanted: views.RunFilter) -> Sequence[views.RunSummary]:
         self.asked.append(("runs", repr(wanted)))

@@ -258,7 +258,7 @@ async def test_a_folder_has_no_refs_and_must_exist(codesets: Codesets, tmp_path:
         await codesets.pin(Codeset(name="digits", path=str(tmp_path / "folders")), "main")
 
 
-async def test_pins_survive_a_restart_and_sweeping_spares_what_is_in_use(
+async def test_pins_survive_a_restart_and_are_discarded_unless_somebody_has_asked_for_them_lately(
     codesets: Codesets, repository: Repository, tmp_path: Path
 ) -> None:
     repository.commit({"a.txt": "one"})
@@ -266,11 +266,13 @@ async def test_pins_survive_a_restart_and_sweeping_spares_what_is_in_use(
     repository.commit({"a.txt": "two"})
     doomed = await codesets.pin(Codeset(name="digits", url=repository.url))
     again = Codesets(tmp_path / "state", (tmp_path,))
-    for pinned in (kept, doomed):
-        os.utime(await again.source(pinned), (time.time() - 7200,) * 2)
+    now = time.time()
+    os.utime(await again.source(doomed), (now - 7200,) * 2)
+    copies = {copy.digest: copy for copy in await again.copies()}
 
-    await again.sweep({kept.digest})
+    gone = [await again.discard(copies[pinned.digest], now) for pinned in (kept, doomed)]
 
+    assert gone == [False, True]
     assert files(await again.source(kept)) == {"a.txt": "one"}
     with pytest.raises(NotFoundError, match="start a new run"):
         await again.source(doomed)

@@ -10,15 +10,19 @@ import anyio
 import pytest
 
 from fusemld.api.views import HealthState, RunFilter
+from fusemld.codesets.codesets import Codesets
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
+from fusemld.daemon.backups import Backups
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.operations import DaemonOperations
+from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
 from fusemld.engine.events import StepFinished
 from fusemld.executors.process.client import Keeper
 from fusemld.hooks.manager import Plugins
+from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.snapshot import FileReport, Scan
 from fusemld.model.application import Application
@@ -94,6 +98,17 @@ class Desk:
                 Keeper(room.state), NoEnvironments(), {}, room.state, StoredServices(store)
             ),
             executors={"process": room.executor},
+            retention=Retention(
+                settings=settings.retention,
+                state=room.state,
+                store=store,
+                supervisor=room.supervisor,
+                folder=self.folder,
+                codesets=Codesets(room.state, ()),
+                folders=RuntimeFolders(environments=room.state, cache=room.state),
+                kinds={},
+            ),
+            backups=Backups(store, room.state / "backups"),
             stop=self.stops.append,
             clock=room.engine.clock,
         )

@@ -1,0 +1,19 @@
+"""Work that may take its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+
+LONGEST_PAUSE_S = 0.05
+
+
+@asynccontextmanager
+async def at_leisure() -> AsyncGenerator[None]:
+    """What is done in the block is followed by a pause as long as it took, within bounds: others come first."""
+    started = time.monotonic()
+    yield
+    await anyio.sleep(min(LONGEST_PAUSE_S, time.monotonic() - started))

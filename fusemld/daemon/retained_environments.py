@@ -1,0 +1,126 @@
+"""Which built environments may go: those that nothing uses and nobody has asked for in a long time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+from anyio.to_thread import run_sync
+
+from fusemld.daemon.folder import Folder
+from fusemld.daemon.leisure import at_leisure
+from fusemld.daemon.settings import RetentionSettings
+from fusemld.daemon.tally import Tally
+from fusemld.daemon.trash import Trash, size_bytes
+from fusemld.hooks.building import discard_environment, environments
+from fusemld.hooks.services import ServiceKind
+from fusemld.hooks.steps import RuntimeFolders
+from fusemld.store.sqlite import Store
+
+log = structlog.get_logger(__name__)
+
+KEPT_S = 3600.0
+"""The least time that an environment is kept after it was asked for: who asked may not have begun to use it."""
+
+
+class _Environment(msgspec.Struct, frozen=True):
+    key: str
+    used_at: float
+    size_bytes: int
+
+
+class RetainedEnvironments:
+    def __init__(
+        self,
+        folders: RuntimeFolders,
+        settings: RetentionSettings,
+        store: Store,
+        folder: Folder,
+        kinds: Mapping[str, ServiceKind],
+        clock: Callable[[], float],
+    ) -> None:
+        self._folders = folders
+        self._settings = settings
+        self._store = store
+        self._folder = folder
+        self._kinds = kinds
+        self._clock = clock
+        self._trash = Trash(folders.environments)
+
+    async def collect(self, *, dry_run: bool) -> Tally:
+        tally, settings, now = Tally("environments"), self._settings, self._clock()
+        if not dry_run:
+            await run_sync(self._trash.empty)
+        found = await run_sync(self._found)
+        total = sum(environment.size_bytes for environment in found)
+        used = await self._used_now()
+        for environment in sorted(found, key=lambda one: one.used_at):
+            size = environment.size_bytes
+            is_old = bool(settings.environments_s) and environment.used_at < now - settings.environments_s
+            is_too_much = bool(settings.environments_bytes) and total > settings.environments_bytes
+            if not (is_old or is_too_much) or environment.used_at >= now - KEPT_S:
+                tally.keep("recent", size)
+            elif reason := used.get(environment.key) or used.get("") or await self._needed(environment.key):
+                tally.keep(reason, size)
+            elif dry_run or await self._is_discarded(environment, now - KEPT_S):
+                tally.remove(size)
+                total -= size
+            else:
+                tally.keep("recent", size)
+        return tally
+
+    def _found(self) -> list[_Environment]:
+        place = self._folders.environments
+        return [
+            _Environment(key, used_at, size_bytes(place / key)) for key, used_at in environments(self._folders)
+        ]
+
+    async def _used_now(self) -> dict[str, str]:
+        """What services and processes use, with the reason; the key is empty for a reason that holds for all."""
+        used = await run_sync(_used_by_processes, self._folders.environments)
+        for record in await self._store.services():
+            kind = self._kinds.get(record.kind)
+            try:
+                spec = None if kind is None else await run_sync(kind.environment, record.parameters)
+            except Exception as error:  # noqa: BLE001 - a plugin's bug, or a service that is half gone
+                log.warning("retention.unknown_environment", service=record.name, error=str(error))
+                kind = None
+            if kind is None:
+                used[""] = f"perhaps used by the service {record.name}, which does not say"
+            elif spec is not None:
+                used[spec.key] = "used by a service"
+        return used
+
+    async def _needed(self, key: str) -> str:
+        """By whom that goes on or can be asked to; empty if by nobody."""
+        if await self._store.run_naming(key) is not None:
+            return "used by a run that goes on or can be retried"
+        if any(key in (row.canonical or "") for row in self._folder.catalog.records if row.present):
+            return "named by a document"
+        return ""
+
+    async def _is_discarded(self, environment: _Environment, unused_since: float) -> bool:
+        async with at_leisure():
+            place = self._trash.place(environment.key)
+            key, folders = environment.key, self._folders
+            if not await run_sync(discard_environment, key, folders, unused_since, place):
+                return False
+            await run_sync(self._trash.remove, place)
+            return True
+
+
+def _used_by_processes(environments: Path) -> dict[str, str]:
+    """Those whose path is on the command line of a process."""
+    pattern = re.compile(re.escape(f"{environments}/").encode() + rb"([0-9a-f]{24})/")
+    used: dict[str, str] = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            used |= {key.decode(): "used by a running process" for key in pattern.findall(words)}
+    return used

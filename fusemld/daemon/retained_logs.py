@@ -1,0 +1,137 @@
+"""Which logs may go: of runs that are no more, old ones, and the oldest of ended runs where all are too much."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from anyio.to_thread import run_sync
+
+from fusemld.daemon.leisure import at_leisure
+from fusemld.daemon.settings import RetentionSettings
+from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.tally import Tally
+from fusemld.daemon.trash import NAME as TRASH
+from fusemld.daemon.trash import Trash, size_bytes
+from fusemld.store.sqlite import Store
+
+SERVICES = "services"
+BUILDS = "environments"
+ASKED_AT_ONCE = 500
+
+
+class _Logs(msgspec.Struct, frozen=True):
+    """All logs of a run or a service, or that of a build."""
+
+    path: Path
+    written_at: float
+    size_bytes: int
+
+
+class RetainedLogs:
+    """`folder` has one folder for each run, `services` with one for each service, and `environments` with the logs
+    of builds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: RetentionSettings,
+        store: Store,
+        supervisor: Supervisor,
+        clock: Callable[[], float],
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._store = store
+        self._supervisor = supervisor
+        self._clock = clock
+        self._trash = Trash(folder)
+
+    async def collect(self, going: Collection[str], *, dry_run: bool) -> tuple[Tally, Tally]:
+        """`going` are runs that count as gone."""
+        if not dry_run:
+            await run_sync(self._trash.empty)
+        others, other_bytes = await self._others(dry_run=dry_run)
+        return await self._of_runs(going, other_bytes, dry_run=dry_run), others
+
+    async def _of_runs(self, going: Collection[str], other_bytes: int, *, dry_run: bool) -> Tally:
+        tally = Tally("logs of runs")
+        found = await run_sync(_listed, self._run_folders())
+        ended = await self._ended([logs.path.name for logs in found])
+        doomed = [logs for logs in found if logs.path.name not in ended or logs.path.name in going]
+        spared = [logs for logs in found if logs not in doomed]
+        aged = [logs for logs in spared if ended[logs.path.name] is not None]
+        aged.sort(key=lambda logs: ended[logs.path.name] or 0.0)
+        limit, kept_s = self._settings.logs_bytes, self._settings.logs_s
+        total = other_bytes + sum(logs.size_bytes for logs in spared)
+        for logs in aged:
+            is_old = kept_s and (ended[logs.path.name] or 0.0) < self._clock() - kept_s
+            if is_old or (limit and total > limit):
+                doomed.append(logs)
+                total -= logs.size_bytes
+        gone = {logs.path for logs in doomed if dry_run or await self._is_discarded(logs)}
+        for logs in found:
+            if logs.path in gone:
+                tally.remove(logs.size_bytes)
+            elif self._supervisor.find(logs.path.name) is not None:
+                tally.keep("of an unfinished run", logs.size_bytes)
+            else:
+                tally.keep("of a run that is kept", logs.size_bytes)
+        return tally
+
+    async def _others(self, *, dry_run: bool) -> tuple[Tally, int]:
+        """Of services that are no more, and of builds that are long over."""
+        tally, kept_bytes = Tally("logs of services and builds"), 0
+        found = await run_sync(_listed, [*_entries(self._folder / SERVICES), *_entries(self._folder / BUILDS)])
+        services = {record.name for record in await self._store.services()}
+        kept_s = self._settings.logs_s
+        for logs in found:
+            is_of_service = logs.path.parent.name == SERVICES and logs.path.name in services
+            is_old = kept_s and logs.written_at < self._clock() - kept_s
+            if is_old and not is_of_service and (dry_run or await self._is_discarded(logs)):
+                tally.remove(logs.size_bytes)
+                continue
+            kept_bytes += logs.size_bytes
+            tally.keep("of a service" if is_of_service else "recent", logs.size_bytes)
+        return tally, kept_bytes
+
+    def _run_folders(self) -> list[Path]:
+        return [entry for entry in _entries(self._folder) if entry.name not in (SERVICES, BUILDS, TRASH)]
+
+    async def _ended(self, runs: list[str]) -> dict[str, float | None]:
+        """When the stored ones of these ended; None for those that go on."""
+        ended: dict[str, float | None] = {}
+        for start in range(0, len(runs), ASKED_AT_ONCE):
+            ended |= await self._store.known_runs(runs[start : start + ASKED_AT_ONCE])
+        return ended | dict.fromkeys((run for run in runs if self._supervisor.find(run) is not None), None)
+
+    async def _is_discarded(self, logs: _Logs) -> bool:
+        """A run that goes on again meanwhile keeps its logs: nothing happens between the question and the move."""
+        async with at_leisure():
+            if self._supervisor.find(logs.path.name) is not None:
+                return False
+            try:
+                taken = self._trash.take(logs.path)
+            except FileNotFoundError:
+                return True
+            await run_sync(self._trash.remove, taken)
+            return True
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return list(folder.iterdir())
+    return ()
+
+
+def _listed(paths: Iterable[Path]) -> list[_Logs]:
+    return list(_measured(paths))
+
+
+def _measured(paths: Iterable[Path]) -> Iterator[_Logs]:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            files = [path, *path.iterdir()] if path.is_dir() else [path]
+            yield _Logs(path, max(file.stat().st_mtime for file in files), size_bytes(path))

@@ -1,0 +1,162 @@
+"""Retention: what has ended goes after a while, so that a host can be left alone for years.
+
+Never touched are unfinished runs and what they use; failed and cancelled runs younger than `retention.runs_s`,
+which `fuseml retry` could go on with, and what they use; the run, the services and the environments of an
+application; what a running process uses; and codesets and environments that were asked for within the last hour.
+In the database runs go first and their logs after them: a run that is shown is whole. Folders leave their place
+before they are removed.
+
+The file of the database does not shrink: SQLite fills what was given back before the file grows again, so it is as
+large as what it held at most. `fuseml backup` gives a copy of the size that is needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.to_thread import run_sync
+
+from fusemld.api.views import UpkeepView
+from fusemld.codesets.codesets import Codesets
+from fusemld.daemon.folder import Folder
+from fusemld.daemon.leisure import at_leisure
+from fusemld.daemon.retained_environments import RetainedEnvironments
+from fusemld.daemon.retained_logs import RetainedLogs
+from fusemld.daemon.settings import RetentionSettings
+from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.tally import Tally
+from fusemld.daemon.trash import size_bytes
+from fusemld.hooks.services import ServiceKind
+from fusemld.hooks.steps import RuntimeFolders
+from fusemld.model import faults
+from fusemld.model.errors import FusemldError, UnavailableError
+from fusemld.store.changes import DeleteUnusedWorkflows
+from fusemld.store.sqlite import Store
+
+log = structlog.get_logger(__name__)
+
+FIRST_S = 60.0
+"""After the start, which has other things to do."""
+BATCH = 50
+
+
+class Retention:
+    def __init__(
+        self,
+        *,
+        settings: RetentionSettings,
+        state: Path,
+        store: Store,
+        supervisor: Supervisor,
+        folder: Folder,
+        codesets: Codesets,
+        folders: RuntimeFolders,
+        kinds: Mapping[str, ServiceKind],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._supervisor = supervisor
+        self._folder = folder
+        self._codesets = codesets
+        self._clock = clock
+        self._logs = RetainedLogs(state / "logs", settings, store, supervisor, clock)
+        self._environments = RetainedEnvironments(folders, settings, store, folder, kinds, clock)
+        self._one_at_a_time = anyio.Lock()
+
+    async def run(self) -> None:
+        """Let go, now and then, of what may go; returns at once where that happens on request only."""
+        every_s = self._settings.every_s
+        pause_s = min(FIRST_S, every_s)
+        while every_s:
+            await anyio.sleep(pause_s)
+            pause_s = every_s
+            try:
+                await self.collect()
+            except FusemldError as error:
+                log.warning("retention.failed", error=str(error))
+            except Exception:
+                log.exception("retention.failed")
+
+    async def collect(self, *, dry_run: bool = False) -> UpkeepView:
+        """Let go of everything that may go, little by little; with `dry_run` only say what. Raises
+        `UnavailableError`; what was done until then is done."""
+        async with self._one_at_a_time:
+            try:
+                tallies = await self._collect(dry_run)
+            except OSError as error:
+                raise UnavailableError(f"cannot remove what may go: {error}") from error
+        view = UpkeepView(dry_run=dry_run, parts=tuple(tally.part() for tally in tallies))
+        for part in view.parts:
+            if part.removed and not dry_run:
+                log.info("retention.removed", what=part.what, count=part.removed, size_bytes=part.removed_bytes)
+        return view
+
+    async def _collect(self, dry_run: bool) -> Sequence[Tally]:
+        runs, going = await self._runs(dry_run)
+        return (
+            runs,
+            await self._workflows(dry_run),
+            await self._documents(dry_run),
+            *await self._logs.collect(going if dry_run else frozenset(), dry_run=dry_run),
+            await self._codeset_copies(dry_run),
+            await self._environments.collect(dry_run=dry_run),
+        )
+
+    async def _runs(self, dry_run: bool) -> tuple[Tally, frozenset[str]]:
+        settings, tally = self._settings, Tally("runs")
+        aged = await self._store.aged_runs(
+            before=self._clock() - settings.runs_s if settings.runs_s else None, keep=settings.runs_keep or None
+        )
+        for start in range(0, len(aged.going), BATCH):
+            batch = aged.going[start : start + BATCH]
+            async with at_leisure():
+                gone = len(batch) if dry_run else await self._supervisor.forget_ended(batch)
+            tally.remove(count=gone)
+            tally.keep("unfinished", count=len(batch) - gone)
+        if tally.removed and not dry_run:
+            faults.point("retention.forgotten")
+        tally.keep("unfinished", count=aged.unfinished)
+        tally.keep("the run of an application", count=aged.of_applications)
+        tally.keep("failed or cancelled lately: can be retried", count=aged.retriable)
+        tally.keep("recent", count=aged.recent)
+        return tally, frozenset(aged.going)
+
+    async def _workflows(self, dry_run: bool) -> Tally:
+        """Contents that runs were created with."""
+        tally = Tally("contents of workflows")
+        tally.remove(count=await self._store.unused_workflows())
+        if tally.removed and not dry_run:
+            await self._store.write(DeleteUnusedWorkflows())
+        return tally
+
+    async def _documents(self, dry_run: bool) -> Tally:
+        """What removed documents left behind."""
+        tally = Tally("removed documents")
+        forgotten, remembered = await self._folder.forget_removed(dry_run=dry_run)
+        tally.remove(count=forgotten)
+        tally.keep("named by a run", count=remembered)
+        return tally
+
+    async def _codeset_copies(self, dry_run: bool) -> Tally:
+        tally, kept_s = Tally("copies of codesets"), self._settings.codesets_s
+        needed = await self._store.pinned_digests()
+        for entry in self._supervisor.active.values():
+            needed |= {pinned.digest for pinned in (entry.run.codesets or {}).values()}
+        unused_since = self._clock() - kept_s
+        for copy in await self._codesets.copies():
+            async with at_leisure():
+                size = await run_sync(size_bytes, copy.path)
+                if copy.digest in needed:
+                    tally.keep("used by a run that goes on or can be retried", size)
+                elif not kept_s or copy.used_at >= unused_since:
+                    tally.keep("recent", size)
+                elif dry_run or await self._codesets.discard(copy, unused_since):
+                    tally.remove(size)
+                else:
+                    tally.keep("recent", size)
+        return tally

@@ -1,0 +1,71 @@
+"""Copies of the database in single files: complete or not there, private, and on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import time
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+def copy(source: sqlite3.Connection, target: Path) -> None:
+    """Copy what the connection sees now, at one moment, to `target` (mode 0600), in the place of what is there.
+
+    Writers go on meanwhile. Raises `sqlite3.Error` and `OSError`; then there is no new `target`.
+    """
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as made:
+            # In one step: between two, the copy of a database that others write to begins anew, without end.
+            source.backup(made, pages=-1)
+            made.execute("PRAGMA journal_mode = DELETE")  # no files beside it
+        sync(partial)
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(target.parent)
+
+
+def damage(connection: sqlite3.Connection) -> str:
+    """What SQLite finds wrong with the database, empty if nothing."""
+    try:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
+        found += [
+            f"row {row[1]} of {row[0]} has no parent" for row in connection.execute("PRAGMA foreign_key_check")
+        ]
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if found == ["ok"] else "; ".join(line for line in found if line != "ok")
+
+
+def sync(path: Path) -> None:
+    """Have the content of a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def beside(path: Path, what: str) -> Path:
+    """`PATH.WHAT.TIME`, a name that nothing has."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name, number = f"{path.name}.{what}.{moment}", 1
+    while os.path.lexists(target := path.with_name(name)):
+        number += 1
+        name = f"{path.name}.{what}.{moment}-{number}"
+    return target
+
+
+def keep_latest(path: Path, what: str, count: int) -> None:
+    """Of the files that `beside` named so, remove all but the latest, and what interrupted copies left."""
+    found = sorted(
+        path.parent.glob(f"{path.name}.{what}.*"), key=lambda file: (file.stat().st_mtime_ns, file.name)
+    )
+    for file in (*found[:-count], *path.parent.glob(f".{path.name}.{what}.*{PARTIAL}")):
+        file.unlink(missing_ok=True)

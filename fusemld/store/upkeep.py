@@ -1,0 +1,91 @@
+"""What retention asks the database: which runs may go, and what those that stay need."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+_RETRIABLE = "state IN ('failed', 'cancelled')"
+_HELD = f"(finished_at IS NULL OR {_RETRIABLE})"
+"""A run that goes on, or that can be made to."""
+
+
+class Aged(msgspec.Struct, frozen=True, kw_only=True):
+    """`going` are ended runs that may go, oldest first; the rest counts those that stay, by what keeps them."""
+
+    going: tuple[str, ...]
+    unfinished: int
+    of_applications: int
+    retriable: int
+    recent: int
+
+
+def aged(connection: sqlite3.Connection, *, before: float | None, keep: int | None) -> Aged:
+    """Runs that ended before that time may go, and succeeded ones that are not among the `keep` that ended last;
+    None: no limit. The run that an application is of stays."""
+    applied = {
+        row[0] for row in connection.execute("SELECT DISTINCT json_extract(data, '$.run') FROM applications")
+    }
+    ended = connection.execute(
+        f"SELECT id, finished_at, {_RETRIABLE} FROM runs WHERE finished_at IS NOT NULL"  # noqa: S608
+        " ORDER BY finished_at DESC, id DESC"
+    )
+    going: list[str] = []
+    of_applications = retriable = recent = 0
+    for position, (run, finished_at, is_retriable) in enumerate(ended):
+        is_old = before is not None and finished_at < before
+        is_surplus = keep is not None and position >= keep
+        if not is_old and not is_surplus:
+            recent += 1
+        elif run in applied:
+            of_applications += 1
+        elif is_retriable and not is_old:
+            retriable += 1
+        else:
+            going.append(run)
+    unfinished = connection.execute("SELECT count(*) FROM runs WHERE finished_at IS NULL").fetchone()[0]
+    return Aged(
+        going=tuple(reversed(going)),
+        unfinished=unfinished,
+        of_applications=of_applications,
+        retriable=retriable,
+        recent=recent,
+    )
+
+
+def known(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, float | None]:
+    """When those of these runs that are stored ended, None where they have not."""
+    marks = ",".join("?" * len(ids))
+    return dict(connection.execute(f"SELECT id, finished_at FROM runs WHERE id IN ({marks})", ids))  # noqa: S608
+
+
+def causes(connection: sqlite3.Connection) -> set[str]:
+    return {str(row[0]) for row in connection.execute("SELECT cause FROM runs")}
+
+
+def unused_workflows(connection: sqlite3.Connection) -> int:
+    wanted = "SELECT count(*) FROM workflows WHERE digest NOT IN (SELECT workflow_digest FROM runs)"
+    return int(connection.execute(wanted).fetchone()[0])
+
+
+def pinned_digests(connection: sqlite3.Connection) -> set[str]:
+    """The contents of codesets that runs need which go on, or which can be made to."""
+    found = connection.execute(
+        "SELECT DISTINCT json_extract(pin.value, '$.digest') FROM runs JOIN run_details ON run = id,"  # noqa: S608
+        f" json_each(run_details.data, '$.codesets') AS pin WHERE {_HELD}"
+    )
+    return {str(row[0]) for row in found}
+
+
+def run_naming(connection: sqlite3.Connection, text: str) -> str | None:
+    """A run that goes on, or that can be made to, and has this text in an output, its inputs or its workflow."""
+    row = connection.execute(
+        f"SELECT id FROM runs WHERE {_HELD} AND ("  # noqa: S608
+        "EXISTS (SELECT 1 FROM outputs WHERE run = id AND instr(value, CAST(:text AS BLOB)))"
+        " OR EXISTS (SELECT 1 FROM run_details WHERE run = id AND instr(data, :text))"
+        " OR EXISTS (SELECT 1 FROM workflows WHERE digest = workflow_digest AND instr(canonical, :text))) LIMIT 1",
+        {"text": text},
+    ).fetchone()
+    return None if row is None else str(row[0])
