@@ -120,6 +120,20 @@ class StepPerformer:
             case effects.RequestSlot() | effects.ReleaseSlot():
                 raise AssertionError("slots are the supervisor's own")
 
+    def knows(self, key: AttemptKey) -> bool:
+        """Whether somebody here will report the end of the attempt."""
+        return (
+            key in self._launching
+            or key in self._facts
+            or key in self._known
+            or self._steering.is_running(key)
+            or not all(event.is_set() for event in self._recovered.values())
+        )
+
+    def pins(self, run: str) -> bool:
+        """Whether the codesets of the run are being fetched."""
+        return run in self._pins
+
     def recorded(self, key: AttemptKey) -> None:
         self._ended.append(key)
         if len(self._ended) == 1:
@@ -287,6 +301,7 @@ class StepPerformer:
                     entry.scope.cancel()
                 self.activity.pop(key, None)
                 self._facts.pop(key, None)
+                self._known.discard(key)
                 tell = log.debug if outcome.ending is Ending.SUCCEEDED else log.info
                 tell("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)
                 event = events.StepFinished(
