@@ -1,25 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
-import yaml
 
 from fusemld.executors.kubernetes.permissions import PERMISSIONS
-
-MANIFESTS = list(yaml.safe_load_all((Path(__file__).parents[3] / "examples/kubernetes/role.yaml").read_text()))
-
-
-def only(kind: str) -> dict[str, Any]:
-    (found,) = [each for each in MANIFESTS if each["kind"] == kind]
-    return dict(found)
+from tests.cluster.role import documents
 
 
 def test_the_role_grants_exactly_what_is_needed() -> None:
     granted = {
         (verb, resource, group)
-        for rule in only("Role")["rules"]
+        for rule in documents()["Role"]["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -29,12 +19,13 @@ def test_the_role_grants_exactly_what_is_needed() -> None:
 
 
 def test_the_role_is_bound_to_the_service_account_in_its_own_namespace() -> None:
-    binding = only("RoleBinding")
+    found = documents()
+    binding = found["RoleBinding"]
 
     assert binding["roleRef"]["kind"] == "Role"
-    assert binding["roleRef"]["name"] == only("Role")["metadata"]["name"]
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": only("ServiceAccount")["metadata"]["name"]}]
-    assert {each["kind"] for each in MANIFESTS} == {"Role", "RoleBinding", "ServiceAccount"}
+    assert binding["roleRef"]["name"] == found["Role"]["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": found["ServiceAccount"]["metadata"]["name"]}]
+    assert set(found) == {"Role", "RoleBinding", "ServiceAccount"}
 
 
 @pytest.mark.parametrize("verb", ["get", "list", "watch"])
