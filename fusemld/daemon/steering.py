@@ -69,6 +69,7 @@ class Context:
         self.applications = applications
         self.folders = folders
         self.work = work
+        self.is_killed = False
         self.step_log = step_log
         self._note = note
         self._as_daemon = as_daemon
@@ -98,7 +99,7 @@ class Steering:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._running: dict[AttemptKey, anyio.CancelScope] = {}
+        self._running: dict[AttemptKey, tuple[anyio.CancelScope, Context]] = {}
 
     def is_running(self, key: AttemptKey) -> bool:
         return key in self._running
@@ -106,13 +107,16 @@ class Steering:
     def launch(self, tasks: TaskGroup, step: PluginStep, context: Context, report: Report) -> None:
         """Nothing happens where the attempt is running already."""
         if context.key not in self._running:
-            scope = self._running[context.key] = anyio.CancelScope()
+            scope = anyio.CancelScope()
+            self._running[context.key] = scope, context
             tasks.start_soon(self._run, step, context, report, scope, name=f"step {context.key}")
 
     def kill(self, key: AttemptKey) -> None:
         """Cancel the step; its end is reported. Unknown keys are ignored."""
         if key in self._running:
-            self._running[key].cancel()
+            scope, context = self._running[key]
+            context.is_killed = True
+            scope.cancel()
 
     async def _run(self, step: PluginStep, context: Context, report: Report, scope: anyio.CancelScope) -> None:
         key = context.key

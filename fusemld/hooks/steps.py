@@ -104,6 +104,9 @@ class StepContext(Protocol):
     folders: RuntimeFolders
     work: Path
     """A folder of the plugin's own below the state folder; it persists."""
+    is_killed: bool
+    """Set before the step is cancelled for good (by a user, or by its deadline). A step that is cancelled
+    without it is run again by the next daemon."""
 
     def note(self, text: str) -> None:
         """One line that tells a person what is going on right now; it is logged too."""

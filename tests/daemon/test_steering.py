@@ -146,13 +146,13 @@ async def test_outputs_that_cannot_be_recorded_fail_the_step(
 
 
 async def test_a_plugin_step_is_cancelled_in_the_middle_and_cleans_up(room: OpenRoom) -> None:
-    cleaned = anyio.Event()
+    killed: list[bool] = []
 
     async def script(context: StepContext) -> Mapping[str, str]:
         try:
             await anyio.sleep_forever()
         finally:
-            cleaned.set()
+            killed.append(context.is_killed)
         raise AssertionError
 
     async with room(ScriptedStep(script)) as running:
@@ -162,7 +162,7 @@ async def test_a_plugin_step_is_cancelled_in_the_middle_and_cleans_up(room: Open
         await running.supervisor.request("r1", CancelRequested(at=1003.0))
         run = await running.over()
 
-        assert cleaned.is_set()
+        assert killed == [True]
         assert run.state is RunState.CANCELLED
         assert outcome_of(run).ending is Ending.CANCELLED
         assert running.executor.kills == [], "it was never with an executor"
@@ -170,9 +170,13 @@ async def test_a_plugin_step_is_cancelled_in_the_middle_and_cleans_up(room: Open
 
 async def test_a_plugin_step_is_run_again_by_the_next_daemon_at_the_same_attempt(room: OpenRoom) -> None:
     attempts: list[int] = []
+    killed: list[bool] = []
 
     async def forever(context: StepContext) -> Mapping[str, str]:
-        await anyio.sleep_forever()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            killed.append(context.is_killed)
         raise AssertionError
 
     async def done(context: StepContext) -> Mapping[str, str]:
@@ -186,6 +190,7 @@ async def test_a_plugin_step_is_run_again_by_the_next_daemon_at_the_same_attempt
     async with room(ScriptedStep(done)) as second:
         run = await second.over()
 
+        assert killed == [False]
         assert attempts == [1]
         assert run.state is RunState.SUCCEEDED
         assert len(run.steps["one"].attempts) == 1
