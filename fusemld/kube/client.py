@@ -128,6 +128,12 @@ class KubeCluster:
             raise
         return True
 
+    async def delete_collection(self, path: str, selector: str) -> int:
+        """Delete what the label selector chooses of a collection; how many there were."""
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        answer = await self._write("deletecollection", "DELETE", path, options, {"labelSelector": selector})
+        return len(answer.get("items") or ())
+
     def states(self, path: str, name: str) -> AbstractAsyncContextManager[AsyncGenerator[Json | None]]:
         from fusemld.kube.states import states  # it stands on this module
 
