@@ -135,6 +135,7 @@ class StepPerformer:
         return run in self._pins
 
     def recorded(self, key: AttemptKey) -> None:
+        self._known.discard(key)
         self._ended.append(key)
         if len(self._ended) == 1:
             self._start("forget", key, self._forget)
@@ -301,7 +302,6 @@ class StepPerformer:
                     entry.scope.cancel()
                 self.activity.pop(key, None)
                 self._facts.pop(key, None)
-                self._known.discard(key)
                 tell = log.debug if outcome.ending is Ending.SUCCEEDED else log.info
                 tell("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)
                 event = events.StepFinished(
