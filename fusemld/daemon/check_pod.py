@@ -22,7 +22,7 @@ PROGRAM = f"git --version > $FUSEML_RESULTS_DIR/{OUTPUT}"
 LONGEST_S = 120.0
 LOOKS_APART_S = 0.5
 REMOVAL_S = 10.0
-PATIENCE = Patience(unschedulable_s=60, image_pull_s=60, misconfigured_s=30)
+PATIENCE = Patience(unschedulable_s=30, image_pull_s=15, misconfigured_s=15)
 """Of somebody who sits and waits."""
 
 
