@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 
 import msgspec
@@ -62,9 +63,10 @@ def error(doing: str, status: int, said: str) -> FusemldError:
 def retry_after_s(header: str | None) -> float | None:
     """Of a `Retry-After` in seconds; a date, which API servers do not send, counts as nothing said."""
     try:
-        return None if header is None else float(header)
+        seconds = math.nan if header is None else float(header)
     except ValueError:
         return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def is_refusal(status: int, retry_after: str | None) -> bool:

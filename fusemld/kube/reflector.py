@@ -105,7 +105,8 @@ class Reflector:
         """Until cancelled; ready after the first complete list.
 
         Before that, errors that will not pass by themselves (`ForbiddenError`, `NotFoundError`...) are raised;
-        later they are `trouble`. `on_change` must not raise errors of our family: they would pass for the server's.
+        later they are `trouble`. `on_change` must not raise errors of our family: they would pass for those of
+        the server.
         """
         is_ready = False
         while True:
