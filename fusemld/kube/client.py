@@ -128,9 +128,11 @@ class KubeCluster:
             raise
         return True
 
-    async def delete_collection(self, path: str, selector: str) -> int:
-        """Delete what the label selector chooses of a collection; how many there were."""
+    async def delete_collection(self, path: str, selector: str, *, dry_run: bool = False) -> int:
+        """Delete what the label selector chooses of a collection; how many there were. With `dry_run` they stay."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if dry_run:
+            options["dryRun"] = ["All"]
         answer = await self._write("deletecollection", "DELETE", path, options, {"labelSelector": selector})
         return len(answer.get("items") or ())
 
