@@ -1,8 +1,8 @@
 """Places where tests may let a process die as if by `kill -9`.
 
 `FUSEMLD_FAULT=NAME` kills the process that reaches the point NAME; `NAME:3` at the third time. Without the
-variable a point costs one comparison. `POINTS` and `UPKEEP_POINTS` list them all: every place where something is
-written or done that the next life of the process has to make sense of.
+variable a point costs one comparison. `POINTS`, `KUBERNETES_POINTS` and `UPKEEP_POINTS` list them all: every
+place where something is written or done that the next life of the process has to make sense of.
 """
 
 from __future__ import annotations
@@ -40,6 +40,19 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Name to what holds when a process dies there."""
 
+KUBERNETES_POINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "kubernetes.delivered": "the codesets of an attempt are in the cluster and nothing else of it",
+        "kubernetes.secret_created": "the Secret of an attempt is there and its pod is not",
+        "kubernetes.pod_created": "the pod of an attempt is there and nobody was told",
+        "kubernetes.started": "the pod runs and the run does not know",
+        "kubernetes.collected": "log and outputs of an ended attempt were read and its end was not told",
+        "kubernetes.secret_deleted": "the Secret of a recorded attempt is gone and its pod is there",
+        "kubernetes.pod_deleted": "the deletion of the pod of a recorded attempt was accepted",
+    }
+)
+"""The same for runs on the kubernetes executor."""
+
 UPKEEP_POINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "store.migrating": "a database is brought up to date and nothing of that is committed",
@@ -58,7 +71,7 @@ _left = int(_count or 1)
 
 
 def point(name: str) -> None:
-    """Die here if the environment of this process says so. `name` is one of `POINTS` or `UPKEEP_POINTS`."""
+    """Die here if the environment of this process says so. `name` is one of those that are listed here."""
     global _left  # noqa: PLW0603 - counts per process, like the variable itself
     if name != _name:
         return

@@ -19,7 +19,7 @@ CALL = re.compile(r'faults\.point\("([^"]+)"\)')
 def test_every_listed_point_is_somewhere_and_every_place_is_listed() -> None:
     found = [name for file in PACKAGE.rglob("*.py") for name in CALL.findall(file.read_text())]
 
-    assert sorted(found) == sorted([*faults.POINTS, *faults.UPKEEP_POINTS])
+    assert sorted(found) == sorted([*faults.POINTS, *faults.KUBERNETES_POINTS, *faults.UPKEEP_POINTS])
 
 
 @pytest.mark.parametrize(("fault", "passed"), [("", 3), ("b", 3), ("a", 0), ("a:2", 1)])

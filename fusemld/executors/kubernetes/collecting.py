@@ -1,0 +1,168 @@
+"""Reads what an attempt leaves behind, its log and its outputs, before its pod goes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+
+from fusemld.executors.kubernetes import results
+from fusemld.executors.kubernetes.attempts import Attempt
+from fusemld.executors.kubernetes.logs import Logs
+from fusemld.executors.kubernetes.pod import SIDECAR, STEP
+from fusemld.executors.kubernetes.results import Results
+from fusemld.hooks.clusters import Json
+from fusemld.model.backoff import backoff_s
+from fusemld.model.errors import FusemldError, NotFoundError, UnavailableError
+from fusemld.model.run import Ending, Outcome
+
+_LOG_PATIENCE_S = 20.0
+"""How long a log that cannot be read is tried while the API server is there."""
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
+_SIDECAR_SILENCE_S = 60.0
+_MOST_BYTES = 16 * 1024 * 1024
+_UNREACHABLE_S = 5.0
+_GONE = "its pod was gone before that was read"
+_END = b"\nend\n"
+_UNKNOWN_MASKS = "what must be masked in it is not known any more"
+
+
+class Collector:
+    """`is_connected` says whether the API server is there: while it is not, nobody runs out of patience."""
+
+    def __init__(
+        self, cluster: Logs, pods: str, *, outputs_patience_s: float, is_connected: Callable[[], bool]
+    ) -> None:
+        self._cluster = cluster
+        self._pods = pods
+        self._outputs_patience_s = outputs_patience_s
+        self._is_connected = is_connected
+
+    async def collect(self, attempt: Attempt, outcome: Outcome) -> tuple[Outcome, Mapping[str, str]]:
+        """The outcome with the last lines of the log, which is complete then, and the outputs of a success."""
+        if outcome.ending is not Ending.SUCCEEDED or not attempt.outputs:
+            await self._finish_log(attempt, is_unreachable=outcome.ending is Ending.NODE_LOST)
+            return _tailed(outcome, attempt), {}
+        if attempt.small_output is not None:
+            await self._finish_log(attempt)
+            found = results.from_message(_termination_message(attempt.last), attempt.small_output)
+        else:
+            found = Results()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._finish_log, attempt, name=f"log {attempt.key}")
+                found = await self._outputs(attempt)
+        if attempt.patterns is None:
+            found = Results(
+                refused=dict.fromkeys(attempt.outputs, f"whether it holds a secret is not known: {_UNKNOWN_MASKS}")
+            )
+        outcome, outputs = results.conclude(outcome, found, attempt.patterns or ())
+        return _tailed(outcome, attempt), outputs
+
+    async def _finish_log(self, attempt: Attempt, *, is_unreachable: bool = False) -> None:
+        log = attempt.log
+        if not _has_run(attempt.last):
+            return
+        if attempt.patterns is None:
+            log.open((), resumed=True)
+            log.note(f"the log cannot be shown: {_UNKNOWN_MASKS}")
+        else:
+            if not log.is_open:
+                log.open(attempt.patterns, resumed=attempt.is_adopted)
+            why = await self._rest_of_log(attempt, is_unreachable=is_unreachable)
+            if why:
+                log.note(f"the log may not be complete: {why}")
+        log.close()
+
+    async def _rest_of_log(self, attempt: Attempt, *, is_unreachable: bool) -> str:
+        """Why it could not be read; empty where it could."""
+        if attempt.is_gone:
+            return _GONE
+        if not is_unreachable:
+            return await self._patiently(attempt, attempt.log.read, _LOG_PATIENCE_S)
+        with anyio.move_on_after(_UNREACHABLE_S):
+            return await self._patiently(attempt, attempt.log.read, 0.0)
+        return "its node does not answer"
+
+    async def _outputs(self, attempt: Attempt) -> Results:
+        found = Results(damage="nothing was handed over")
+
+        async def read() -> None:
+            nonlocal found
+            found = results.parse(await self._handed_over(attempt), attempt.outputs)
+            if not found.is_complete and not _has_ended(attempt.last, SIDECAR):
+                raise UnavailableError(f"cannot read the outputs of {attempt.key}: {found.damage}")
+
+        why = await self._patiently(attempt, read, self._outputs_patience_s)
+        return Results(damage=why) if why else found
+
+    async def _handed_over(self, attempt: Attempt) -> bytes:
+        """The log of the sidecar, until it says that this is all."""
+        path = f"{self._pods}/{attempt.name}/log"
+        params = {"container": SIDECAR, "follow": "true"}
+        data = bytearray()
+        async with self._cluster.logs(path, params=params, silence_s=_SIDECAR_SILENCE_S) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if data.endswith(_END) or len(data) > _MOST_BYTES:
+                    break
+        return bytes(data)
+
+    async def _patiently(self, attempt: Attempt, read: Callable[[], Awaitable[None]], patience_s: float) -> str:
+        """Why it could not be done; empty where it could."""
+        tries = 0
+        spent_s = 0.0
+        while True:
+            began = anyio.current_time()
+            try:
+                await read()
+            except NotFoundError:
+                return _GONE
+            except UnavailableError as error:
+                why = str(error)
+            except FusemldError as error:
+                return str(error)
+            else:
+                return ""
+            if attempt.is_gone:
+                return why
+            tries += 1
+            await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+            if self._is_connected():
+                spent_s += anyio.current_time() - began
+                if spent_s >= patience_s:
+                    return why
+
+
+def _tailed(outcome: Outcome, attempt: Attempt) -> Outcome:
+    tail = attempt.log.tail
+    if not tail:
+        return outcome
+    return Outcome(ending=outcome.ending, message=outcome.message, exit_status=outcome.exit_status, tail=tail)
+
+
+def _termination_message(pod: Json | None) -> str:
+    terminated = _terminated(pod, STEP)
+    return str(terminated.get("message") or "") if terminated else ""
+
+
+def _has_ended(pod: Json | None, container: str) -> bool:
+    return _terminated(pod, container) is not None
+
+
+def _has_run(pod: Json | None) -> bool:
+    state = _state(pod, STEP)
+    return "running" in state or "terminated" in state
+
+
+def _terminated(pod: Json | None, container: str) -> Json | None:
+    found: Json | None = _state(pod, container).get("terminated")
+    return found
+
+
+def _state(pod: Json | None, container: str) -> Json:
+    status = (pod or {}).get("status") or {}
+    for one in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
+        if one.get("name") == container:
+            return one.get("state") or {}
+    return {}

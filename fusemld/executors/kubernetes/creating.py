@@ -1,0 +1,130 @@
+"""Creates what an attempt needs in the cluster. Everything is safe to repeat."""
+
+from __future__ import annotations
+
+import anyio
+
+from fusemld.executors.kubernetes import names
+from fusemld.executors.kubernetes.attempts import Attempt
+from fusemld.executors.kubernetes.delivery import Delivery
+from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
+from fusemld.executors.kubernetes.pod import pod, secret
+from fusemld.executors.kubernetes.refusals import creating
+from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.hooks.clusters import MANAGED_BY, Cluster, Json
+from fusemld.hooks.executors import Launch
+from fusemld.model import faults
+from fusemld.model.errors import ConflictError, NotFoundError, StartError, UnavailableError
+
+
+class Creator:
+    """`may_create_secrets` is set once those that an earlier daemon left are swept."""
+
+    def __init__(self, cluster: Cluster, settings: KubernetesSettings, delivery: Delivery, masks: Masks) -> None:
+        self.may_create_secrets = anyio.Event()
+        self._cluster = cluster
+        self._settings = settings
+        self._delivery = delivery
+        self._masks = masks
+        self._root = f"/api/v1/namespaces/{cluster.namespace}"
+
+    async def create(self, attempt: Attempt, launch: Launch) -> Json | None:
+        """The pod, which may have been there already; None where it was and is not any more, or where the attempt
+        was told to stop meanwhile. Raises `StartError` (there is no pod then) and `UnavailableError`."""
+        await self._deliver(attempt, launch)
+        instance, namespace = self._cluster.instance, self._cluster.namespace
+        known = attempt.bundles or {}
+        values = masked_values(launch)
+        if values and not attempt.mask_key:
+            attempt.mask_key = self._masks.keep(attempt.name, values)
+        annotations = {KEY_ANNOTATION: attempt.mask_key} if attempt.mask_key else {}
+        body = pod(
+            launch,
+            self._settings,
+            instance=instance,
+            namespace=namespace,
+            known=known,
+            more_annotations=annotations,
+        )
+        credentials = secret(launch, instance=instance, namespace=namespace, known=known)
+        if credentials is not None:
+            await self.may_create_secrets.wait()
+        if attempt.is_stopping:
+            return None
+        attempt.is_creating = True
+        try:
+            if credentials is not None and not attempt.is_secret_there:
+                await self._create_secret(attempt, credentials)
+                faults.point("kubernetes.secret_created")
+            return await self._create_pod(attempt, body)
+        finally:
+            attempt.is_creating = False
+
+    async def find(self, attempt: Attempt) -> Json | None:
+        """The pod of the attempt, if there is one; one of its name that is somebody else's is not."""
+        try:
+            found = await self._cluster.get(f"{self._root}/pods/{attempt.name}")
+        except NotFoundError:
+            return None
+        return found if names.is_ours(found, attempt.key, self._cluster.instance) else None
+
+    async def _deliver(self, attempt: Attempt, launch: Launch) -> None:
+        if attempt.bundles is None:
+            bundles = await self._delivery.deliver(launch.codesets) if launch.codesets else {}
+            attempt.bundles = bundles
+            attempt.held = tuple(name for bundle in bundles.values() for name in bundle.names)
+            faults.point("kubernetes.delivered")
+
+    async def _create_secret(self, attempt: Attempt, body: Json) -> None:
+        path = f"{self._root}/secrets"
+        attempt.has_secret = True
+        with creating(f"the credentials of {attempt.key}"):
+            try:
+                await self._cluster.create(path, body)
+            except ConflictError:
+                # No pod uses it yet, and what is in it cannot be known: it must be that of this attempt.
+                await self._cluster.delete(f"{path}/{attempt.name}")
+                await self._cluster.create(path, body)
+        attempt.is_secret_there = True
+
+    async def _create_pod(self, attempt: Attempt, body: Json) -> Json | None:
+        try:
+            with creating(f"pod {attempt.name}"):
+                created = await self._cluster.create(f"{self._root}/pods", body)
+        except UnavailableError:
+            attempt.creates_unknown = True
+            raise
+        except StartError:
+            found = await self.find(attempt) if attempt.creates_unknown else None
+            if found is None:
+                raise
+            return found
+        except ConflictError:
+            return await self._taken(attempt)
+        faults.point("kubernetes.pod_created")
+        return created
+
+    async def _taken(self, attempt: Attempt) -> Json | None:
+        """There is a pod of this name: from an earlier try, or somebody else's."""
+        path = f"{self._root}/pods/{attempt.name}"
+        try:
+            found = await self._cluster.get(path)
+        except NotFoundError:
+            if attempt.creates_unknown:
+                return None
+            raise UnavailableError(
+                f"cannot create pod {attempt.name}: another one of this name has just gone"
+            ) from None
+        if not names.is_ours(found, attempt.key, self._cluster.instance):
+            owner = (found["metadata"].get("labels") or {}).get(MANAGED_BY) or "somebody else"
+            raise StartError(
+                f"cannot create pod {attempt.name}: there is one of this name in namespace "
+                f"{self._cluster.namespace} that belongs to {owner}, and it is left alone"
+            )
+        return found
+
+
+def masked_values(launch: Launch) -> frozenset[bytes]:
+    """What must not be seen in the log of the attempt."""
+    texts = launch.secrets.union(*(codeset.credentials.values() for codeset in launch.codesets))
+    return frozenset(text.encode("utf-8", "surrogateescape") for text in texts)

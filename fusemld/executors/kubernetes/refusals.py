@@ -1,0 +1,26 @@
+"""What it means for an attempt that the API server does not take something."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from fusemld.model.errors import ForbiddenError, InvalidInputError, NotFoundError, StartError, UnavailableError
+
+_NOT_NOW = ("exceeded quota", "Unauthorized")
+"""In the server's words about a refusal (401, 403) that passes: others' pods end, credentials are renewed.
+k8s.io/apiserver/pkg/admission/plugin/resourcequota/controller.go"""
+
+
+@contextlib.contextmanager
+def creating(what: str) -> Iterator[None]:
+    """Lets `UnavailableError` and `ConflictError` through. A refusal that passes by itself becomes the former, any
+    other a `StartError` with the server's words."""
+    try:
+        yield
+    except ForbiddenError as error:
+        if any(words in str(error) for words in _NOT_NOW):
+            raise UnavailableError(str(error)) from error
+        raise StartError(f"cannot create {what}: the cluster refuses: {error}") from error
+    except (InvalidInputError, NotFoundError) as error:
+        raise StartError(f"cannot create {what}: the cluster refuses: {error}") from error

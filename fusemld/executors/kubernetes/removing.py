@@ -1,0 +1,102 @@
+"""Removes pods and Secrets of attempts that are over, however long the API server is away."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import anyio
+import msgspec
+import structlog
+from anyio.abc import TaskGroup
+
+from fusemld.hooks.clusters import Json
+from fusemld.model import faults
+from fusemld.model.backoff import backoff_s
+from fusemld.model.errors import FusemldError, NotFoundError, UnavailableError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_AT_ONCE = 16
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 60.0
+
+
+class Cluster(Protocol):
+    """What is needed of `fusemld.kube.client.KubeCluster`."""
+
+    namespace: str
+
+    async def get(self, path: str) -> Json: ...
+
+    async def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> bool: ...
+
+
+class Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to go of an attempt: its Secret and its pod, of the same name. A pod whose `uid` is not known goes
+    only if `is_ours` says so."""
+
+    name: str
+    secret: bool = False
+    pod: bool = False
+    uid: str | None = None
+    is_ours: Callable[[Json], bool] | None = None
+
+
+class Remover:
+    """`removing` are the names of the pods that are on their way out, until `gone` is told."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.removing: set[str] = set()
+        self._cluster = cluster
+        self._root = f"/api/v1/namespaces/{cluster.namespace}"
+        self._slots = anyio.CapacityLimiter(_AT_ONCE)
+
+    def add(self, removal: Removal, tasks: TaskGroup) -> None:
+        """Returns at once; the work is done in `tasks`."""
+        if removal.pod:
+            self.removing.add(removal.name)
+        tasks.start_soon(self._remove, removal, name=f"remove {removal.name}")
+
+    def gone(self, name: str) -> None:
+        self.removing.discard(name)
+
+    async def _remove(self, removal: Removal) -> None:
+        """In this order: a Secret without its pod would be forgotten if the daemon were killed in between."""
+        if removal.secret:
+            await self._insist(removal.name, lambda: self._delete_secret(removal.name))
+            faults.point("kubernetes.secret_deleted")
+        if removal.pod:
+            await self._insist(removal.name, lambda: self._delete_pod(removal))
+            faults.point("kubernetes.pod_deleted")
+
+    async def _delete_secret(self, name: str) -> None:
+        await self._cluster.delete(f"{self._root}/secrets/{name}")
+
+    async def _delete_pod(self, removal: Removal) -> None:
+        path = f"{self._root}/pods/{removal.name}"
+        uid = removal.uid
+        if uid is None:
+            try:
+                found = await self._cluster.get(path)
+            except NotFoundError:
+                found = None
+            if found is None or removal.is_ours is None or not removal.is_ours(found):
+                self.gone(removal.name)
+                return
+            uid = found["metadata"]["uid"]
+        if not await self._cluster.delete(path, uid=uid):
+            self.gone(removal.name)
+
+    async def _insist(self, name: str, request: Callable[[], Awaitable[None]]) -> None:
+        """Until it is done: what stands in the way (an API server that is away, permissions) may pass."""
+        tries = 0
+        while True:
+            try:
+                async with self._slots:
+                    return await request()
+            except FusemldError as error:
+                tries += 1
+                if not isinstance(error, UnavailableError) and tries == 1:
+                    _log.warning("pod.not_removed", name=name, error=str(error))
+            await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))

@@ -1,0 +1,77 @@
+"""Removes what nobody will ask for any more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import anyio
+import msgspec
+import structlog
+
+from fusemld.executors.kubernetes import names
+from fusemld.hooks.clusters import Json
+from fusemld.kube.client import KubeCluster
+from fusemld.model.run import AttemptKey
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_MOST_NAMED = 500
+"""Runs in a label selector, which travels in an URL."""
+_AT_ONCE = 16
+_PAGE = "500"
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """How many there were."""
+
+    pods: int
+    secrets: int
+    config_maps: int
+
+
+async def remove_everything(cluster: KubeCluster) -> Removed:
+    """Remove every pod, Secret and ConfigMap that the daemon of this instance made for attempts, in its namespace.
+    Pods get their time to stop and may be seen for a while. The daemon must not be running."""
+    root = f"/api/v1/namespaces/{cluster.namespace}"
+    slots = anyio.CapacityLimiter(_AT_ONCE)
+    removed = 0
+
+    async def remove(name: str, uid: str) -> None:
+        nonlocal removed
+        async with slots:
+            removed += await cluster.delete(f"{root}/pods/{name}", uid=uid)
+
+    async with anyio.create_task_group() as tasks:
+        async for pod in _pods(cluster, root):
+            metadata = pod["metadata"]
+            tasks.start_soon(remove, metadata["name"], metadata["uid"], name=f"remove {metadata['name']}")
+    instance = cluster.instance
+    return Removed(
+        pods=removed,
+        secrets=await cluster.delete_collection(f"{root}/secrets", names.attempts_selector(instance)),
+        config_maps=await cluster.delete_collection(f"{root}/configmaps", names.codesets_selector(instance)),
+    )
+
+
+async def sweep_secrets(cluster: KubeCluster, kept: Iterable[AttemptKey]) -> None:
+    """Remove the Secrets of all runs of this instance but those of `kept`. Nothing may create one meanwhile."""
+    runs = sorted({names.label_value(key.run) for key in kept})
+    if len(runs) > _MOST_NAMED:
+        return
+    selector = names.attempts_selector(cluster.instance)
+    if runs:
+        selector += f",{names.RUN} notin ({','.join(runs)})"
+    count = await cluster.delete_collection(f"/api/v1/namespaces/{cluster.namespace}/secrets", selector)
+    if count:
+        _log.info("secrets.swept", secrets=count)
+
+
+async def _pods(cluster: KubeCluster, root: str) -> AsyncIterator[Json]:
+    params = {"labelSelector": names.attempts_selector(cluster.instance), "limit": _PAGE}
+    while True:
+        page = await cluster.get(f"{root}/pods", params)
+        for pod in page.get("items") or ():
+            yield pod
+        if not (more := (page.get("metadata") or {}).get("continue")):
+            return
+        params["continue"] = more
