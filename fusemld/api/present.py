@@ -50,15 +50,15 @@ def run_view(run: Run, workflow: Workflow | None, activity: Mapping[str, str] = 
         cause=run.cause,
         executor=run.executor,
         state=run.state,
-        message=_readable(run.message),
+        message=readable(run.message),
         cancel_requested=run.cancel_requested,
         created_at=moment(run.created_at),
-        finished_at=_moment(run.finished_at),
+        finished_at=moment_or_none(run.finished_at),
         inputs=run.inputs,
         codesets=run.codesets or {},
         outputs=_outputs(run.outputs),
         steps=tuple(
-            step_view(step, steps.get(step.name), activity.get(step.name, "")) for step in _in_order(run, steps)
+            step_view(step, steps.get(step.name), activity.get(step.name, "")) for step in in_order(run, steps)
         ),
     )
 
@@ -70,12 +70,12 @@ def step_view(step: StepRun, declared: Step | None, activity: str = "") -> views
         name=step.name,
         image=str(declared.image) if declared else "",
         state=step.state,
-        reason=_readable(step.reason),
+        reason=readable(step.reason),
         activity="" if step.state.is_final else activity,
-        since=_moment(step.since or None),
-        deadline=None if step.state.is_final else _moment(step.deadline),
-        started_at=_moment(started),
-        finished_at=_moment(ended),
+        since=moment_or_none(step.since or None),
+        deadline=None if step.state.is_final else moment_or_none(step.deadline),
+        started_at=moment_or_none(started),
+        finished_at=moment_or_none(ended),
         duration_s=None if started is None or ended is None else round(ended - started, 3),
         attempts=tuple(_attempt(attempt) for attempt in step.attempts),
         outputs=_outputs(step.outputs),
@@ -96,38 +96,14 @@ def run_summary(
         cause=run.cause,
         executor=run.executor,
         state=run.state,
-        message=_readable(run.message),
-        now=_now(run, list(_in_order(run, steps)), activity),
+        message=readable(run.message),
+        now=now(run, list(in_order(run, steps)), activity),
         created_at=moment(run.created_at),
-        finished_at=_moment(run.finished_at),
+        finished_at=moment_or_none(run.finished_at),
         steps_done=sum(step.state.is_final for step in run.steps.values()),
         steps_total=len(run.steps),
         inputs=run.inputs,
         outputs=_outputs(run.outputs),
-    )
-
-
-def why_view(run: Run, workflow: Workflow | None, activity: Mapping[str, str] = NO_ACTIVITY) -> views.WhyView:
-    steps = {step.name: step for step in workflow.steps} if workflow else {}
-    ordered = list(_in_order(run, steps))
-    behind = [step for step in ordered if step.state is not StepState.SUCCEEDED]
-    failed = [step.name for step in behind if step.state is StepState.FAILED]
-    commands = [f"fuseml logs {run.id} {name}" for name in failed[:1]]
-    match run.state:
-        case RunState.FAILED | RunState.CANCELLED:
-            commands.append(f"fuseml retry {run.id}")
-        case RunState.RUNNING:
-            commands += [f"fuseml watch {run.id}", f"fuseml cancel {run.id}"]
-        case RunState.SUCCEEDED:
-            behind = []
-    headline = f"run {run.id} of {run.workflow}: {_now(run, ordered, activity) or run.state}"
-    return views.WhyView(
-        run=run.id,
-        workflow=run.workflow,
-        state=run.state,
-        headline=headline,
-        items=tuple(_why_item(step, activity.get(step.name, "")) for step in behind),
-        next=tuple(commands),
     )
 
 
@@ -158,7 +134,7 @@ def workflow_view(workflow: Workflow, file: str = "", created: float | None = No
         executor=workflow.executor,
         order=workflow.order,
         file=file,
-        created=_moment(created),
+        created=moment_or_none(created),
     )
 
 
@@ -192,7 +168,7 @@ def application_view(application: Application, state: str = "") -> views.Applica
         revision=application.revision,
         state=state,
         services=application.services,
-        updated_at=_moment(application.updated_at or None),
+        updated_at=moment_or_none(application.updated_at or None),
     )
 
 
@@ -221,12 +197,14 @@ def without_credentials(url: str) -> str:
     return f"{scheme}://{HIDDEN}@{address}{slash}{path}"
 
 
-def _in_order(run: Run, declared: Mapping[str, Step]) -> Iterable[StepRun]:
+def in_order(run: Run, declared: Mapping[str, Step]) -> Iterable[StepRun]:
+    """The steps as the workflow lists them, by name where it is not known."""
     names = [name for name in declared if name in run.steps] if declared else sorted(run.steps)
     return (run.steps[name] for name in names)
 
 
-def _now(run: Run, ordered: Sequence[StepRun], activity: Mapping[str, str]) -> str:
+def now(run: Run, ordered: Sequence[StepRun], activity: Mapping[str, str]) -> str:
+    """What goes on in a few words, or what it failed of; empty where it succeeded."""
     if run.state is RunState.SUCCEEDED:
         return ""
     for state in _INTERESTING:
@@ -234,23 +212,8 @@ def _now(run: Run, ordered: Sequence[StepRun], activity: Mapping[str, str]) -> s
             if step.state is state:
                 last = step.attempts[-1].outcome if step.attempts else None
                 ended = last.message if last and state is StepState.FAILED else ""
-                return _readable(f"{step.name}: {ended or activity.get(step.name) or step.reason or state}")
-    return _readable(run.message)
-
-
-def _why_item(step: StepRun, activity: str) -> views.WhyItem:
-    last = step.attempts[-1].outcome if step.attempts else None
-    explained = last is not None and last.ending is not Ending.SUCCEEDED and step.state.is_final
-    return views.WhyItem(
-        step=step.name,
-        state=step.state,
-        reason=_readable(last.message or last.ending if last and explained else step.reason),
-        activity="" if step.state.is_final else activity,
-        since=_moment(step.since or None),
-        deadline=None if step.state.is_final else _moment(step.deadline),
-        attempt=step.attempt,
-        tail=_readable(last.tail) if last and explained else "",
-    )
+                return readable(f"{step.name}: {ended or activity.get(step.name) or step.reason or state}")
+    return readable(run.message)
 
 
 def _outputs(outputs: Mapping[str, str]) -> dict[str, str]:
@@ -263,7 +226,7 @@ def _data_url(value: str) -> str:
     return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """What programs have said, for people: bytes that are not text are marked as such."""
     return text if _is_text(text) else text.encode("utf-8", "surrogateescape").decode(errors="replace")
 
@@ -282,15 +245,15 @@ def _attempt(attempt: Attempt) -> views.AttemptView:
     ended = attempt.ended_at
     return views.AttemptView(
         number=attempt.number,
-        reason=_readable(attempt.reason),
+        reason=readable(attempt.reason),
         launched_at=moment(attempt.launched_at),
-        started_at=_moment(attempt.started_at),
-        ended_at=_moment(ended),
+        started_at=moment_or_none(attempt.started_at),
+        ended_at=moment_or_none(ended),
         duration_s=None if ended is None else round(ended - attempt.launched_at, 3),
         ending=outcome.ending if outcome else None,
-        message=_readable(outcome.message) if outcome else "",
+        message=readable(outcome.message) if outcome else "",
         exit_status=outcome.exit_status if outcome else None,
-        tail=_readable(outcome.tail) if outcome and outcome.ending is not Ending.SUCCEEDED else "",
+        tail=readable(outcome.tail) if outcome and outcome.ending is not Ending.SUCCEEDED else "",
     )
 
 
@@ -381,7 +344,8 @@ def _extension_service(service: Service) -> views.ExtensionServiceView:
     )
 
 
-def _moment(epoch: float | None) -> Time | None:
+def moment_or_none(epoch: float | None) -> Time | None:
+    """See `moment`."""
     return None if epoch is None else moment(epoch)
 
 

@@ -36,6 +36,7 @@ from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.systemd import notify
+from fusemld.daemon.watchdog import Watchdog
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Defaults
 from fusemld.executors.process.client import Keeper
@@ -212,6 +213,7 @@ class _Daemon:
             folders=folders,
             kinds=plugins.service_kinds,
         )
+        watchdog = Watchdog(supervisor, performer, store)
         operations = DaemonOperations(
             settings=settings,
             plugins=plugins,
@@ -226,6 +228,7 @@ class _Daemon:
             executors=executors,
             retention=retention,
             backups=Backups(store, settings.state / "backups"),
+            watchdog=watchdog,
             stop=self._stop,
         )
         await supervisor.load(await store.unfinished_runs())
@@ -234,6 +237,7 @@ class _Daemon:
             await tasks.start(services.run, name="services")
             await tasks.start(performer.run, name="performer")
             await tasks.start(supervisor.run, performer, name="supervisor")
+            tasks.start_soon(watchdog.run, name="watchdog")
             await tasks.start(server.serve, operations, settings.socket, settings.group, name="api")
             timing = Timing(rescan_s=settings.intake.rescan_s)
             watcher = Watcher(settings.folder, reader, known=catalog.files, timing=timing)

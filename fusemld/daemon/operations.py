@@ -19,6 +19,7 @@ from fusemld.daemon.retention import Retention
 from fusemld.daemon.run_operations import RunOperations
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.watchdog import Watchdog
 from fusemld.hooks.executors import Executor
 from fusemld.hooks.manager import Plugins
 from fusemld.intake.triggers import Registered, judge
@@ -46,11 +47,18 @@ class DaemonOperations(RunOperations, RegisteredOperations):
         executors: Mapping[str, Executor],
         retention: Retention,
         backups: Backups,
+        watchdog: Watchdog,
         stop: Callable[[bool], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         RunOperations.__init__(
-            self, store=store, supervisor=supervisor, performer=performer, plans=plans, clock=clock
+            self,
+            store=store,
+            supervisor=supervisor,
+            performer=performer,
+            plans=plans,
+            clock=clock,
+            problems=watchdog.of,
         )
         RegisteredOperations.__init__(
             self, settings=settings, store=store, folder=folder, registry=registry, executors=executors
@@ -60,6 +68,7 @@ class DaemonOperations(RunOperations, RegisteredOperations):
         self._services = services
         self._retention = retention
         self._backups = backups
+        self._watchdog = watchdog
         self._stop = stop
         self._started_at = clock()
 
@@ -90,6 +99,10 @@ class DaemonOperations(RunOperations, RegisteredOperations):
                 views.ComponentHealth(name=f"run {entry.run.id}", ok=False, message=entry.broken)
                 for entry in self._supervisor.active.values()
                 if entry.broken is not None
+            ),
+            *(
+                views.ComponentHealth(name=finding.subject, ok=False, message=finding.message)
+                for finding in self._watchdog.findings
             ),
         )
         is_ok = all(component.ok for component in components)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anyio
 
 from fusemld.api import present, views
+from fusemld.api.why import why_view
 from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.plans import Plans
 from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tails import last_line
 from fusemld.engine import events
+from fusemld.engine.plan import Plan
+from fusemld.engine.values import codeset_references
 from fusemld.model.errors import NotFoundError, StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Run, RunState, StepRun, StepState
 from fusemld.model.workflow import Workflow
@@ -28,6 +31,10 @@ LOOK_S = 1.0
 """Between two looks at the log of a running step, which nobody tells us about."""
 
 
+def _none(_run: str) -> Sequence[str]:
+    return ()
+
+
 class RunOperations:
     """Runs as people see them: unfinished ones from memory, ended ones from the store."""
 
@@ -39,12 +46,15 @@ class RunOperations:
         performer: StepPerformer,
         plans: Plans,
         clock: Callable[[], float],
+        problems: Callable[[str], Sequence[str]] = _none,
     ) -> None:
+        """`problems` are those of a run that somebody has noticed."""
         self._store = store
         self._supervisor = supervisor
         self._performer = performer
         self._plans = plans
         self._clock = clock
+        self._problems = problems
 
     async def runs(self, wanted: views.RunFilter) -> Sequence[views.RunSummary]:
         query = RunQuery(
@@ -74,7 +84,9 @@ class RunOperations:
 
     async def why(self, run: str) -> views.WhyView:
         found = await self._found(run)
-        return present.why_view(*await self._with_workflow(found), self._activity(found))
+        plan = await self._plan(found)
+        codesets = () if plan is None else codeset_references(found.inputs, plan.workflow)
+        return why_view(found, plan, self._activity(found), codesets=codesets, trouble=tuple(self._trouble(found)))
 
     async def log_files(self, run: str, step: str | None, attempt: int | None) -> views.LogFiles:
         found = await self._found(run)
@@ -153,11 +165,25 @@ class RunOperations:
         return stored
 
     async def _with_workflow(self, run: Run) -> tuple[Run, Workflow | None]:
+        plan = await self._plan(run)
+        return run, None if plan is None else plan.workflow
+
+    async def _plan(self, run: Run) -> Plan | None:
         try:
-            plan = await self._plans.plan(run.workflow_digest)
+            return await self._plans.plan(run.workflow_digest)
         except (NotFoundError, StartError):
-            return run, None
-        return run, plan.workflow
+            return None
+
+    def _trouble(self, run: Run) -> Iterator[str]:
+        """What holds up an unfinished run and is none of its steps' doing, the worst first."""
+        entry = self._supervisor.active.get(run.id)
+        if entry is None:
+            return
+        if entry.broken is not None:
+            yield f"it does not go on, because of an error of fusemld's own: {entry.broken}"
+        if self._supervisor.trouble is not None:
+            yield f"nothing goes on as long as nothing can be recorded: {self._supervisor.trouble}"
+        yield from self._problems(run.id)
 
     async def _view(self, run: Run) -> views.RunView:
         return present.run_view(*await self._with_workflow(run), self._said(run) | self._activity(run))

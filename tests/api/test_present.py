@@ -10,7 +10,6 @@ from fusemld.api.present import (
     extension_view,
     run_summary,
     run_view,
-    why_view,
     without_credentials,
     workflow_view,
 )
@@ -98,54 +97,6 @@ def test_a_list_says_in_a_few_words_what_goes_on() -> None:
 
     assert summary.now == "zeta: installing 38 packages"
     assert (summary.steps_done, summary.steps_total) == (0, 2)
-
-
-def test_why_names_the_failed_step_its_cause_its_last_lines_and_what_helps() -> None:
-    steps = (
-        StepRun(name="zeta", state=StepState.FAILED, attempts=(FAILED,)),
-        StepRun(name="alpha", state=StepState.SKIPPED, reason="zeta did not succeed"),
-    )
-
-    why = why_view(run(RunState.FAILED, *steps), WORKFLOW)
-
-    assert why.headline == "run r1 of w: zeta: exit status 3"
-    assert [(item.step, item.reason, item.tail) for item in why.items] == [
-        ("zeta", "exit status 3", "Traceback\nKeyError"),
-        ("alpha", "zeta did not succeed", ""),
-    ]
-    assert why.next == ("fuseml logs r1 zeta", "fuseml retry r1")
-
-
-def test_why_says_reason_and_deadline_of_every_unfinished_step() -> None:
-    steps = (
-        StepRun(name="zeta", state=StepState.QUEUED, reason="waits for a slot", since=91.0, deadline=200.0),
-        StepRun(name="alpha", reason="waits for zeta", since=90.0),
-    )
-
-    why = why_view(run(RunState.RUNNING, *steps), WORKFLOW)
-
-    assert [(item.reason, item.deadline and item.deadline.timestamp()) for item in why.items] == [
-        ("waits for a slot", 200.0),
-        ("waits for zeta", None),
-    ]
-
-
-def test_bytes_that_are_no_text_can_be_shown() -> None:
-    odd = b"\xff\x00\xe9".decode("utf-8", "surrogateescape")
-    outcome = Outcome(ending=Ending.PROGRAM_FAILED, message=f"said {odd}", tail=odd)
-    attempt = Attempt(number=1, reason="first", launched_at=1.0, ended_at=2.0, outcome=outcome)
-    step = StepRun(name="alpha", state=StepState.FAILED, attempts=(attempt,), outputs={"odd": odd, "text": "é"})
-    run = Run(
-        id="r", workflow="w", workflow_digest="d", created_at=1.0, state=RunState.FAILED, message=odd,
-        steps=immutables.Map({"alpha": step}), outputs={"odd": odd},
-    )  # fmt: skip
-
-    for view in (run_view(run, None), run_summary(run), why_view(run, None)):
-        assert "\N{REPLACEMENT CHARACTER}" in msgspec.json.encode(view).decode()
-
-    shown = run_view(run, None)
-    assert shown.outputs == {"odd": "data:application/octet-stream;base64,/wDp"}
-    assert shown.steps[0].outputs == shown.outputs | {"text": "é"}
 
 
 def test_values_of_credentials_are_hidden_wherever_they_are() -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
+import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import yaml
 from anyio.from_thread import BlockingPortal
 
 from fusemld.api import views
+from fusemld.api.views import moment
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.run import Ending, RunState, StepState
 from tests.api.memory import START, MemoryOperations, run_view, step_view
@@ -221,6 +225,58 @@ def test_why_says_reason_last_lines_and_what_helps(fuseml: Cli, operations: Memo
         "    | KeyError",
         "next: fuseml retry r1",
     ]
+
+
+def test_why_shows_the_chain_deadlines_in_words_and_what_is_wrong_besides(
+    fuseml: Cli, operations: MemoryOperations
+) -> None:
+    operations.run_views["r1"] = run_view("r1", state=RunState.RUNNING)
+    now = moment(time.time())
+    queued = views.WhyItem(
+        step="a",
+        state=StepState.QUEUED,
+        reason="waiting for a free slot",
+        activity="3 steps before it; all 2 slots are taken",
+        since=now,
+        deadline=now + dt.timedelta(hours=2, seconds=30),
+        then="it fails if no slot was free by then",
+        attempt=2,
+        attempt_reason="retry 1 of 2; before: out of memory",
+    )
+    waiting = [
+        views.WhyItem(
+            step=f"w{number}",
+            state=StepState.WAITING,
+            reason="waiting for b",
+            waits_for=("b", "a"),
+            since=now,
+            then="it starts after b, or is skipped if that does not succeed",
+        )
+        for number in range(30)
+    ]
+    operations.why_views["r1"] = views.WhyView(
+        run="r1",
+        workflow="w",
+        state=RunState.RUNNING,
+        headline="run r1 of w: disk is full",
+        trouble=("disk is full",),
+        items=(queued, *waiting),
+        next=("fuseml watch r1",),
+    )
+
+    lines = [re.sub(r"since \S+ ago", "since 1s ago", line) for line in fuseml("why", "r1").stdout.splitlines()]
+
+    assert lines[:8] == [
+        "run r1 of w: disk is full",
+        "  trouble: disk is full",
+        "  a (queued): waiting for a free slot; 3 steps before it; all 2 slots are taken",
+        "    attempt 2: retry 1 of 2; before: out of memory",
+        "    since 1s ago; in 2h00m it fails if no slot was free by then",
+        "  w0 (waiting): waiting for b",
+        "    which waits for a",
+        "    since 1s ago; it starts after b, or is skipped if that does not succeed",
+    ]
+    assert lines[-2:] == ["  and 10 more steps that wait for those above", "next: fuseml watch r1"]
 
 
 def test_text_of_others_cannot_steer_the_terminal(fuseml: Cli, operations: MemoryOperations) -> None:

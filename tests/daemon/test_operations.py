@@ -19,6 +19,7 @@ from fusemld.daemon.operations import DaemonOperations
 from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
+from fusemld.daemon.watchdog import Watchdog
 from fusemld.engine.events import StepFinished
 from fusemld.executors.process.client import Keeper
 from fusemld.hooks.manager import Plugins
@@ -98,6 +99,7 @@ class Desk:
                 Keeper(room.state), NoEnvironments(), {}, room.state, StoredServices(store)
             ),
             executors={"process": room.executor},
+            watchdog=Watchdog(room.supervisor, room.performer, store),
             retention=Retention(
                 settings=settings.retention,
                 state=room.state,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from fusemld.api import views
@@ -9,7 +11,10 @@ from fusemld.api.client import url
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
 from fusemld.cli.options import Output, connect, output_option, run_argument, socket_option
-from fusemld.model.run import RunState
+from fusemld.model.run import RunState, StepState
+
+SHOWN = 20
+"""How many of the steps that only wait for others `fuseml why` explains."""
 
 
 @click.command("run")
@@ -187,15 +192,30 @@ def _named(title: str, values: dict[str, str]) -> str:
 
 def _explained(why: views.WhyView) -> str:
     lines = [tables.printable(why.headline)]
+    lines += [f"  trouble: {tables.printable(text)}" for text in why.trouble]
+    waiting = [item for item in why.items if item.state is StepState.WAITING]
+    shown = {item.step for item in waiting[:SHOWN]}
     for item in why.items:
-        lines.append(
-            f"  {item.step} ({tables.state(item.state)}): {tables.printable(item.activity or item.reason)}"
-        )
-        if not item.state.is_final:
-            times = [f"since {tables.ago(item.since)}" if item.since else "no clock yet"]
-            times.append(f"gives up {tables.left(item.deadline)}" if item.deadline else "no deadline of its own")
-            lines.append(f"    {', '.join(times)}")
-        if item.tail:
-            lines.append(tables.indented(item.tail, "    | "))
+        if item.state is not StepState.WAITING or item.step in shown:
+            lines += _explained_step(item)
+    if len(waiting) > SHOWN:
+        lines.append(f"  and {len(waiting) - SHOWN} more steps that wait for those above")
     lines += [f"next: {command}" for command in why.next]
     return "\n".join(lines)
+
+
+def _explained_step(item: views.WhyItem) -> Iterator[str]:
+    said = [text for text in (item.reason, item.activity) if text and text != item.state]
+    yield f"  {item.step} ({tables.state(item.state)}): {tables.printable('; '.join(said) or item.state)}"
+    if len(item.waits_for) > 1:
+        yield f"    which waits for {', which waits for '.join(item.waits_for[1:])}"
+    if item.attempt_reason:
+        yield f"    attempt {item.attempt}: {tables.printable(item.attempt_reason)}"
+    if not item.state.is_final:
+        since = f"since {tables.ago(item.since)}" if item.since else "no clock yet"
+        until = (
+            f"{tables.left(item.deadline)} {item.then}" if item.deadline else item.then or "no deadline of its own"
+        )
+        yield f"    {since}; {until}"
+    if item.tail:
+        yield tables.indented(item.tail, "    | ")
