@@ -55,11 +55,11 @@ def _all() -> Iterator[Permission]:
         # One pod per attempt; `get` after a create that found the name taken, `list` and `watch` for all of them.
         (Need.STEPS, "", "pods", "create get list watch delete"),
         (Need.STEPS, "", "pods/log", "get"),
-        # Codesets: looked up and created once for all runs, removed when unused.
-        (Need.STEPS, "", "configmaps", "create list delete"),
-        # Values of one attempt. Never read back: whoever has this Role cannot see anybody's Secrets.
+        # Codesets: created once for all runs, removed when unused.
+        (Need.STEPS, "", "configmaps", "create delete deletecollection"),
+        # Credentials of one attempt. Neither `get` nor `list`: what is written is not read back.
         (Need.STEPS, "", "secrets", "create delete deletecollection"),
-        (Need.WORDS, "", "events", "list"),
+        (Need.WORDS, "", "events", "list watch"),
         (Need.MODELS, SERVING_GROUP, "inferenceservices", "create get list watch patch delete"),
         # Access of a served model to the object store, applied together with the InferenceService.
         (Need.MODELS, "", "secrets", "create patch delete"),
