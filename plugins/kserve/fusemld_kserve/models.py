@@ -23,19 +23,22 @@ OLDEST_MLFLOW = ">=2.16,<3"
 ANY_SUPPORTED_PYTHON = ">=3.9,<3.13"
 ENGINES = ("auto", "sklearn", "tensorflow", "triton")
 
-_ENGINES_OF_FLAVOURS = {"tensorflow": "tensorflow", "keras": "tensorflow", "onnx": "triton", "sklearn": "sklearn"}
+ENGINES_OF_FLAVOURS = {"tensorflow": "tensorflow", "keras": "tensorflow", "onnx": "triton", "sklearn": "sklearn"}
 _CLUSTER_ENGINES = {"tensorflow": "TensorFlow Serving", "triton": "the Triton inference server"}
 _PYTHON_FUNCTION = "python_function"
+_MODEL_FILES = {"sklearn": "pickled_model", "onnx": "data"}
 _MLFLOW = re.compile(r"(?im)^\s*mlflow(-skinny)?\s*(\[|[<>=!~;@]|$)")
 _OLD_MLFLOW = re.compile(r"(?im)^(\s*mlflow(?:-skinny)?)\s*==\s*(?:1\.|2\.(?:[0-9]|1[0-5])(?=[.\s;]|$)).*$")
 _NAME = re.compile(r"(?m)^\s*(scikit-learn|mlflow)\s*==\s*([^\s;]+)")
 
 
 class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """`flavours` in the order of the file; `python` is empty where the model does not say."""
+    """`flavours` in the order of the file; `python` is empty where the model does not say. `files` maps a
+    flavour to the file that holds its model, relative to the model, where it is a single one."""
 
     flavours: tuple[str, ...]
     python: str = ""
+    files: dict[str, str] = {}
 
 
 def read_description(text: str, where: str) -> ModelDescription:
@@ -49,7 +52,12 @@ def read_description(text: str, where: str) -> ModelDescription:
         raise InvalidInputError(f"cannot read {where}: it names no flavors, so it is not an MLflow model")
     function = flavours.get(_PYTHON_FUNCTION)
     python = str(function.get("python_version") or "") if isinstance(function, dict) else ""
-    return ModelDescription(flavours=tuple(str(name) for name in flavours), python=python)
+    files = {
+        name: str(flavours[name][key])
+        for name, key in _MODEL_FILES.items()
+        if isinstance(flavours.get(name), dict) and flavours[name].get(key)
+    }
+    return ModelDescription(flavours=tuple(str(name) for name in flavours), python=python, files=files)
 
 
 def check_servable(model: ModelDescription, predictor: str, where: str) -> str:
@@ -59,8 +67,8 @@ def check_servable(model: ModelDescription, predictor: str, where: str) -> str:
     executor could serve it.
     """
     flavour = next((name for name in model.flavours if name != _PYTHON_FUNCTION), _PYTHON_FUNCTION)
-    known = next((name for name in _ENGINES_OF_FLAVOURS if name in model.flavours), None)
-    engine = predictor if predictor != "auto" else _ENGINES_OF_FLAVOURS.get(known or "", "")
+    known = next((name for name in ENGINES_OF_FLAVOURS if name in model.flavours), None)
+    engine = predictor if predictor != "auto" else ENGINES_OF_FLAVOURS.get(known or "", "")
     if server := _CLUSTER_ENGINES.get(engine):
         cause = f"the predictor {engine}" if predictor != "auto" else f"its flavour {known}"
         raise StartError(

@@ -1,28 +1,38 @@
-"""Access to KServe where the registry has no record: the embedded inference servers of this machine."""
+"""Access to KServe where the registry has no record: the embedded inference servers of this machine for local
+steps, the configured cluster for pods."""
 
 from __future__ import annotations
 
 import msgspec
 
-from fusemld.hooks.clusters import Clusters
+from fusemld.hooks.clusters import IN_CLUSTER_URL, Cluster, Clusters
 from fusemld.hooks.environments import Note
 from fusemld.hooks.resolvers import CheckResult
 from fusemld.hooks.services import Services
-from fusemld.model.errors import NotFoundError
+from fusemld.model.errors import FusemldError, NotFoundError, StartError
 from fusemld.model.extension import Endpoint, Extension, Service, ServiceAccess
+from fusemld_kserve.manifests import GROUP_VERSION, RESOURCE
 
 RESOURCES = ("kserve-api", "kfserving-api")
 LOCAL_URL = "local://process"
 _CATEGORY = "prediction-serving"
-_NEEDS_A_CLUSTER = "it needs the cluster support of the kubernetes executor, which is not supported yet"
+_SERVICES = tuple(Service(id=resource, resource=resource, category=_CATEGORY) for resource in RESOURCES)
 
-_OFFER = Extension(
+_EMBEDDED = Extension(
     id="embedded-kserve",
     product="kserve",
     zone="local",
     description="models served on this machine over KServe's Open Inference Protocol (V2)",
-    services=tuple(Service(id=resource, resource=resource, category=_CATEGORY) for resource in RESOURCES),
+    services=_SERVICES,
 )
+_DISCOVERED = Extension(
+    id="cluster-kserve",
+    product="kserve",
+    description="KServe in the cluster of the settings",
+    services=_SERVICES,
+)
+_OFFERS = {"process": _EMBEDDED, "kubernetes": _DISCOVERED}
+_URLS = {_EMBEDDED.id: LOCAL_URL, _DISCOVERED.id: IN_CLUSTER_URL}
 
 
 def is_local(url: str) -> bool:
@@ -30,36 +40,62 @@ def is_local(url: str) -> bool:
     return not url or url.startswith("local:")
 
 
-def cluster_refusal(url: str) -> str:
-    """Why a cluster cannot be used in this version, as the end of a sentence."""
-    return f"{url} is a Kubernetes cluster, and {_NEEDS_A_CLUSTER}; remove the record to serve on this machine"
-
-
 class KServeResolver:
-    """Nothing needs to be started before a model is there, so access costs nothing."""
+    """Nothing needs to be started before a model is there; a cluster is asked whether KServe is installed."""
 
     name = "kserve"
     resources: tuple[str, ...] = RESOURCES
 
     def offers(self, executor: str) -> tuple[Extension, ...]:
-        return (_OFFER,) if executor == "process" else ()
+        return (_OFFERS[executor],) if executor in _OFFERS else ()
 
     async def access(
         self,
         extension_id: str,
         service_id: str,
         services: Services,  # noqa: ARG002
-        clusters: Clusters,  # noqa: ARG002
+        clusters: Clusters,
         note: Note,  # noqa: ARG002
     ) -> Extension:
-        for service in _OFFER.services:
-            if (extension_id, service_id) == (_OFFER.id, service.id):
-                reachable = msgspec.structs.replace(service, endpoints=(Endpoint(url=LOCAL_URL),))
-                return msgspec.structs.replace(_OFFER, services=(reachable,))
-        raise NotFoundError(f"cannot give access to {extension_id}/{service_id}: kserve does not offer it")
+        offer = next((each for each in _OFFERS.values() if each.id == extension_id), None)
+        service = next((each for each in _SERVICES if each.id == service_id), None)
+        if offer is None or service is None:
+            raise NotFoundError(f"cannot give access to {extension_id}/{service_id}: kserve does not offer it")
+        if offer is _DISCOVERED:
+            if clusters.configured is None:
+                raise StartError(
+                    "cannot find KServe: no cluster is configured; set kubernetes.kubeconfig or "
+                    "kubernetes.in_cluster, or drop an extension record that names a cluster with KServe"
+                )
+            await require_kserve(clusters.configured)
+        reachable = msgspec.structs.replace(service, endpoints=(Endpoint(url=_URLS[offer.id]),))
+        return msgspec.structs.replace(offer, services=(reachable,))
 
-    async def check(self, access: ServiceAccess, clusters: Clusters) -> CheckResult:  # noqa: ARG002
-        url = access.service.url
-        if is_local(url):
+    async def check(self, access: ServiceAccess, clusters: Clusters) -> CheckResult:
+        if is_local(access.service.url):
             return CheckResult(ok=True, message="models are served on this machine")
-        return CheckResult(ok=False, message=cluster_refusal(url))
+        try:
+            async with clusters.open(access) as cluster:
+                await require_kserve(cluster)
+        except FusemldError as error:
+            return CheckResult(ok=False, message=str(error))
+        return CheckResult(
+            ok=True,
+            message=f"{GROUP_VERSION} is served by {cluster.name}; models go to namespace {cluster.namespace}",
+        )
+
+
+async def require_kserve(cluster: Cluster) -> None:
+    """Raises `StartError` that names what the cluster lacks."""
+    try:
+        found = await cluster.get(f"/apis/{GROUP_VERSION}")
+    except NotFoundError as error:
+        raise StartError(
+            f"cannot serve models in the cluster {cluster.name}: KServe is not installed there (no API "
+            f"{GROUP_VERSION}); install KServe, or drop an extension record that names a cluster which has it"
+        ) from error
+    if not any(each.get("name") == RESOURCE for each in found.get("resources", ())):
+        raise StartError(
+            f"cannot serve models in the cluster {cluster.name}: its API {GROUP_VERSION} has no {RESOURCE}; "
+            "complete the installation of KServe"
+        )

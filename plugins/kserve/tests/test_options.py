@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from fusemld_kserve.options import LONGEST_NAME, Options, read_options
+from fusemld_kserve.options import LONGEST_NAME, Options, Resources, read_options
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,10 +70,13 @@ def test_long_names_that_differ_at_their_end_stay_different() -> None:
         ({"model": "/tmp/model"}, "must be the address of a model"),
         ({"model": "s3://bucket"}, "must be the address of a model"),
         ({"predictor": "magic"}, "one of auto, sklearn, tensorflow, triton"),
-        ({"resources": "lots"}, "the input resources: it must be JSON"),
-        ({"resources": "[1]"}, "the input resources: it must be JSON"),
+        ({"resources": "lots"}, "the input resources: it must be YAML"),
+        ({"resources": "[1]"}, "the input resources: it must be YAML"),
         ({"resources_limits": '{"cpu": "a lot"}'}, "cpu has 'a lot', which is not a quantity"),
         ({"resources_limits": '{"cpu": true}'}, "cpu has True, which is not a quantity"),
+        ({"resources": "{requests: 1}"}, "the input resources: it must be YAML"),
+        ({"resources_limits": "{"}, "the input resources_limits: it must be YAML"),
+        ({"runtime_version": "1.0:evil"}, "the input runtime_version '1.0:evil': it is not the tag"),
         ({"verbose": "perhaps"}, "the input verbose 'perhaps': it is true or false"),
         ({"app_name": "---"}, "has neither letters nor digits"),
     ],
@@ -83,16 +86,37 @@ def test_a_wrong_input_is_an_error_that_names_it(inputs: dict[str, str], words: 
         read(**inputs)
 
 
-def test_inputs_without_a_meaning_here_are_accepted_with_a_warning() -> None:
-    options = read(
-        runtime_version="1.0", resources='{"cpu": "500m", "memory": "1Gi"}', resources_limits='{"cpu": 1}'
-    )
+def test_inputs_that_only_a_cluster_heeds_are_accepted_with_a_warning_for_this_machine() -> None:
+    options = read(runtime_version="1.0", resources_limits="{cpu: 1}")
 
-    assert [warning.partition(" ")[0] for warning in options.warnings] == [
-        "runtime_version",
-        "resources",
-        "resources_limits",
-    ]
+    assert options.warnings == ()
+    assert [warning.partition(" ")[0] for warning in options.meaningless_here] == ["runtime_version", "resources"]
+    assert read().meaningless_here == ()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "requests", "limits"),
+    [
+        ({"resources_limits": "{nvidia.com/gpu: 1}"}, {}, {"nvidia.com/gpu": "1"}),
+        (
+            {"resources_limits": '{"cpu": 2, "memory": "4Gi"}'},
+            {"cpu": "2", "memory": "4Gi"},
+            {"cpu": "2", "memory": "4Gi"},
+        ),
+        ({"resources": "{cpu: 100m, memory: 4Gi}"}, {"cpu": "100m", "memory": "4Gi"}, {"memory": "4Gi"}),
+        ({"resources": '{"requests": {"cpu": 1}}'}, {"cpu": "1"}, {}),
+        (
+            {"resources": "{requests: {cpu: 1}, limits: {cpu: 2}}", "resources_limits": "{cpu: 3}"},
+            {"cpu": "1"},
+            {"cpu": "3"},
+        ),
+        ({"resources": "", "resources_limits": ""}, {}, {}),
+    ],
+)
+def test_resources_are_read_as_the_reference_writes_them(
+    inputs: dict[str, str], requests: dict[str, str], limits: dict[str, str]
+) -> None:
+    assert read(**inputs).resources == Resources(requests=requests, limits=limits)
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("False", False), ("", False)])

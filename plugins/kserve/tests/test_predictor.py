@@ -177,8 +177,6 @@ async def test_what_cannot_be_served_here_is_refused_before_anything_is_started(
             await step.run(world.context("columns", inputs={"predictor": "triton"}))
         with pytest.raises(NotFoundError, match="there is no such model"):
             await step.run(world.context("nothing"))
-        with pytest.raises(StartError, match="not supported yet"):
-            await step.run(world.context("columns", kserve="https://cluster.example:6443"))
         with pytest.raises(InvalidInputError, match="one of auto, sklearn"):
             await step.run(world.context("columns", inputs={"predictor": "magic"}))
 

@@ -1,0 +1,130 @@
+"""Waits until a service that was applied serves, and tells what is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskGroup
+
+from fusemld.hooks.clusters import Cluster, Json
+from fusemld.model.errors import ConflictError, ForbiddenError, FusemldError, StartError
+from fusemld_kserve.manifests import RUN, Place, annotation
+from fusemld_kserve.readiness import Phase, Verdict, failure, judge, workload_place
+
+SETTLE_S = 15.0
+"""How long a failure that stood there before may be that of the specification before."""
+
+
+class Wait:
+    """One wait for one service. `before` is the service as it was when the new specification was applied."""
+
+    def __init__(
+        self, cluster: Cluster, place: Place, run: str, before: Json | None, note: Callable[[str], None]
+    ) -> None:
+        self._cluster = cluster
+        self._place = place
+        self._run = run
+        self._failed_before = failure(before)
+        self._note = note
+        self._service: Json | None = None
+        self._is_known = False
+        self._workload: Json | None = None
+        self._is_hidden = False
+        self._followed: str = ""
+        self._error: FusemldError | None = None
+        self._changed = anyio.Event()
+
+    async def url(self) -> str:
+        """Where it serves, once it does. Raises `StartError` with KServe's words where it never will,
+        `ConflictError` where it is not the run's service any more."""
+        url = ""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._follow_service, name=f"follow {self._place.reference}")
+                url = await self._ready(tasks)
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _only(group) from group
+        return url
+
+    async def _ready(self, tasks: TaskGroup) -> str:
+        began_at = anyio.current_time()
+        noted = ""
+        while True:
+            changed = self._changed = anyio.Event()
+            verdict = self._verdict(tasks)
+            settling_s: float | None = None
+            match verdict.phase:
+                case Phase.READY:
+                    return verdict.url
+                case Phase.FAILED:
+                    settling_s = self._settling_s(began_at)
+                    if settling_s <= 0:
+                        raise StartError(f"cannot serve {self._place.name}: {verdict.words}")
+                case Phase.WAITING:
+                    if verdict.words != noted:
+                        noted = verdict.words
+                        self._note(f"waiting for {self._place.name}: {noted}")
+            with anyio.move_on_after(settling_s):
+                await changed.wait()
+
+    def _verdict(self, tasks: TaskGroup) -> Verdict:
+        if self._error is not None:
+            raise self._error
+        if not self._is_known:
+            return Verdict(phase=Phase.WAITING, words="")
+        if self._service is None:
+            raise ConflictError(f"cannot serve {self._place.name}: its InferenceService was deleted from outside")
+        run = annotation(self._service, RUN)
+        if run != self._run:
+            raise ConflictError(f"cannot serve {self._place.name}: run {run or 'of somebody else'} has updated it")
+        place = None if self._is_hidden else workload_place(self._service)
+        if place is not None and place.path != self._followed:
+            self._followed, self._workload = place.path, None
+            tasks.start_soon(self._follow_workload, place, name=f"follow {place.reference}")
+        return judge(self._service, run=self._run, place=place, workload=self._workload)
+
+    def _settling_s(self, began_at: float) -> float:
+        if failure(self._service) != self._failed_before:
+            return 0.0
+        return began_at + SETTLE_S - anyio.current_time()
+
+    async def _follow_service(self) -> None:
+        try:
+            async with self._cluster.states(self._place.collection, self._place.name) as states:
+                async for service in states:
+                    self._service, self._is_known = service, True
+                    self._changed.set()
+        except (FusemldError, BaseExceptionGroup) as error:
+            self._fail(error)
+
+    async def _follow_workload(self, place: Place) -> None:
+        try:
+            async with self._cluster.states(place.collection, place.name) as states:
+                async for state in states:
+                    if self._followed == place.path:
+                        self._workload = state
+                        self._changed.set()
+        except (FusemldError, BaseExceptionGroup) as error:
+            cause = _only(error)
+            if not isinstance(cause, ForbiddenError):
+                self._fail(cause)
+                return
+            self._note(f"cannot see the pods' {place.kind}, so KServe's own word has to do: {cause}")
+            self._is_hidden = True
+            self._changed.set()
+
+    def _fail(self, error: BaseException) -> None:
+        cause = _only(error)
+        if not isinstance(cause, FusemldError):
+            raise cause
+        self._error = cause
+        self._changed.set()
+
+
+def _only(error: BaseException) -> BaseException:
+    """What a group of one holds."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
