@@ -110,25 +110,35 @@ class RunView(View, frozen=True, kw_only=True):
 
 
 class WhyItem(View, frozen=True, kw_only=True):
-    """One step that has not succeeded: what it waits for and until when, or how it ended."""
+    """One step that has not succeeded: what it waits for and until when, or how it ended.
+
+    `waits_for` are the steps from the first one that it waits for to the one that waits for no other (of a long
+    chain the middle is `…`); `then` is what happens at the deadline. `attempt_reason` says why there is another
+    attempt than the first.
+    """
 
     step: str
     state: StepState
     reason: str
     activity: str = ""
+    waits_for: tuple[str, ...] = ()
     since: Time | None = None
     deadline: Time | None = None
+    then: str = ""
     attempt: int = 0
+    attempt_reason: str = ""
     tail: str = ""
 
 
 class WhyView(View, frozen=True, kw_only=True):
-    """Why a run is in its state. `headline` is the one sentence, `items` the steps behind it."""
+    """Why a run is in its state. `headline` is the one sentence, `items` the steps behind it; `trouble` is what
+    holds it up that is none of its steps' doing: a broken run, a database that cannot be written."""
 
     run: str
     workflow: str
     state: RunState
     headline: str
+    trouble: tuple[str, ...] = ()
     items: tuple[WhyItem, ...] = ()
     next: tuple[str, ...] = ()
     """Commands that help from here."""
