@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from fusemld.hooks.resolvers import Resolver
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.specs import hookimpl
-from fusemld.hooks.steps import ProcessRuntime
+from fusemld.hooks.steps import PodRuntime, ProcessRuntime
 from fusemld_mlflow.resolver import TrackingResolver
-from fusemld_mlflow.runtimes import BuilderRuntime, TrainerRuntime
+from fusemld_mlflow.runtimes import BuilderInContainers, BuilderRuntime, TrainerRuntime
 from fusemld_mlflow.service import TrackingServerKind
 
 
@@ -26,3 +26,8 @@ def fusemld_service_kinds() -> Sequence[ServiceKind]:
 @hookimpl
 def fusemld_process_runtimes() -> Sequence[ProcessRuntime]:
     return (BuilderRuntime(), TrainerRuntime())
+
+
+@hookimpl
+def fusemld_pod_runtimes() -> Sequence[PodRuntime]:
+    return (BuilderInContainers(),)

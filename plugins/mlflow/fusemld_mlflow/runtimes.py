@@ -47,6 +47,21 @@ class BuilderRuntime:
         )
 
 
+class BuilderInContainers:
+    """No trainer image is built where steps are containers: nothing there pushes one."""
+
+    repositories: tuple[str, ...] = (BUILDER,)
+    inputs = StepInputs(open=True)
+    small_output = True
+
+    def image(self, image: str) -> str:
+        raise StartError(
+            f"cannot run {image}: building trainer images on a cluster is not supported yet; name an image that has "
+            "the project's requirements as the `image` of the step that trains, and drop the step that builds "
+            "(or run the workflow with `executor: process`)"
+        )
+
+
 class TrainerRuntime:
     """Runs an entry point of the project in the environment that the builder built."""
 
