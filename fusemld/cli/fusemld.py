@@ -14,7 +14,9 @@ _ROOM = "fusemld.cli.commands"
 _COMMANDS = {
     "run": (f"{_ROOM}.daemon:run", "Run the daemon in the foreground"),
     "stop": (f"{_ROOM}.daemon:stop", "Stop the daemon, and with --all everything it has started"),
+    "restore": (f"{_ROOM}.restoring:restore", "Go back to a copy of the database that `fuseml backup` made"),
     "check": (f"{_ROOM}.daemon:check", "Say what this host has for the daemon and what it lacks"),
+    "cleanup": (f"{_ROOM}.cleanup:cleanup", "Remove from the cluster what a stopped daemon has left there"),
     "config": (f"{_ROOM}.daemon:config", "Show every setting, its value and where that came from"),
 }
 

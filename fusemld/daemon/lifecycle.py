@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from fusemld.daemon.systemd import notify
 from fusemld.daemon.watchdog import Watchdog
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Defaults
+from fusemld.executors.kubernetes.executor import KubernetesExecutor
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.executor import ProcessExecutor
 from fusemld.executors.process.settings import ProcessExecutorSettings
@@ -56,7 +57,8 @@ from fusemld.registry.registry import Registry
 from fusemld.services.environments import KeeperEnvironments
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.spec.documents import Parsed, read
-from fusemld.store.sqlite import INSTANCE, Store
+from fusemld.store.keys import INSTANCE
+from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +128,7 @@ class _Daemon:
         services = ServiceSupervisor(
             keeper, environments, plugins.service_kinds, settings.state, StoredServices(store)
         )
-        executor = ProcessExecutor(
+        processes = ProcessExecutor(
             keeper,
             plugins.runtimes,
             folders,
@@ -141,9 +143,14 @@ class _Daemon:
                 log_limit_bytes=settings.log.step_limit_bytes,
             ),
         )
-        executors: Mapping[str, Executor] = {executor.name: executor}
+        executors: dict[str, Executor] = {processes.name: processes}
+        if cluster is not None:
+            pods = KubernetesExecutor(
+                cluster, settings.kubernetes, state=settings.state, log_limit_bytes=settings.log.step_limit_bytes
+            )
+            executors[pods.name] = pods
         reader = partial(_read, settings.folder)
-        catalog = Catalog(await store.documents())
+        catalog = Catalog(await store.documents(), restoration=await store.restoration())
         clusters = KubeClusters(cluster, instance=instance, connection=connection(settings.kubernetes))
         registry = Registry(
             plugins.resolvers.values(),

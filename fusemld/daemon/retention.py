@@ -13,7 +13,7 @@ large as what it held at most. `fuseml backup` gives a copy of the size that is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -100,7 +100,7 @@ class Retention:
         runs, going = await self._runs(dry_run)
         return (
             runs,
-            await self._workflows(dry_run),
+            await self._workflows(going, dry_run),
             await self._documents(dry_run),
             *await self._logs.collect(going if dry_run else frozenset(), dry_run=dry_run),
             await self._codeset_copies(dry_run),
@@ -126,10 +126,10 @@ class Retention:
         tally.keep("recent", count=aged.recent)
         return tally, frozenset(aged.going)
 
-    async def _workflows(self, dry_run: bool) -> Tally:
+    async def _workflows(self, going: Collection[str], dry_run: bool) -> Tally:
         """Contents that runs were created with."""
         tally = Tally("contents of workflows")
-        tally.remove(count=await self._store.unused_workflows())
+        tally.remove(count=await self._store.unused_workflows(going))
         if tally.removed and not dry_run:
             await self._store.write(DeleteUnusedWorkflows())
         return tally

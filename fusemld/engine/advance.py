@@ -140,7 +140,7 @@ def _step_admitted(run: Run, event: StepAdmitted, plan: Plan) -> Advance:
     if step.state is not StepState.QUEUED:
         return Advance(run=run, effects=(ReleaseSlot(step=step.name),))
     draft = Draft(run, plan, event.at)
-    number = step.attempt + 1
+    number = step.next_attempt
     reason = attempt_reason(step, plan.step(step.name).retry)
     draft.update(
         step.name,
@@ -230,7 +230,7 @@ def _again_or_fail(draft: Draft, step: StepRun, outcome: Outcome) -> None:
     draft.update(
         step.name,
         state=StepState.BACKOFF,
-        reason=f"attempt {step.attempt + 1} in {duration(next_try.delay_s)}, after: {what}",
+        reason=f"attempt {step.next_attempt} in {duration(next_try.delay_s)}, after: {what}",
         since=draft.at,
         deadline=draft.at + next_try.delay_s,
         retries_used=next_try.retries_used,

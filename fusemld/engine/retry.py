@@ -37,7 +37,7 @@ def again(step: StepRun, outcome: Outcome, retry: Retry | None, defaults: Defaul
 def attempt_reason(step: StepRun, retry: Retry | None) -> str:
     """Why the step gets its next attempt."""
     if not step.attempts:
-        return "first"
+        return "first that is recorded" if step.reserved else "first"
     outcome = step.attempts[-1].outcome
     before = "no end recorded" if outcome is None else describe(outcome)
     if step.retries_used == 0 and step.losses == 0:

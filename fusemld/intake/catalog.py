@@ -17,11 +17,19 @@ from collections.abc import Container, Iterable, Mapping
 import msgspec
 
 from fusemld.intake.requests import Request, request_keys
-from fusemld.intake.rows import declared_again, errors_in, row_of
+from fusemld.intake.rows import declared_again, errors_in, held, row_of
 from fusemld.intake.snapshot import FileReport, Scan
 from fusemld.intake.triggers import Registered, Start, Verdict, judge, terms
 from fusemld.model.codeset import Codeset, CodesetReference, parse_reference
-from fusemld.model.document import Assignment, Document, DocumentRecord, DocumentState, Kind
+from fusemld.model.document import (
+    HELD,
+    Assignment,
+    Document,
+    DocumentRecord,
+    DocumentState,
+    Kind,
+    Restoration,
+)
 
 replace = msgspec.structs.replace
 
@@ -66,6 +74,8 @@ class _Claim(msgspec.Struct, kw_only=True):
     index: int
     document: Document | None
     owner: str = ""
+    restoration: Restoration | None = None
+    """Set where the file is older than it."""
 
 
 class Catalog:
@@ -75,7 +85,8 @@ class Catalog:
     give back (all but extensions) is in force again at once, before its file was looked at.
     """
 
-    def __init__(self, records: Iterable[DocumentRecord] = ()) -> None:
+    def __init__(self, records: Iterable[DocumentRecord] = (), *, restoration: Restoration | None = None) -> None:
+        self._restoration = restoration
         self._rows: dict[str, DocumentRecord] = {}
         self._claims: dict[str, list[_Claim]] = {}
         self._files: dict[str, list[_Claim]] = {}
@@ -143,6 +154,7 @@ class Catalog:
                         index=index,
                         document=document,
                         owner=report.owner,
+                        restoration=self._restoration_before(report),
                     )
                     for index, document in enumerate(report.documents)
                 ]
@@ -214,6 +226,12 @@ class Catalog:
         for claim in left:
             self._claims.setdefault(claim.key, []).append(claim)
         return [claim.key for claim in (*old, *(claims or ()))]
+
+    def _restoration_before(self, report: FileReport) -> Restoration | None:
+        restoration, state = self._restoration, report.state
+        if restoration is None or state is None or state.ctime_ns >= restoration.at * 1e9:
+            return None
+        return restoration
 
     def _requests(self, file: str) -> list[Request]:
         claims = (claim for claim in self._files.get(file, ()) if claim.key.startswith("run/"))
@@ -331,6 +349,7 @@ class Catalog:
                 runs = [_due(row, start) for start in verdict.starts]
             self._set_due(key, runs)
             problems = (*document.problems, *verdict.problems)
+            row = self._rows[key]
             self._put(replace(row, state=verdict.state, detail=verdict.detail, problems=problems))
 
     def _assigned(
@@ -349,6 +368,9 @@ class Catalog:
             if not version:
                 continue
             mark = f"{terms(assignment)}@{version}"
+            if row.started_versions.get(start.reference) == HELD:
+                row = replace(row, started_versions={**row.started_versions, start.reference: mark})
+                self._put(row)
             if row.started_versions.get(start.reference) != mark:
                 runs.append(replace(_due(row, start), version=version, mark=mark))
         if waits and verdict.state is not DocumentState.REJECTED:
@@ -410,7 +432,9 @@ class Catalog:
 
 
 def _row(key: str, claim: _Claim, document: Document, before: DocumentRecord | None) -> DocumentRecord:
-    return row_of(key, claim.file, claim.index, claim.owner, document, before)
+    row = row_of(key, claim.file, claim.index, claim.owner, document, before)
+    is_new = before is None or before.generation != row.generation
+    return held(row, document, claim.restoration) if is_new and claim.restoration is not None else row
 
 
 def _due(row: DocumentRecord, start: Start) -> DueRun:

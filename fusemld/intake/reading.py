@@ -151,7 +151,7 @@ def _read_open(
     if now == mark:
         return Taken(state=state, mark=now, report=FileReport(file=file, owner=owner))
     parsed = read(data, path)
-    report = FileReport(file=file, owner=owner, documents=parsed.documents, problems=parsed.problems)
+    report = FileReport(file=file, state=state, owner=owner, documents=parsed.documents, problems=parsed.problems)
     return Taken(state=state, mark=now, report=report)
 
 

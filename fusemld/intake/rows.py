@@ -8,7 +8,17 @@ from collections.abc import Iterable
 import msgspec
 
 from fusemld.model.codeset import Codeset
-from fusemld.model.document import Assignment, Declared, Document, DocumentRecord, DocumentState, Kind, RunRequest
+from fusemld.model.document import (
+    HELD,
+    Assignment,
+    Declared,
+    Document,
+    DocumentRecord,
+    DocumentState,
+    Kind,
+    Restoration,
+    RunRequest,
+)
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.workflow import Workflow
 
@@ -55,12 +65,37 @@ def row_of(
     row = msgspec.structs.replace(
         row,
         started_generation=before.started_generation,
-        started_versions=before.started_versions,
+        started_versions=before.started_versions if same else _not_held(before.started_versions),
         run=before.run if row.generation == before.generation else "",
     )
     if same and before.present:
         return msgspec.structs.replace(row, state=before.state, detail=before.detail, problems=before.problems)
     return row
+
+
+def _not_held(versions: dict[str, str]) -> dict[str, str]:
+    """Who asks for something else asks for it now."""
+    return {reference: mark for reference, mark in versions.items() if mark != HELD}
+
+
+def held(row: DocumentRecord, document: Document, restoration: Restoration) -> DocumentRecord:
+    """The row of a document that is new to a database which was restored after its file was written: what it asks
+    for may have run, so it counts as run."""
+    match document.declared:
+        case Assignment(codesets=references):
+            versions = dict.fromkeys(map(str, references), HELD)
+            return msgspec.structs.replace(row, started_versions=versions)
+        case Workflow(inputs=inputs) if any(entry.default is None for entry in inputs):
+            return row
+        case Workflow() | RunRequest():
+            return msgspec.structs.replace(
+                row,
+                started_generation=row.generation,
+                state=DocumentState.WAITING,
+                detail=restoration.detail,
+            )
+        case _:
+            return row
 
 
 def declared_again(row: DocumentRecord) -> Document | None:

@@ -54,9 +54,10 @@ Read = Callable[[bytes, Path], Parsed]
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a file that is complete. `readable` is False where it could not be read this time: what it
-    declared before stays, `problems` says why."""
+    declared before stays, `problems` says why. `state` is how the file looked."""
 
     file: str
+    state: FileState | None = None
     owner: str = ""
     documents: tuple[Document, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -118,6 +118,22 @@ class DocumentRecord(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
 
 
+HELD = "held"
+"""In the place of a version in `DocumentRecord.started_versions`: whichever is found next counts as run."""
+
+
+class Restoration(msgspec.Struct, frozen=True, kw_only=True):
+    """The database became a copy of an earlier one at `at`, seconds since the epoch. What an older file asks for may
+    have run before that, so it is not run; `why` tells people."""
+
+    at: float
+    why: str
+
+    @property
+    def detail(self) -> str:
+        return f"not run: {self.why}, and it may have run since then; to run it, remove the file and drop it again"
+
+
 class SettledFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file of the watched folder (`path` is relative to it) that was at rest when it was read, as `stat` showed
     it then. As long as it looks like that it has the same content: who changes it cannot hide it from `ctime_ns`.

@@ -98,7 +98,8 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
 
     `reason` says what an unfinished step waits for, `since` when that began, `deadline` when the engine gives
     up waiting (None only while `reason` names other steps). `kill_requested` holds the ending to record when
-    an attempt that was told to stop has stopped.
+    an attempt that was told to stop has stopped. Attempts with numbers up to `reserved` may have been made
+    although none is recorded (the database is a copy of an earlier one): no number is given twice.
     """
 
     name: str
@@ -109,6 +110,7 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     retries_used: int = 0
     losses: int = 0
+    reserved: int = 0
     kill_requested: Ending | None = None
     outputs: dict[str, str] = {}
     services: tuple[ResolvedService, ...] = ()
@@ -118,6 +120,10 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
     def attempt(self) -> int:
         """The number of the latest attempt, 0 before the first."""
         return self.attempts[-1].number if self.attempts else 0
+
+    @property
+    def next_attempt(self) -> int:
+        return max(self.attempt, self.reserved) + 1
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import immutables
 import msgspec
 
 from fusemld.model.application import Application
-from fusemld.model.document import DocumentRecord, SettledFile
+from fusemld.model.document import DocumentRecord, Restoration, SettledFile
 from fusemld.model.errors import InvalidInputError, NotFoundError
 from fusemld.model.run import Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
@@ -29,6 +29,7 @@ document = Decoder(DocumentRecord)
 application = Decoder(Application)
 service = Decoder(ServiceRecord)
 settled_file = Decoder(SettledFile)
+restoration = Decoder(Restoration)
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):

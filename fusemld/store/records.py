@@ -25,6 +25,7 @@ class StoredStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: tuple[Attempt, ...] = ()
     retries_used: int = 0
     losses: int = 0
+    reserved: int = 0
     kill_requested: Ending | None = None
     services: tuple[ResolvedService, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ class StoredStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             attempts=step.attempts,
             retries_used=step.retries_used,
             losses=step.losses,
+            reserved=step.reserved,
             kill_requested=step.kill_requested,
             services=step.services,
             warnings=step.warnings,
@@ -53,6 +55,7 @@ class StoredStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             attempts=self.attempts,
             retries_used=self.retries_used,
             losses=self.losses,
+            reserved=self.reserved,
             kill_requested=self.kill_requested,
             outputs=outputs,
             services=self.services,

@@ -10,7 +10,8 @@ import asyncio
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,21 +22,21 @@ import anyio
 
 from fusemld.model import faults
 from fusemld.model.application import Application
-from fusemld.model.document import DocumentRecord, SettledFile
+from fusemld.model.document import DocumentRecord, Restoration, SettledFile
 from fusemld.model.errors import StartError
 from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
 from fusemld.store import copying, reads, upkeep
 from fusemld.store.changes import Change, apply
 from fusemld.store.errors import StoreConflictError, StoreError, unavailable
+from fusemld.store.keys import INSTANCE, RESTORATION
 from fusemld.store.reads import RunQuery
+from fusemld.store.restoring import stamp
 from fusemld.store.schema import migrate
 from fusemld.store.upkeep import Aged
 
 T = TypeVar("T")
 
-INSTANCE = "instance"
-"""Key of the identity of this state folder in `meta`."""
 CLOSE_S = 10.0
 
 
@@ -160,6 +161,11 @@ class Store:
     async def meta(self, key: str) -> str | None:
         return await self._read(partial(reads.meta, key=key))
 
+    async def restoration(self) -> Restoration | None:
+        """When and why the database became a copy of an earlier one, if it ever did."""
+        found = await self.meta(RESTORATION)
+        return None if found is None else reads.restoration(found)
+
     async def settled_files(self) -> list[SettledFile]:
         return await self._read(partial(reads.records, table="files", decode=reads.settled_file))
 
@@ -174,8 +180,8 @@ class Store:
     async def run_causes(self) -> set[str]:
         return await self._read(upkeep.causes)
 
-    async def unused_workflows(self) -> int:
-        return await self._read(upkeep.unused_workflows)
+    async def unused_workflows(self, going: Collection[str]) -> int:
+        return await self._read(partial(upkeep.unused_workflows, going=going))
 
     async def pinned_digests(self) -> set[str]:
         return await self._read(upkeep.pinned_digests)
@@ -186,9 +192,15 @@ class Store:
     async def back_up(self, target: Path) -> None:
         """Copy the database as it is at one moment to a file of its own: complete, whole and on the disk, or not
         there. Readers and writers go on. Raises `OSError` too."""
+
+        def make(connection: sqlite3.Connection) -> None:
+            at = time.time()
+            copying.copy(connection, target)
+            stamp(target, at)
+
         try:
             async with _connected(self._path) as reader:
-                await reader.call(partial(copying.copy, target=target))
+                await reader.call(make)
         except sqlite3.Error as error:
             raise unavailable("copy", error) from error
 

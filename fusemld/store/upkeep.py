@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -65,15 +65,18 @@ def causes(connection: sqlite3.Connection) -> set[str]:
     return {str(row[0]) for row in connection.execute("SELECT cause FROM runs")}
 
 
-def unused_workflows(connection: sqlite3.Connection) -> int:
-    wanted = "SELECT count(*) FROM workflows WHERE digest NOT IN (SELECT workflow_digest FROM runs)"
-    return int(connection.execute(wanted).fetchone()[0])
+def unused_workflows(connection: sqlite3.Connection, going: Collection[str]) -> int:
+    """How many contents no run refers to, but for those that are going."""
+    used = {
+        digest for run, digest in connection.execute("SELECT id, workflow_digest FROM runs") if run not in going
+    }
+    return sum(digest not in used for (digest,) in connection.execute("SELECT digest FROM workflows"))
 
 
 def pinned_digests(connection: sqlite3.Connection) -> set[str]:
     """The contents of codesets that runs need which go on, or which can be made to."""
     found = connection.execute(
-        "SELECT DISTINCT json_extract(pin.value, '$.digest') FROM runs JOIN run_details ON run = id,"  # noqa: S608
+        "SELECT DISTINCT json_extract(pin.value, '$.digest') FROM runs JOIN run_details ON run = runs.id,"  # noqa: S608
         f" json_each(run_details.data, '$.codesets') AS pin WHERE {_HELD}"
     )
     return {str(row[0]) for row in found}

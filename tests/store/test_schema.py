@@ -52,7 +52,7 @@ def test_an_older_database_is_copied_then_brought_up_to_date(connection: sqlite3
 
 
 def test_of_the_copies_the_latest_are_kept(connection: sqlite3.Connection, path: Path) -> None:
-    migrations = OLDER
+    migrations: tuple[tuple[str, ...], ...] = OLDER
     migrate(connection, path, migrations)
 
     for number in range(BACKUPS_KEPT + 2):

@@ -40,7 +40,7 @@ def _remember_settings(ctx: click.Context, _: click.Parameter, pairs: tuple[str,
 
 
 def settings_options(function: F) -> F:
-    """`--config` and the flags, which `_load` reads."""
+    """`--config` and the flags, which `load` reads."""
     for decorate in (
         click.option(
             "--set",
@@ -64,7 +64,7 @@ def settings_options(function: F) -> F:
 @settings_options
 def run(config: Path | None) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C; what it has started goes on without it."""
-    loaded = _load(config)
+    loaded = load(config)
     from fusemld.daemon.lifecycle import serve
 
     click.get_current_context().exit(serve(loaded.settings))
@@ -75,7 +75,7 @@ def run(config: Path | None) -> None:
 @output_option
 def config(config: Path | None, output: Output) -> None:
     """Show every setting, its value and where that came from."""
-    loaded = _load(config)
+    loaded = load(config)
     values = {
         name: {"value": value, "origin": origin} for name, (value, origin) in loaded.origins.items()
     }  # fmt: skip
@@ -101,7 +101,7 @@ def check(run_pod: bool, config: Path | None, output: Output) -> None:
             if each.remedy:
                 yield f"{each.name}: {tables.printable(each.remedy)}"
 
-    findings = check_host(_load(config).settings, run_pod=run_pod)
+    findings = check_host(load(config).settings, run_pod=run_pod)
     tables.emit(output, findings, lambda: "\n".join(lines(findings)))
     if any(each.level is Level.FAIL for each in findings):
         click.get_current_context().exit(ExitStatus.FAILED)
@@ -119,7 +119,7 @@ def stop(everything: bool, timeout_s: float, config: Path | None) -> None:
     from fusemld.api import views
     from fusemld.api.client import Client
 
-    settings = _load(config).settings
+    settings = load(config).settings
     client = Client(settings.socket)
     try:
         health = client.get("/health", views.HealthView)
@@ -140,11 +140,11 @@ def _stop_leftovers(config: Path | None) -> None:
 
     from fusemld.daemon.lifecycle import stop_everything
 
-    anyio.run(stop_everything, _load(config).settings)
+    anyio.run(stop_everything, load(config).settings)
     click.echo("no daemon was running; ended what it had left")
 
 
-def _load(config: Path | None) -> Loaded:
+def load(config: Path | None) -> Loaded:
     return load_settings(config, click.get_current_context().meta.get(_FLAGS, {}))
 
 
