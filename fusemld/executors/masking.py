@@ -34,6 +34,22 @@ def holds_any(data: bytes, patterns: Iterable[bytes]) -> bool:
     return any(pattern in data for pattern in patterns)
 
 
+def masked(text: str, patterns: tuple[bytes, ...]) -> str:
+    """A text that can be shown."""
+    if not patterns or not text:
+        return text
+    masker = Masker(patterns)
+    return (masker.feed(encoded(text)) + masker.finish()).decode("utf-8", "surrogateescape")
+
+
+def encoded(text: str) -> bytes:
+    """Bytes that were no UTF-8 come back as they were; other surrogates, for which no bytes stand, as `?`."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
 def _quoted_forms(secret: bytes) -> Iterable[bytes]:
     """What it looks like in an URL, in JSON and where a Python program shows a text."""
     yield urllib.parse.quote_from_bytes(secret, safe="").encode()

@@ -11,6 +11,7 @@ from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import pod, secret
 from fusemld.executors.kubernetes.refusals import creating
 from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.executors.masking import encoded
 from fusemld.hooks.clusters import MANAGED_BY, Cluster, Json
 from fusemld.hooks.executors import Launch
 from fusemld.model import faults
@@ -127,4 +128,4 @@ class Creator:
 def masked_values(launch: Launch) -> frozenset[bytes]:
     """What must not be seen in the log of the attempt."""
     texts = launch.secrets.union(*(codeset.credentials.values() for codeset in launch.codesets))
-    return frozenset(text.encode("utf-8", "surrogateescape") for text in texts)
+    return frozenset(map(encoded, texts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVarTuple
 
@@ -26,15 +26,15 @@ from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import STEP, has_secret, small_output
 from fusemld.executors.kubernetes.removing import Removal, Remover
 from fusemld.executors.kubernetes.settings import KubernetesSettings
-from fusemld.executors.kubernetes.sweeping import sweep_secrets
-from fusemld.executors.masking import Masker, needles
+from fusemld.executors.kubernetes.sweeping import insist, sweep_secrets
+from fusemld.executors.masking import masked, needles
 from fusemld.hooks.clusters import Json
 from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted, Condition, Launch, Report
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.reflector import Reflector
 from fusemld.model import faults
 from fusemld.model.backoff import backoff_s
-from fusemld.model.errors import FusemldError, StartError, UnavailableError
+from fusemld.model.errors import FusemldError, StartError
 from fusemld.model.run import AttemptKey, Ending, Outcome
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -88,7 +88,7 @@ class KubernetesExecutor:
         self._masks = Masks(state / "kubernetes")
         self._delivery = Delivery(cluster, settings.codeset_limit_bytes)
         self._creator = Creator(cluster, settings, self._delivery, self._masks)
-        self._remover = Remover(cluster)
+        self._remover = Remover(cluster, self._stays_for_s)
         self._reflector = Reflector(
             cluster,
             self._pods,
@@ -116,6 +116,7 @@ class KubernetesExecutor:
         self._report = report
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
+            await tasks.start(self._remover.run, name="remover")
             try:
                 await tasks.start(self._watch_pods, name="pods")
                 self._trouble = ""
@@ -166,7 +167,7 @@ class KubernetesExecutor:
         if attempt is None:
             if key in self._expected:
                 self._expected.discard(key)
-                self._remove(Removal(name=names.pod_name(key, self._instance), secret=True))
+                self._remover.add(Removal(name=names.pod_name(key, self._instance), secret=True))
             return
         del self._by_name[attempt.name]
         attempt.quiet()
@@ -175,9 +176,9 @@ class KubernetesExecutor:
             self._masks.drop(attempt.name)
         found = attempt.pod or self._reflector.objects.get(attempt.name)
         if found is not None:
-            self._dismiss(found, secret=attempt.has_secret)
+            self._remover.dismiss(found, secret=attempt.has_secret)
         elif attempt.has_secret or attempt.creates_unknown:
-            self._remove(
+            self._remover.add(
                 Removal(
                     name=attempt.name,
                     secret=attempt.has_secret,
@@ -274,15 +275,18 @@ class KubernetesExecutor:
         self._look(attempt)
 
     def _meet(self, found: Json) -> None:
-        """A pod of this instance that nobody here knows: adopt it if its attempt is waited for, else it goes."""
+        """A pod of this instance that nobody here knows: it is adopted if its attempt is waited for, else it goes.
+        One of another name (a copy that somebody made) is not ours, whatever its labels say."""
         name = found["metadata"]["name"]
         if name in self._by_name or name in self._remover.removing:
             return
         key = names.attempt_of(found)
-        if key is not None and key in self._expected and name == names.pod_name(key, self._instance):
+        if key is None or name != names.pod_name(key, self._instance):
+            return
+        if key in self._expected:
             self._adopt(key, found)
         else:
-            self._dismiss(found, secret=has_secret(found))
+            self._remover.dismiss(found, secret=has_secret(found))
 
     def _adopt(self, key: AttemptKey, found: Json) -> None:
         attempt = self._attempt(key, names.outputs_of(found))
@@ -341,7 +345,7 @@ class KubernetesExecutor:
             return
         if seen.note != attempt.note:
             attempt.note = seen.note
-            self._tell(AttemptNoted(key=attempt.key, text=_masked(seen.note, attempt.patterns)))
+            self._tell(AttemptNoted(key=attempt.key, text=masked(seen.note, attempt.patterns or ())))
         wait_s = math.inf
         if seen.check_again_at is not None:
             wait_s = min(max(seen.check_again_at - now, 0.0), _LONGEST_SLEEP_S)
@@ -394,7 +398,7 @@ class KubernetesExecutor:
 
     def _finish(self, attempt: Attempt, outcome: Outcome, outputs: Mapping[str, str]) -> None:
         attempt.is_reported = True
-        message = _masked(outcome.message, attempt.patterns)
+        message = masked(outcome.message, attempt.patterns or ())
         if message != outcome.message:
             outcome = replace(outcome, message=message)
         self._tell(AttemptFinished(key=attempt.key, at=self._clock(), outcome=outcome, outputs=outputs))
@@ -416,26 +420,6 @@ class KubernetesExecutor:
             words = "it was told to stop before it was started"
             self._end(attempt, Outcome(ending=Ending.CANCELLED, message=words))
 
-    # What goes
-
-    def _dismiss(self, found: Json, *, secret: bool) -> None:
-        """Nobody needs the pod, nor its Secret, any more."""
-        metadata = found["metadata"]
-        name, uid = metadata["name"], metadata["uid"]
-        if "deletionTimestamp" in metadata:
-            self._remover.removing.add(name)
-            if secret:
-                self._remove(Removal(name=name, secret=True))
-            return
-        left_s = self._stays_for_s(found)
-        if left_s <= 0:
-            self._remove(Removal(name=name, secret=secret, pod=True, uid=uid))
-            return
-        self._remover.removing.add(name)
-        if secret:
-            self._remove(Removal(name=name, secret=True))
-        self._start(self._remove_later, Removal(name=name, pod=True, uid=uid), left_s, name=f"keep {name}")
-
     def _stays_for_s(self, found: Json) -> float:
         """How long a pod that has ended is kept for people to look at."""
         if not self._settings.keep_finished_s:
@@ -443,14 +427,6 @@ class KubernetesExecutor:
         now = self._clock()
         seen = diagnose(found, found, (), now, self._patience)
         return 0.0 if seen.ended_at is None else seen.ended_at + self._settings.keep_finished_s - now
-
-    async def _remove_later(self, removal: Removal, left_s: float) -> None:
-        await anyio.sleep(left_s)
-        if removal.name in self._remover.removing:
-            self._remove(removal)
-
-    def _remove(self, removal: Removal) -> None:
-        self._remover.add(removal, self._tasks_now)
 
     # Upkeep
 
@@ -476,38 +452,14 @@ class KubernetesExecutor:
     async def _upkeep(self) -> None:
         while True:
             await anyio.sleep(_UPKEEP_EVERY_S)
-            try:
-                await self._delivery.sweep_unused()
-            except FusemldError as error:
-                _log.warning("codesets.not_swept", error=str(error))
+            await insist("codesets.not_swept", self._delivery.sweep_unused)
 
     async def _sweep(self, kept: frozenset[AttemptKey]) -> None:
-        """What a daemon that was killed has left. Nothing that is swept may be created before."""
-        await self._insist("secrets.not_swept", lambda: sweep_secrets(self._cluster, kept))
+        """What a daemon that was killed has left. Nothing of the kind may be created before."""
+        await insist("secrets.not_swept", lambda: sweep_secrets(self._cluster, kept))
         self._creator.may_create_secrets.set()
-        await self._insist("codesets.not_swept", self._delivery.sweep_unknown)
-
-    async def _insist(self, event: str, sweep: Callable[[], Awaitable[None]]) -> None:
-        """Until the API server answers; a sweep that it does not allow stops nobody."""
-        tries = 0
-        while True:
-            try:
-                return await sweep()
-            except UnavailableError:
-                tries += 1
-            except FusemldError as error:
-                _log.warning(event, error=str(error))
-                return None
-            await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+        await insist("codesets.not_swept", self._delivery.sweep_unknown)
 
 
 def _is_about(event: Json, uid: str | None) -> bool:
     return bool(event["involvedObject"].get("uid") == uid)
-
-
-def _masked(text: str, patterns: tuple[bytes, ...] | None) -> str:
-    if not patterns or not text:
-        return text
-    masker = Masker(patterns)
-    data = text.encode("utf-8", "surrogateescape")
-    return (masker.feed(data) + masker.finish()).decode("utf-8", "surrogateescape")

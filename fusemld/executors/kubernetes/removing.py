@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVarTuple
 
 import anyio
 import msgspec
 import structlog
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
 from fusemld.hooks.clusters import Json
 from fusemld.model import faults
@@ -16,6 +16,8 @@ from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import FusemldError, NotFoundError, UnavailableError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+Ts = TypeVarTuple("Ts")
 
 _AT_ONCE = 16
 _FIRST_PAUSE_S = 0.5
@@ -44,22 +46,58 @@ class Removal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Remover:
-    """`removing` are the names of the pods that are on their way out, until `gone` is told."""
+    """`removing` are the names of the pods that are on their way out, until `gone` is told. `stays_for_s` says how
+    long a pod is kept for people to look at."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, stays_for_s: Callable[[Json], float]) -> None:
         self.removing: set[str] = set()
         self._cluster = cluster
+        self._stays_for_s = stays_for_s
         self._root = f"/api/v1/namespaces/{cluster.namespace}"
         self._slots = anyio.CapacityLimiter(_AT_ONCE)
+        self._tasks: TaskGroup | None = None
 
-    def add(self, removal: Removal, tasks: TaskGroup) -> None:
-        """Returns at once; the work is done in `tasks`."""
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Serve until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def add(self, removal: Removal) -> None:
+        """Returns at once, as `dismiss` does."""
         if removal.pod:
             self.removing.add(removal.name)
-        tasks.start_soon(self._remove, removal, name=f"remove {removal.name}")
+        self._start(self._remove, removal)
+
+    def dismiss(self, found: Json, *, secret: bool) -> None:
+        """Nobody needs the pod, nor its Secret, any more. The pod may stay for a while."""
+        metadata = found["metadata"]
+        name, uid = metadata["name"], metadata["uid"]
+        self.removing.add(name)
+        is_going = "deletionTimestamp" in metadata
+        left_s = 0.0 if is_going else self._stays_for_s(found)
+        if not is_going and left_s <= 0:
+            self.add(Removal(name=name, secret=secret, pod=True, uid=uid))
+            return
+        if secret:
+            self.add(Removal(name=name, secret=True))
+        if not is_going:
+            self._start(self._remove_later, Removal(name=name, pod=True, uid=uid), left_s)
 
     def gone(self, name: str) -> None:
         self.removing.discard(name)
+
+    def _start(
+        self, work: Callable[[Removal, *Ts], Coroutine[Any, Any, None]], removal: Removal, *more: *Ts
+    ) -> None:
+        assert self._tasks is not None, "nothing is removed before `run`"
+        self._tasks.start_soon(work, removal, *more, name=f"remove {removal.name}")
+
+    async def _remove_later(self, removal: Removal, left_s: float) -> None:
+        await anyio.sleep(left_s)
+        if removal.name in self.removing:
+            await self._remove(removal)
 
     async def _remove(self, removal: Removal) -> None:
         """In this order: a Secret without its pod would be forgotten if the daemon were killed in between."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import anyio
 import msgspec
@@ -11,6 +11,8 @@ import structlog
 from fusemld.executors.kubernetes import names
 from fusemld.hooks.clusters import Json
 from fusemld.kube.client import KubeCluster
+from fusemld.model.backoff import backoff_s
+from fusemld.model.errors import FusemldError, UnavailableError
 from fusemld.model.run import AttemptKey
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -19,6 +21,8 @@ _MOST_NAMED = 500
 """Runs in a label selector, which travels in an URL."""
 _AT_ONCE = 16
 _PAGE = "500"
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +68,20 @@ async def sweep_secrets(cluster: KubeCluster, kept: Iterable[AttemptKey]) -> Non
     count = await cluster.delete_collection(f"/api/v1/namespaces/{cluster.namespace}/secrets", selector)
     if count:
         _log.info("secrets.swept", secrets=count)
+
+
+async def insist(event: str, sweep: Callable[[], Awaitable[None]]) -> None:
+    """Sweep once the API server answers. One that it does not allow stops nobody: it is logged as `event`."""
+    tries = 0
+    while True:
+        try:
+            return await sweep()
+        except UnavailableError:
+            tries += 1
+        except FusemldError as error:
+            _log.warning(event, error=str(error))
+            return None
+        await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
 
 
 async def _pods(cluster: KubeCluster, root: str) -> AsyncIterator[Json]:
