@@ -1,0 +1,39 @@
+"""`fusemld cleanup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fusemld.cli.commands.daemon import load, settings_options
+
+if TYPE_CHECKING:
+    from fusemld.daemon.cleanup import Leftovers
+
+
+@click.command("cleanup")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed")
+@click.option("--yes", is_flag=True, help="Do not ask")
+@settings_options
+def cleanup(dry_run: bool, yes: bool, config: Path | None) -> None:
+    """Remove from the cluster everything that the daemon of this state folder has made there. The daemon must not
+    be running; runs that are unfinished go on with new attempts when it is started again."""
+    from fusemld.daemon.cleanup import clean_up
+
+    def agree(found: Leftovers) -> bool:
+        click.echo(_described(found))
+        return not found.is_nothing and not dry_run and (yes or click.confirm("remove all of this?"))
+
+    removed = clean_up(load(config).settings, agree)
+    if removed is not None:
+        click.echo(f"removed {removed.pods} pods, {removed.secrets} Secrets and {removed.config_maps} ConfigMaps")
+
+
+def _described(found: Leftovers) -> str:
+    place = f"in namespace {found.namespace} of {found.server}"
+    if found.is_nothing:
+        return f"nothing of this daemon is {place}"
+    counts = f"{len(found.pods)} pods, {found.secrets} Secrets and {found.config_maps} ConfigMaps"
+    return "\n".join((f"{counts} {place}", *(f"  pod {name}" for name in found.pods)))

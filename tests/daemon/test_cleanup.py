@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fusemld.daemon.cleanup import Leftovers, clean_up
+from fusemld.daemon.locking import state_lock
+from fusemld.daemon.settings import Settings, load_settings
+from fusemld.executors.kubernetes import names
+from fusemld.executors.kubernetes.bundles import config_maps
+from fusemld.executors.kubernetes.pod import pod, secret
+from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.hooks.executors import Launch
+from fusemld.model.errors import InvalidInputError, StartError
+from fusemld.model.run import AttemptKey
+from fusemld.store.keys import INSTANCE
+from fusemld.store.sqlite import Store
+from tests.cluster.api import Api
+from tests.cluster.local import LocalCluster
+from tests.cluster.role import grant, write_kubeconfig
+
+STRANGER = "0123456789abcdef"
+COLLECTIONS = ("pods", "secrets", "configmaps")
+
+
+class Asked:
+    """Somebody who is asked whether things may go."""
+
+    def __init__(self, answer: bool) -> None:
+        self.answer = answer
+        self.shown: list[Leftovers] = []
+
+    def __call__(self, found: Leftovers) -> bool:
+        self.shown.append(found)
+        return self.answer
+
+
+def create_database(state: Path) -> str:
+    """As a daemon does; the identity of the folder."""
+
+    async def create() -> str:
+        async with Store.open(state / "fusemld.db") as store:
+            instance = await store.meta(INSTANCE)
+            assert instance is not None
+            return instance
+
+    return anyio.run(create)
+
+
+def fill(api: Api, namespace: str, instance: str) -> None:
+    """What an attempt with credentials and a codeset leaves when its daemon is killed."""
+    launch = Launch(key=AttemptKey("run", "train", 1), image="x", secret_env={"TOKEN": "t"})
+    root = f"/api/v1/namespaces/{namespace}"
+    body = pod(launch, KubernetesSettings(), instance=instance, namespace=namespace, known={})
+    api.create(f"{root}/pods", body | {"spec": body["spec"] | {"nodeSelector": {"none": "such"}}})
+    credentials = secret(launch, instance=instance, namespace=namespace, known={})
+    assert credentials is not None
+    api.create(f"{root}/secrets", credentials)
+    for config_map in config_maps(b"packed", instance, namespace):
+        api.create(f"{root}/configmaps", config_map)
+
+
+def owned(api: Api, namespace: str, instance: str) -> dict[str, int]:
+    selector = ",".join(f"{name}%3D{text}" for name, text in names.owned(instance).items())
+    return {
+        kind: len(api.items(f"/api/v1/namespaces/{namespace}/{kind}?labelSelector={selector}"))
+        for kind in COLLECTIONS
+    }
+
+
+@pytest.fixture
+def settings(cluster: LocalCluster, api: Api, namespace: str, tmp_path: Path) -> Settings:
+    """Of a daemon that has exactly the example's Role in a namespace of its own."""
+    kubeconfig = tmp_path / "kubeconfig"
+    write_kubeconfig(kubeconfig, grant(api, namespace), cluster.pki / "ca.crt", namespace)
+    flags = {"state": str(tmp_path), "executor": "kubernetes", "kubernetes.kubeconfig": str(kubeconfig)}
+    return load_settings(flags=flags, environ={}).settings
+
+
+def test_without_a_cluster_there_is_nothing_to_clean_up(tmp_path: Path) -> None:
+    settings = load_settings(flags={"state": str(tmp_path)}, environ={}).settings
+
+    with pytest.raises(InvalidInputError, match="no cluster is configured"):
+        clean_up(settings, Asked(True))
+
+
+def test_a_folder_that_no_daemon_has_used_is_left_as_it_is(tmp_path: Path) -> None:
+    settings = load_settings(flags={"state": str(tmp_path), "executor": "kubernetes"}, environ={}).settings
+
+    with pytest.raises(StartError, match="no daemon has used"):
+        clean_up(settings, Asked(True))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_removed_under_a_daemon_that_runs(tmp_path: Path) -> None:
+    settings = load_settings(flags={"state": str(tmp_path), "executor": "kubernetes"}, environ={}).settings
+    create_database(tmp_path)
+
+    with state_lock(tmp_path), pytest.raises(StartError, match="is using it"):
+        clean_up(settings, Asked(True))
+
+
+@pytest.mark.cluster
+def test_everything_of_this_instance_goes_and_nothing_of_another(
+    settings: Settings, api: Api, namespace: str
+) -> None:
+    instance = create_database(settings.state)
+    for each in (instance, STRANGER):
+        fill(api, namespace, each)
+    asked = Asked(True)
+
+    removed = clean_up(settings, asked)
+
+    (shown,) = asked.shown
+    assert (len(shown.pods), shown.secrets, shown.config_maps, shown.namespace) == (1, 1, 1, namespace)
+    assert removed is not None
+    assert (removed.pods, removed.secrets, removed.config_maps) == (1, 1, 1)
+    assert owned(api, namespace, instance) == {"pods": 0, "secrets": 0, "configmaps": 0}
+    assert owned(api, namespace, STRANGER) == {"pods": 1, "secrets": 1, "configmaps": 1}
+
+
+@pytest.mark.cluster
+def test_nothing_goes_where_somebody_says_no(settings: Settings, api: Api, namespace: str) -> None:
+    instance = create_database(settings.state)
+    fill(api, namespace, instance)
+
+    assert clean_up(settings, Asked(False)) is None
+
+    assert owned(api, namespace, instance) == {"pods": 1, "secrets": 1, "configmaps": 1}
+
+
+@pytest.mark.cluster
+def test_an_empty_cluster_is_seen_as_that(settings: Settings) -> None:
+    create_database(settings.state)
+    asked = Asked(True)
+
+    clean_up(settings, asked)
+
+    assert asked.shown[0].is_nothing
