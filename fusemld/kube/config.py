@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import ipaddress
-import os
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,15 +32,15 @@ class KubeconfigFiles:
     def __init__(self, paths: Sequence[Path], context: str) -> None:
         self._paths = tuple(paths)
         self._context = context
-        self._where = ":".join(map(str, paths))
-        self._authenticator = _Authenticator(self._where)
+        self.where = ":".join(map(str, paths))
+        self._authenticator = _Authenticator(self.where)
 
     async def load(self) -> Access:
         present = [path for path in self._paths if len(self._paths) == 1 or path.exists()]
         if not present:
-            raise StartError(f"cannot read the kubeconfig {self._where}: No such file or directory")
+            raise StartError(f"cannot read the kubeconfig {self.where}: No such file or directory")
         merged = kubeconfig.merge([kubeconfig.read(path) for path in present])
-        return await self._authenticator.access(kubeconfig.select(merged, self._context, self._where))
+        return await self._authenticator.access(kubeconfig.select(merged, self._context, self.where))
 
 
 class Given:
@@ -58,7 +57,7 @@ class Given:
 class ServiceAccountFolder:
     """What Kubernetes mounts into a pod."""
 
-    def __init__(self, folder: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
         self._folder = folder
         self._environ = environ
         self._tls = tls.TlsCache()

@@ -15,7 +15,7 @@ import msgspec
 from fusemld import __version__
 from fusemld.kube.access import AccessSource
 from fusemld.kube.client import KubeCluster
-from fusemld.kube.config import KubeconfigFiles, ServiceAccountFolder
+from fusemld.kube.config import SERVICE_ACCOUNT, KubeconfigFiles, ServiceAccountFolder
 from fusemld.kube.gate import Gate
 from fusemld.kube.pace import Pace
 
@@ -70,7 +70,7 @@ async def connect_to(
 
 def source(connection: Connection, environ: Mapping[str, str] = os.environ) -> AccessSource:
     """Where the credentials of a connection come from, by the rules of the settings."""
-    account = ServiceAccountFolder(environ=environ)
+    account = ServiceAccountFolder(SERVICE_ACCOUNT, environ)
     if connection.in_cluster:
         return account
     if connection.kubeconfig is not None:

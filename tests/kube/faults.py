@@ -34,7 +34,9 @@ class FaultyServer:
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[str]:
         """Gives the URL."""
-        runner = web.ServerRunner(web.Server(self.answer), shutdown_timeout=0.1)
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

@@ -19,7 +19,7 @@ def test_the_library_comes_without_its_models_and_leaves_nothing_half_loaded() -
 
 
 def test_the_room_is_imported_without_the_library() -> None:
-    code = "import sys, fusemld.kube.connecting; print('kubernetes_asyncio' in sys.modules, 'six' in sys.modules)"
+    code = "import sys, fusemld.kube.clusters; print('kubernetes_asyncio' in sys.modules, 'six' in sys.modules)"
 
     assert run(code) == "False False\n"
 
