@@ -1,0 +1,246 @@
+"""API servers that are away, forget, fall silent or have too much to do, and nodes that are lost: nothing fails of
+it that need not, and everything goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from fusemld.model.run import RunState
+from tests.acceptance.daemon import Daemon, runs
+from tests.acceptance.pods import ACCOUNT, Gate, PodDaemon, attempts_of, bash, endings, log, workflow
+from tests.acceptance.proxies import SilentProxy
+from tests.cluster import pki
+from tests.cluster.api import Api, ApiError
+from tests.cluster.local import LocalCluster
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.cluster, pytest.mark.timeout(400)]
+
+OUTAGE_S = 60.0
+RUNS = 20
+
+
+@contextmanager
+def no_api_server(cluster: LocalCluster) -> Iterator[None]:
+    cluster.kill_api_server()
+    try:
+        yield
+    finally:
+        cluster.start_api_server()
+
+
+def pair(name: str) -> str:
+    return workflow(
+        name,
+        bash("make", f"echo {name} > /tekton/results/made", "outputs: [{name: made}]"),
+        bash("use", 'echo "used $MADE"', 'env: [{name: MADE, value: "{{ steps.make.outputs.made }}"}]'),
+    )
+
+
+def all_over(daemon: Daemon, count: int) -> bool:
+    found = runs(daemon, limit="200")
+    return len(found) == count and all(run.state is not RunState.RUNNING for run in found)
+
+
+def assert_undisturbed(pods: PodDaemon, count: int) -> None:
+    """Every run succeeded, and no step needed a second attempt."""
+    daemon = pods.daemon
+    for summary in runs(daemon, limit="200"):
+        run = daemon.json("get", summary.id)
+        assert run["state"] == "succeeded", daemon.run("fuseml", "why", run["id"]).stdout
+        assert {name: endings(run, name) for name in ("make", "use")} == {
+            "make": ["succeeded"],
+            "use": ["succeeded"],
+        }
+        assert log(daemon, run["id"], "use") == f"used {run['workflow']}\n"
+    pods.assert_one_pod_per_attempt()
+    assert len(pods.attempts()) == 2 * count
+    pods.assert_nothing_left(60)
+
+
+def test_an_api_server_that_is_away_for_a_minute_amid_twenty_runs_fails_nothing(pods: PodDaemon) -> None:
+    daemon = pods.daemon
+    pods.start()
+    for number in range(RUNS):
+        daemon.drop(f"pair-{number}.yaml", pair(f"pair-{number}"))
+    daemon.wait_for(lambda: any(run.steps_done for run in runs(daemon)), 60, "the first step to end")
+
+    with no_api_server(pods.cluster):
+        back_at = time.monotonic() + OUTAGE_S
+        over = sum(run.state is not RunState.RUNNING for run in runs(daemon))
+        daemon.wait_for(lambda: time.monotonic() > back_at, OUTAGE_S + 5, "the end of the outage")
+        assert len(runs(daemon)) == RUNS, "the daemon itself is there"
+    daemon.wait_for(lambda: all_over(daemon, RUNS), 150, "the end of all runs")
+
+    assert over < RUNS / 2
+    assert_undisturbed(pods, RUNS)
+
+
+def test_what_happened_before_a_compaction_is_found_by_a_new_list(pods: PodDaemon, gate: Gate) -> None:
+    daemon = pods.daemon
+    path = f"/api/v1/namespaces/{pods.namespace}/pods"
+    pods.start()
+    daemon.drop("long.yaml", workflow("long", bash("only", gate.wait), bash("next", "true")))
+    run = daemon.run_of("long.yaml")
+    gate.await_arrivals(1)
+    daemon.in_state(run, "only", "running")
+    seen = pods.api.get(path)["metadata"]["resourceVersion"]
+
+    with no_api_server(pods.cluster):
+        gate.open()
+        pods.cluster.compact()
+    view = daemon.finished(run)
+
+    assert is_gone(pods.api, path, seen)
+    assert view["state"] == "succeeded"
+    assert endings(view, "only") == ["succeeded"]
+    pods.assert_one_pod_per_attempt()
+    pods.assert_nothing_left()
+
+
+def is_gone(api: Api, path: str, version: str) -> bool:
+    """Whether the server can no longer tell what came after that version."""
+    try:
+        first = next(iter(api.watch(path, version, 5)), {})
+    except ApiError as error:
+        return error.code == 410
+    return first.get("type") == "ERROR" and first["object"]["code"] == 410
+
+
+def test_a_watch_that_falls_silent_is_replaced(pods: PodDaemon, gate: Gate) -> None:
+    daemon = pods.daemon
+    with SilentProxy(pki.PORT) as proxy:
+        pods.use_server(f"https://127.0.0.1:{proxy.port}")
+        pods.start(KUBERNETES_WATCH_SILENCE_S="4", KUBERNETES_REQUEST_TIMEOUT_S="4")
+        daemon.drop("long.yaml", workflow("long", bash("only", gate.wait), bash("next", "true")))
+        run = daemon.run_of("long.yaml")
+        gate.await_arrivals(1)
+        daemon.in_state(run, "only", "running")
+
+        proxy.fall_silent()
+        gate.open()
+        view = daemon.finished(run, 45)
+
+        assert proxy.silenced > 0
+        assert view["state"] == "succeeded"
+        assert endings(view, "only") == ["succeeded"]
+        pods.assert_one_pod_per_attempt()
+        pods.assert_nothing_left()
+        daemon.terminate()
+
+
+@contextmanager
+def rejected(pods: PodDaemon) -> Iterator[None]:
+    """The API server answers 429 to everything that this daemon asks: its account has a priority level of its own
+    with a single seat and no queue, and the seat is taken."""
+    group = "/apis/flowcontrol.apiserver.k8s.io/v1"
+    limits = {"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0}
+    level = {"type": "Limited", "limited": limits | {"limitResponse": {"type": "Reject"}}}
+    account = {"namespace": pods.namespace, "name": ACCOUNT}
+    everything = {
+        "verbs": ["*"],
+        "apiGroups": ["*"],
+        "resources": ["*"],
+        "namespaces": ["*"],
+        "clusterScope": True,
+    }
+    rule = {
+        "subjects": [{"kind": "ServiceAccount", "serviceAccount": account}],
+        "resourceRules": [everything],
+        "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+    }
+    # nothing but `exempt` may come before it
+    schema = {"matchingPrecedence": 2, "priorityLevelConfiguration": {"name": pods.namespace}, "rules": [rule]}
+    things = {"prioritylevelconfigurations": level, "flowschemas": schema}
+    try:
+        for resource, spec in things.items():
+            pods.api.create(f"{group}/{resource}", {"metadata": {"name": pods.namespace}, "spec": spec})
+        with contextlib.closing(seat_taken(pods)):
+            yield
+    finally:
+        for resource in reversed(things):
+            pods.api.delete(f"{group}/{resource}/{pods.namespace}")
+
+
+def seat_taken(pods: PodDaemon) -> socket.socket:
+    """A request whose body never comes."""
+    tls = ssl.create_default_context(cafile=str(pods.cluster.pki / "ca.crt"))
+    path = f"/api/v1/namespaces/{pods.namespace}/configmaps"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {pods.token}\r\n"
+    deadline = time.monotonic() + 30
+    while True:
+        request = tls.wrap_socket(socket.create_connection(("127.0.0.1", pki.PORT)), server_hostname="localhost")
+        request.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n".encode())
+        if is_rejected(tls, path, pods.token):
+            return request
+        request.close()
+        assert time.monotonic() < deadline, "the priority level does not work"
+
+
+def is_rejected(tls: ssl.SSLContext, path: str, token: str) -> bool:
+    request = urllib.request.Request(f"{pki.SERVER}{path}", headers={"Authorization": f"Bearer {token}"})
+    try:
+        urllib.request.urlopen(request, context=tls, timeout=10).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code == 429
+    return False
+
+
+def rejections(api: Api, namespace: str) -> int:
+    """How many requests the server has answered with 429, by its own count."""
+    lines = api.call("GET", "/metrics").decode().splitlines()
+    name = "apiserver_flowcontrol_rejected_requests_total"
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(name) and namespace in line)
+
+
+def test_a_storm_of_429_slows_down_and_fails_nothing(pods: PodDaemon) -> None:
+    daemon = pods.daemon
+    pods.start()
+    daemon.drop("first.yaml", pair("first"))
+    daemon.wait_for(lambda: any(run.steps_done for run in runs(daemon)), 60, "the first step to end")
+
+    with rejected(pods):
+        for number in range(5):
+            daemon.drop(f"pair-{number}.yaml", pair(f"pair-{number}"))
+        daemon.wait_for(lambda: rejections(pods.api, pods.namespace) > 5, 60, "the server to reject requests")
+        count = rejections(pods.api, pods.namespace)
+    daemon.wait_for(lambda: all_over(daemon, 6), 120, "the end of all runs")
+
+    assert count < 500, "it keeps its distance"
+    assert_undisturbed(pods, 6)
+
+
+def test_a_node_that_falls_silent_and_is_deleted_loses_its_pods_and_the_run_goes_on_elsewhere(
+    pods: PodDaemon, gate: Gate
+) -> None:
+    daemon, cluster = pods.daemon, pods.cluster
+    pods.start(KUBERNETES_NODE_LOST_AFTER_S="2")
+    daemon.drop("long.yaml", workflow("long", bash("only", gate.wait)))
+    run = daemon.run_of("long.yaml")
+    gate.await_arrivals(1)
+    daemon.in_state(run, "only", "running")
+
+    cluster.kill_kubelet()
+    try:
+        daemon.wait_for(lambda: len(daemon.step(run, "only")["attempts"]) == 2, 120, "the node to be given up")
+        assert pods.api.delete(f"/api/v1/nodes/{cluster.node_name}")
+    finally:
+        cluster.start_node()
+    gate.await_arrivals(2, 120)
+    gate.open()
+    view = daemon.finished(run, 120)
+
+    assert view["state"] == "succeeded"
+    assert endings(view, "only") == ["node lost", "succeeded"]
+    assert cluster.node_name in attempts_of(view, "only")[0]["message"]
+    pods.assert_one_pod_per_attempt()
+    pods.assert_nothing_left(90)

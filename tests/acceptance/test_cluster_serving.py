@@ -1,0 +1,160 @@
+"""A model that a pod has trained and stored becomes an InferenceService; the tests play KServe's controller."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusemld.hooks.building import build_environment
+from fusemld.hooks.environments import EnvironmentSpec
+from tests.acceptance.object_store import UPLOAD, ObjectStore, object_store, runtime_folders
+from tests.acceptance.pods import PodDaemon, folder_codeset, log
+from tests.cluster.api import Json
+from tests.cluster.images import BASE
+from tests.cluster.local import LocalCluster
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.cluster, pytest.mark.services, pytest.mark.timeout(600)]
+
+SCIKIT_LEARN = EnvironmentSpec(
+    label="the trainer", requirements="mlflow==3.17.2\nscikit-learn==1.7.2\nskops==0.16.0\npandas\n"
+)
+TRAIN = """\
+import sys
+import mlflow.sklearn
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+
+model = LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True))
+mlflow.sklearn.save_model(model, sys.argv[1], serialization_format="cloudpickle")
+"""
+PREDICT = """\
+import pickle, sys
+from sklearn.datasets import load_iris
+
+with open(sys.argv[1], "rb") as file:
+    print(pickle.load(file).score(*load_iris(return_X_y=True)))
+"""
+
+WORKFLOW = f"""\
+name: serve
+inputs: [{{name: code, type: codeset}}]
+outputs: [{{name: prediction-url}}]
+steps:
+  - name: trainer
+    image: {BASE}
+    command: [bash, -ec]
+    args:
+      - |
+        python3 upload.py . s3://models/$FUSEML_ENV_RUN_ID/model
+        echo s3://models/$FUSEML_ENV_RUN_ID/model > /tekton/results/model
+    inputs: [{{name: code, codeset: {{name: "{{{{ inputs.code }}}}", path: /project}}}}]
+    extensions: [{{name: s3-storage, service_resource: s3}}]
+    outputs: [{{name: model}}]
+  - name: predictor
+    image: ghcr.io/fuseml/kserve-predictor:latest
+    inputs:
+      - {{name: model, value: "{{{{ steps.trainer.outputs.model }}}}"}}
+      - {{name: predictor, value: auto}}
+      - {{name: app_name, value: iris}}
+      - {{name: resources, value: '{{"cpu": "100m"}}'}}
+    outputs: [{{name: prediction-url}}]
+    extensions:
+      - {{name: s3-storage, service_resource: s3}}
+      - {{name: kserve, service_resource: kserve-api}}
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that can train and load models."""
+    folders = runtime_folders(tmp_path_factory.mktemp("runtime"))
+    return build_environment(SCIKIT_LEARN, folders, lambda _: None) / "bin" / "python"
+
+
+@pytest.fixture
+def store(tmp_path: Path, node: LocalCluster) -> Iterator[ObjectStore]:
+    with object_store(tmp_path, node.address) as made:
+        yield made
+
+
+class KServe:
+    """What KServe's controller writes into the status of the services of one namespace."""
+
+    def __init__(self, pods: PodDaemon) -> None:
+        self._api = pods.api
+        self._collection = f"/apis/serving.kserve.io/v1beta1/namespaces/{pods.namespace}/inferenceservices"
+
+    def services(self) -> list[Json]:
+        return self._api.items(self._collection)
+
+    def tell(self, service: Json, ready: str, reason: str = "", message: str = "") -> str:
+        """Of the generation that is there; the service's URL."""
+        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        url = f"http://{name}.{namespace}.example.org"
+        condition = {"status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        if reason:
+            condition |= {"reason": reason, "message": message}
+        status: dict[str, Any] = {
+            "observedGeneration": service["metadata"]["generation"],
+            "conditions": [{"type": kind, **condition} for kind in ("PredictorReady", "IngressReady", "Ready")],
+        }
+        if ready == "True":
+            status |= {"url": url, "components": {"predictor": {"url": url}}}
+        self._api.patch(f"{self._collection}/{name}/status", {"status": status})
+        return url
+
+
+def test_a_model_that_a_pod_has_stored_is_served_and_its_address_follows(
+    pods: PodDaemon, store: ObjectStore, python: Path, tmp_path: Path, inferenceservices: str
+) -> None:
+    daemon = pods.daemon
+    trained = tmp_path / "trained"
+    home = {"HOME": str(tmp_path)}
+    subprocess.run([python, "-c", TRAIN, trained], check=True, cwd=tmp_path, env=home, capture_output=True)
+    code = folder_codeset(daemon, "iris")
+    for file in trained.iterdir():
+        file.rename(code / file.name)
+    (code / "upload.py").write_text(UPLOAD)
+    daemon.drop("store.yaml", store.record)
+    daemon.drop("serve.yaml", WORKFLOW)
+    daemon.drop("run.yaml", "workflow: serve\ninputs: {code: demo/iris}\n")
+    kserve = KServe(pods)
+    pods.start()
+    run = daemon.run_of("run.yaml")
+
+    (service,) = daemon.wait_for(kserve.services, 60, "the InferenceService")
+    kserve.tell(service, "False", "RevisionMissing", "the image is being fetched")
+    daemon.wait_for(lambda: "the image is being fetched" in log(daemon, run, "predictor"), 20, "KServe's words")
+    daemon.kill()
+    pods.start()
+    assert daemon.json("get", run)["state"] == "running"
+    (service,) = kserve.services()
+    url = kserve.tell(service, "True")
+    view = daemon.finished(run)
+
+    assert view["state"] == "succeeded", daemon.run("fuseml", "why", run).stdout
+    assert view["outputs"]["prediction-url"].startswith(f"{url}/v2/models/")
+    assert view["outputs"]["prediction-url"].endswith("/infer")
+    model = service["spec"]["predictor"]["model"]
+    assert model["modelFormat"]["name"] == "sklearn"
+    assert model["resources"]["requests"] == {"cpu": "100m"}
+    stored = store.folder / model["storageUri"].removeprefix("s3://")
+    score = subprocess.run([python, "-c", PREDICT, stored / "model.pkl"], check=True, capture_output=True)
+    assert float(score.stdout) > 0.9
+
+    (application,) = daemon.json("application", "list")
+    assert application["name"] == "iris"
+    assert application["url"] == view["outputs"]["prediction-url"]
+    foreign = f"/api/v1/namespaces/{pods.namespace}/secrets"
+    pods.api.create(foreign, {"metadata": {"name": "iris"}, "stringData": {"of": "somebody else"}})
+    daemon.run("fuseml", "application", "delete", "iris")
+    assert not kserve.services()
+    assert not pods.objects("secrets")
+    assert not pods.objects("serviceaccounts")
+    assert pods.api.find(f"{foreign}/iris") is not None
+    assert daemon.json("application", "list") == []
+    pods.assert_nothing_left()
