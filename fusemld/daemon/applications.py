@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from fusemld.hooks.services import Services
+from fusemld.daemon.removal import Removal
 from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, NotFoundError
 from fusemld.store.changes import DeleteApplication, PutApplication
@@ -14,9 +14,9 @@ from fusemld.store.sqlite import Store
 class ApplicationBook:
     """Implements `fusemld.hooks.steps.Applications` over the store."""
 
-    def __init__(self, store: Store, services: Services) -> None:
+    def __init__(self, store: Store, removal: Removal) -> None:
         self._store = store
-        self._services = services
+        self._removal = removal
         self._lock = anyio.Lock()
 
     async def all(self) -> list[Application]:
@@ -35,11 +35,11 @@ class ApplicationBook:
             await self._store.write(PutApplication(application))
 
     async def delete(self, name: str) -> None:
-        """Stop what serves it, then forget it: killed in between, it can be deleted again."""
+        """Remove what belongs to it, then forget it: killed in between, or where something cannot be reached
+        now, it stays and can be deleted again."""
         async with self._lock:
             known = await self.get(name)
             if known is None:
                 raise NotFoundError(f"cannot delete application {name}: there is none of that name")
-            for service in known.services:
-                await self._services.remove(service)
+            await self._removal.remove(known)
             await self._store.write(DeleteApplication(name))

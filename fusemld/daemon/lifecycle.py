@@ -31,6 +31,7 @@ from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.plans import Plans
 from fusemld.daemon.preparing import Parts
+from fusemld.daemon.removal import Removal
 from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
@@ -154,7 +155,11 @@ class _Daemon:
         clusters = KubeClusters(cluster, instance=instance, connection=connection(settings.kubernetes))
         registry = Registry(
             plugins.resolvers.values(),
-            AllowedSources(variables=frozenset(settings.secrets.env), folders=settings.secrets.files),
+            AllowedSources(
+                variables=frozenset(settings.secrets.env),
+                folders=settings.secrets.files,
+                secrets=settings.secrets.secrets,
+            ),
             clusters,
         )
         codesets = Codesets(
@@ -173,7 +178,7 @@ class _Daemon:
             admission=Admission(limits.steps or None, limits.steps_per_workflow or None),
             clock=time.time,
         )
-        applications = ApplicationBook(store, services)
+        applications = ApplicationBook(store, Removal(services, clusters, registry, plugins.object_stores))
         folder = Folder(
             catalog=catalog,
             registry=registry,

@@ -88,6 +88,8 @@ class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Variables of the daemon that `from_env` may name."""
     files: tuple[Path, ...] = ()
     """Folders below which `from_file` may read."""
+    secrets: tuple[str, ...] = ()
+    """Secrets of the configured cluster that `from_secret` may name: `NAMESPACE/NAME`, with `*` in either part."""
 
 
 class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):

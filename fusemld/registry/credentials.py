@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +20,15 @@ MAX_SECRET_BYTES: Final = 1024 * 1024
 
 
 class AllowedSources(msgspec.Struct, frozen=True, kw_only=True):
-    """Where records may take secrets from: variables of the daemon's environment, and files below folders.
+    """Where records may take secrets from: variables of the daemon's environment, files below folders, and Secrets
+    of the configured cluster, as patterns `NAMESPACE/NAME`.
 
     Nothing by default: whoever may drop a record must not thereby read the host.
     """
 
     variables: frozenset[str] = frozenset()
     folders: tuple[Path, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 class MergedConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,21 +42,34 @@ class MergedConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         return f"MergedConfiguration(plain={sorted(self.plain)!r}, secret={sorted(self.secret)!r})"
 
 
-def access_to(candidate: Candidate, requirement: str, allowed: AllowedSources) -> ServiceAccess:
-    """Extension < service < endpoint < credentials. Blocks on small files; raises `StartError`."""
+def access_to(
+    candidate: Candidate, requirement: str, allowed: AllowedSources, from_cluster: Mapping[str, str]
+) -> ServiceAccess:
+    """Extension < service < endpoint < credentials. `from_cluster` has the values of `from_secret` references.
+    Blocks on small files; raises `StartError`."""
     configuration = {**candidate.extension.configuration, **candidate.service.configuration}
     if candidate.endpoint is not None:
         configuration |= candidate.endpoint.configuration
     secrets: dict[str, str] = {}
     if candidate.credentials is not None:
-        owner = f"{candidate.extension.id}/{candidate.service.id}/{candidate.credentials.id}"
         for key, value in candidate.credentials.configuration.items():
-            secrets[key] = value if isinstance(value, str) else _fetch(value, f"{key!r} of {owner}", allowed)
+            if isinstance(value, str):
+                secrets[key] = value
+            elif value.from_secret is not None:
+                secrets[key] = from_cluster[value.from_secret]
+            else:
+                secrets[key] = _fetch(value, subject(candidate, key), allowed)
     return ServiceAccess(
         service=candidate.resolved(requirement),
         configuration=configuration | secrets,
         secret_keys=frozenset(secrets),
     )
+
+
+def subject(candidate: Candidate, key: str) -> str:
+    """What messages call a credential."""
+    credentials = "" if candidate.credentials is None else candidate.credentials.id
+    return f"{key!r} of {candidate.extension.id}/{candidate.service.id}/{credentials}"
 
 
 def merge_configurations(accesses: Iterable[ServiceAccess]) -> MergedConfiguration:
@@ -113,12 +128,8 @@ def _known(template: Template | None) -> str | None:
 def _fetch(reference: SecretReference, what: str, allowed: AllowedSources) -> str:
     if reference.from_env is not None:
         return _from_variable(reference.from_env, what, allowed.variables)
-    if reference.from_file is not None:
-        return _from_file(Path(reference.from_file), what, allowed.folders)
-    raise StartError(
-        f"cannot read the credential {what}: Kubernetes Secrets (from_secret) need the kubernetes executor; "
-        "use from_env or from_file here"
-    )
+    assert reference.from_file is not None, "one of the three is set, and Secrets are read from the cluster"
+    return _from_file(Path(reference.from_file), what, allowed.folders)
 
 
 def _from_variable(name: str, what: str, allowed: frozenset[str]) -> str:

@@ -15,9 +15,12 @@ from fusemld.kube.clusters import KubeClusters
 from fusemld.model.errors import FusemldError, NotFoundError, StartError
 from fusemld.model.extension import Extension, ResolvedService, Selectors, ServiceAccess
 from fusemld.model.workflow import Requirement, Workflow
+from fusemld.registry.cluster_secrets import read_secrets
 from fusemld.registry.credentials import AllowedSources, access_to, secret_keys
 from fusemld.registry.explain import Explanation, failure, known_selectors, wanted
 from fusemld.registry.matching import Candidate, Match, match
+
+_EXECUTORS = ("process", "kubernetes")
 
 
 class ServiceCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,8 +149,38 @@ class Registry:
                 result = CheckResult(ok=False, message=str(error))
         return ServiceCheck(extension_id=record.id, service_id=service_id, service=service, result=result)
 
+    async def again(self, service: ResolvedService, *, services: Services, note: Note) -> ServiceAccess:
+        """Access to what a requirement was resolved to before, with the credentials that were used then:
+        whoever asks answers for that. Raises `NotFoundError` where its record, endpoint or credentials are
+        gone."""
+        record = self._records.get(service.extension_id)
+        if record is None:
+            record = await self._offered_again(service, services, note)
+        found = next((each for each in record.services if each.id == service.service_id), None)
+        where = f"{service.extension_id}/{service.service_id}"
+        if found is None:
+            raise NotFoundError(f"cannot use {where} again: the extension has no such service any more")
+        credentials = next((each for each in found.credentials if each.id == service.credentials_id), None)
+        if credentials is None and service.credentials_id is not None:
+            raise NotFoundError(f"cannot use {where} again: its credentials {service.credentials_id} are gone")
+        endpoint = next((each for each in found.endpoints if each.url == service.url), None)
+        if endpoint is None and service.url:
+            raise NotFoundError(f"cannot use {where} again: its endpoint {service.url} is gone")
+        candidate = Candidate(extension=record, service=found, endpoint=endpoint, credentials=credentials)
+        return await self._access(candidate, service.requirement)
+
+    async def _offered_again(self, service: ResolvedService, services: Services, note: Note) -> Extension:
+        for resolver in self._resolvers:
+            offers = [offer for executor in _EXECUTORS for offer in resolver.offers(executor)]
+            if any(offer.id == service.extension_id for offer in offers):
+                return await resolver.access(
+                    service.extension_id, service.service_id, services, self._clusters, note
+                )
+        raise NotFoundError(f"cannot use {service.extension_id} again: there is no such extension any more")
+
     async def _access(self, candidate: Candidate, requirement: str) -> ServiceAccess:
-        return await anyio.to_thread.run_sync(access_to, candidate, requirement, self._allowed)
+        secrets = await read_secrets(candidate, self._allowed.secrets, self._clusters.configured)
+        return await anyio.to_thread.run_sync(access_to, candidate, requirement, self._allowed, secrets)
 
     def _offered(
         self, selectors: Selectors, *, executor: str, zone: str, project: str, user: str

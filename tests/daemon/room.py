@@ -14,6 +14,7 @@ from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.preparing import Parts
+from fusemld.daemon.removal import Removal
 from fusemld.hooks.environments import EnvironmentSpec, Note
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Condition, Launch, Report
 from fusemld.hooks.manager import Plugins
@@ -170,7 +171,9 @@ class Room:
                 clusters=KubeClusters(None),
                 zone="local",
                 environments=NoEnvironments(),
-                applications=ApplicationBook(engine.store, services),
+                applications=ApplicationBook(
+                    engine.store, Removal(services, KubeClusters(None), self.registry, {})
+                ),
                 folders=RuntimeFolders(environments=state / "environments", cache=state / "cache"),
                 state=state,
                 grace_s=1.0,

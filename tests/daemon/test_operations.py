@@ -16,6 +16,7 @@ from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.operations import DaemonOperations
+from fusemld.daemon.removal import Removal
 from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
@@ -26,6 +27,7 @@ from fusemld.hooks.manager import Plugins
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.snapshot import FileReport, Scan
+from fusemld.kube.clusters import KubeClusters
 from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, FusemldError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending, Outcome, RunState, StepState
@@ -84,7 +86,7 @@ class Desk:
             default_executor="process",
             clock=room.engine.clock,
         )
-        self.applications = ApplicationBook(store, NoServices())
+        self.applications = ApplicationBook(store, Removal(NoServices(), KubeClusters(None), room.registry, {}))
         self.operations = DaemonOperations(
             settings=settings,
             plugins=NO_PLUGINS,

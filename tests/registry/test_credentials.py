@@ -50,7 +50,7 @@ def _record(secret: str | SecretReference, product: str = "mlflow", key: str = "
 def _access(secret: str | SecretReference, allowed: AllowedSources = NOTHING) -> ServiceAccess:
     found = match(Selectors(name="e", service_resource="s3"), [_record(secret)], zone="", project="p", user="u")
     assert found.chosen is not None
-    return access_to(found.chosen, "e", allowed)
+    return access_to(found.chosen, "e", allowed, {})
 
 
 def test_configuration_is_merged_from_the_general_to_the_particular() -> None:
@@ -129,11 +129,6 @@ def test_what_is_no_small_text_file_is_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(StartError, match=reason):
             _access(SecretReference(from_file=str(tmp_path / name)), allowed)
-
-
-def test_kubernetes_secrets_need_the_kubernetes_executor() -> None:
-    with pytest.raises(StartError, match="need the kubernetes executor"):
-        _access(SecretReference(from_secret="a/b/c"))
 
 
 def _of(requirement: str, configuration: dict[str, str], *secrets: str) -> ServiceAccess:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from fusemld.model.errors import NotFoundError, StartError
@@ -128,3 +129,43 @@ async def test_services_of_a_record_are_checked_by_who_knows_their_resource(reso
     assert admin.result.message == "not checked: no plugin knows services of resource 'console'"
     with pytest.raises(NotFoundError):
         await registry.check("absent", zone="local", project="team", user="ann")
+
+
+async def test_a_service_that_was_resolved_before_is_reached_again_whoever_asks(services: OneService) -> None:
+    registry = Registry()
+    registry.upsert(RECORD)
+    before = await _resolve(registry, services, service_resource="s3")
+
+    again = await registry.again(before.service, services=services, note=lambda text: None)
+
+    assert again == before
+
+
+async def test_what_a_resolver_offered_is_reached_again_too(resolver: StoreResolver, services: OneService) -> None:
+    registry = Registry([resolver])
+    before = await _resolve(registry, services, product="mlflow", service_resource="s3")
+
+    again = await registry.again(before.service, services=services, note=lambda text: None)
+
+    assert again == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"extension_id": "gone"}, "there is no such extension any more"),
+        ({"service_id": "gone"}, "the extension has no such service any more"),
+        ({"credentials_id": "gone"}, "its credentials gone are gone"),
+        ({"url": "http://gone"}, "its endpoint http://gone is gone"),
+    ],
+)
+async def test_what_is_gone_is_not_reached_by_something_else(
+    services: OneService, change: dict[str, str], words: str
+) -> None:
+    registry = Registry()
+    registry.upsert(RECORD)
+    before = await _resolve(registry, services, service_resource="s3")
+    service = msgspec.structs.replace(before.service, **change)
+
+    with pytest.raises(NotFoundError, match=words):
+        await registry.again(service, services=services, note=lambda text: None)

@@ -56,8 +56,8 @@ class BuilderInContainers:
 
     def image(self, image: str) -> str:
         raise StartError(
-            f"cannot run {image}: building trainer images on a cluster is not supported yet; name an image that has "
-            "the project's requirements as the `image` of the step that trains, and drop the step that builds "
+            f"cannot run {image}: building trainer images on a cluster is not supported yet; name an image that "
+            "has the project's requirements as the `image` of the step that trains, and drop the step that builds "
             "(or run the workflow with `executor: process`)"
         )
 
