@@ -260,7 +260,7 @@ class KubeCluster:
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_read=request.silence_s),
         )
-        if request.streams and response.ok:
+        if request.streams and response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response, b""
         async with response:
             return response, await response.read()

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fusemld.hooks.clusters import IN_CLUSTER_URL, Cluster
-from fusemld.kube import config
+from fusemld.kube import records
 from fusemld.kube.connecting import Connection, connect_to
 from fusemld.model.errors import StartError
 from fusemld.model.extension import ServiceAccess
@@ -35,7 +35,7 @@ class KubeClusters:
             yield self.configured
             return
         where = f"{access.service.extension_id}/{access.service.service_id}"
-        given = config.given(url, access.configuration, where)
+        given = records.given(url, access.configuration, where)
         bounds = Connection(
             request_timeout_s=self._bounds.request_timeout_s, requests_at_once=self._bounds.requests_at_once
         )

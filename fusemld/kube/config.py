@@ -1,12 +1,8 @@
-"""Where credentials for an API server come from: kubeconfigs, service accounts, the configuration of records."""
+"""Where credentials for an API server come from: kubeconfigs and service accounts."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import ipaddress
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from fusemld.kube import exec_plugin, kubeconfig, library, tls
+from fusemld.kube import exec_plugin, kubeconfig, library, proxies, tls
 from fusemld.kube.access import Access
 from fusemld.kube.kubeconfig import Cluster, Selected, User
 from fusemld.kube.tls import TlsMaterial
@@ -33,7 +29,7 @@ class KubeconfigFiles:
         self._paths = tuple(paths)
         self._context = context
         self.where = ":".join(map(str, paths))
-        self._authenticator = _Authenticator(self.where)
+        self._authenticator = _Authenticator(f"the kubeconfig {self.where}")
 
     async def load(self) -> Access:
         present = [path for path in self._paths if len(self._paths) == 1 or path.exists()]
@@ -119,15 +115,15 @@ class _Authenticator:
             key=key,
             is_verified=not cluster.insecure_skip_tls_verify,
         )
-        server = cluster.server.rstrip("/")
+        server = self._server(cluster)
         return Access(
             server=server,
             namespace=selected.namespace,
             authorization=_header(await self._authorization(user), self._where),
-            impersonation=tuple(_impersonation(user)),
+            impersonation=tuple((name, _header(value, self._where)) for name, value in _impersonation(user)),
             tls=self._tls.context(material) if server.startswith("https:") else None,
             server_name=cluster.tls_server_name or None,
-            proxy=cluster.proxy_url or _proxy_of_the_host(server),
+            proxy=self._proxy(cluster),
             renew_at=renew_at,
         )
 
@@ -153,49 +149,24 @@ class _Authenticator:
             )
             await loader.load_and_set(found)
         except Exception as error:  # noqa: BLE001 - it raises anything, with anything from the file in its text
-            raise StartError(
-                f"cannot use the credentials in the kubeconfig {self._where}: {type(error).__name__}"
-            ) from None
+            raise StartError(f"cannot use the credentials in {self._where}: {type(error).__name__}") from None
         return str(found.api_key.get("BearerToken", ""))
 
+    def _server(self, cluster: Cluster) -> str:
+        try:
+            parts = urlsplit(cluster.server)
+            is_fine = parts.scheme in {"http", "https"} and parts.hostname and parts.username is None
+        except ValueError:
+            is_fine = False
+        if not is_fine:
+            raise StartError(f"cannot use the server in {self._where}: it is no URL of an API server")
+        return cluster.server.rstrip("/")
 
-def given(url: str, configuration: Mapping[str, str], where: str) -> Given:
-    """Access to `url` with the credentials that a record's configuration carries.
-
-    Either `kubeconfig`, a whole kubeconfig as text, of which everything but the server is used; or any of `token`,
-    `certificate-authority-data`, `client-certificate-data`, `client-key-data` (base64, as in a kubeconfig), `ca`
-    (the same authority as PEM text), `insecure-skip-tls-verify`. `namespace` goes with both. What would read files
-    of this host or run programs on it is refused: a record may come from anybody who may drop a file.
-    """
-    if not urlsplit(url).hostname or urlsplit(url).scheme not in {"http", "https"}:
-        raise StartError(f"cannot use the cluster of {where}: {url!r} is no URL of an API server")
-    if text := configuration.get("kubeconfig"):
-        place = f"of {where}"
-        selected = kubeconfig.select(kubeconfig.parse(text, place), "", place)
-        _refuse_what_reaches_this_host(selected, place)
-        user, cluster, namespace = selected.user, selected.cluster, selected.namespace
-    else:
-        user = User(
-            token=configuration.get("token", ""),
-            client_certificate_data=configuration.get("client-certificate-data", ""),
-            client_key_data=configuration.get("client-key-data", ""),
-        )
-        authority = configuration.get("certificate-authority-data", "")
-        if ca := configuration.get("ca"):
-            authority = base64.b64encode(ca.encode()).decode()
-        cluster = Cluster(
-            certificate_authority_data=authority,
-            insecure_skip_tls_verify=configuration.get("insecure-skip-tls-verify", "").lower() == "true",
-        )
-        namespace = ""
-    return Given(
-        Selected(
-            cluster=msgspec.structs.replace(cluster, server=url),
-            user=user,
-            namespace=configuration.get("namespace") or namespace,
-        ),
-        where,
-    )
+    def _proxy(self, cluster: Cluster) -> str | None:
+        proxy = cluster.proxy_url or proxies.proxy_of_the_host(cluster.server)
+        if proxy and not proxy.startswith(("http://", "https://")):
+            raise StartError(f"cannot use the proxy for {self._where}: only HTTP proxies are supported")
+        return proxy or None
 
 
 def _impersonation(user: User) -> Iterator[tuple[str, str]]:
@@ -211,46 +182,8 @@ def _impersonation(user: User) -> Iterator[tuple[str, str]]:
             yield f"Impersonate-Extra-{quote(name.lower(), safe='')}", value
 
 
-def _refuse_what_reaches_this_host(selected: Selected, where: str) -> None:
-    user, cluster = selected.user, selected.cluster
-    refused = {
-        "exec": user.exec,
-        "auth-provider": user.auth_provider,
-        "tokenFile": user.token_file,
-        "client-certificate": user.client_certificate,
-        "client-key": user.client_key,
-        "certificate-authority": cluster.certificate_authority,
-    }
-    if present := [name for name, value in refused.items() if value]:
-        raise StartError(
-            f"cannot use the kubeconfig {where}: {', '.join(present)} would reach into the daemon's host; "
-            "use `token`, or fields that end in `-data`"
-        )
-
-
 def _header(authorization: str, where: str) -> str:
     header = authorization.strip()
     if not header.isprintable():
-        raise StartError(f"cannot use the token in {where}: it has characters that a header cannot have")
+        raise StartError(f"cannot use the credentials in {where}: a header cannot have these characters")
     return header
-
-
-def _proxy_of_the_host(server: str) -> str | None:
-    """As kubectl does it: never for this host itself, and `NO_PROXY` may hold networks."""
-    parts = urlsplit(server)
-    proxies = urllib.request.getproxies()
-    try:
-        address = ipaddress.ip_address(parts.hostname or "")
-    except ValueError:
-        is_near = parts.hostname == "localhost"
-    else:
-        is_near = address.is_loopback or any(address in network for network in _networks(proxies.get("no", "")))
-    if is_near or urllib.request.proxy_bypass(parts.netloc, proxies):
-        return None
-    return proxies.get(parts.scheme)
-
-
-def _networks(no_proxy: str) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    for entry in no_proxy.split(","):
-        with contextlib.suppress(ValueError):
-            yield ipaddress.ip_network(entry.strip(), strict=False)

@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
-from fusemld.kube import config
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import Connection, connect_to
+from fusemld.kube.records import given
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -53,7 +53,7 @@ async def connected(
     bounds = Connection(request_timeout_s=timeout_s, requests_at_once=at_once)
     async with (
         server.serving() as url,
-        connect_to(config.given(url, {}, "the test"), bounds, instance="test") as cluster,
+        connect_to(given(url, {}, "the test"), bounds, instance="test") as cluster,
     ):
         yield cluster
 

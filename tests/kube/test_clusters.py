@@ -49,7 +49,7 @@ async def test_another_cluster_is_used_with_the_records_credentials() -> None:
 async def test_credentials_wrong_in_form_are_a_start_error_that_names_the_record() -> None:
     access = access_to("https://far:6443", kubeconfig=f"users: [{SECRET}")
 
-    with pytest.raises(StartError, match="kubeconfig of kserve/api") as raised:
+    with pytest.raises(StartError, match="kubeconfig of the record kserve/api") as raised:
         async with KubeClusters(None).open(access):
             raise AssertionError("opened")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fusemld.kube.config import given
 from fusemld.kube.connecting import Connection, connect, connect_to
+from fusemld.kube.records import given
 from fusemld.kube.review import Check, has_api, permitted
 
 pytestmark = pytest.mark.cluster
