@@ -65,7 +65,8 @@ class Removal:
             if not any(found) and application.server and application.server != cluster.name:
                 raise ConflictError(
                     f"cannot delete application {application.name}: it was made in the cluster "
-                    f"{application.server}, and the cluster {cluster.name}, which is used now, has none of its objects"
+                    f"{application.server}, and the cluster {cluster.name}, which is used now, has none of "
+                    "its objects"
                 )
 
     @asynccontextmanager
