@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import anyio
 
@@ -13,7 +14,7 @@ from fusemld.executors.kubernetes.pod import SIDECAR, STEP
 from fusemld.executors.kubernetes.results import Results
 from fusemld.hooks.clusters import Json
 from fusemld.model.backoff import backoff_s
-from fusemld.model.errors import FusemldError, NotFoundError, UnavailableError
+from fusemld.model.errors import FusemldError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.run import Ending, Outcome
 
 _LOG_PATIENCE_S = 20.0
@@ -79,9 +80,9 @@ class Collector:
         if attempt.is_gone:
             return _GONE
         if not is_unreachable:
-            return await self._patiently(attempt, attempt.log.read, _LOG_PATIENCE_S)
+            return await self._patiently(attempt, partial(_read, attempt), _LOG_PATIENCE_S)
         with anyio.move_on_after(_UNREACHABLE_S):
-            return await self._patiently(attempt, attempt.log.read, 0.0)
+            return await self._patiently(attempt, partial(_read, attempt), 0.0)
         return "its node does not answer"
 
     async def _outputs(self, attempt: Attempt) -> Results:
@@ -132,6 +133,14 @@ class Collector:
                 spent_s += anyio.current_time() - began
                 if spent_s >= patience_s:
                     return why
+
+
+async def _read(attempt: Attempt) -> None:
+    try:
+        await attempt.log.read()
+    except InvalidInputError:
+        # Its container was never started, though kubelet says that it has ended: the pod was deleted early.
+        return
 
 
 def _tailed(outcome: Outcome, attempt: Attempt) -> Outcome:

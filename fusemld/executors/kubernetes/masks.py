@@ -6,17 +6,19 @@ attempt's pod: neither says anything without the other, and when the pod is gone
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from fusemld.model.errors import StartError
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
 KEY_ANNOTATION: Final = "fusemld.io/mask-key"
-_CHECK_BYTES = 32
 
 
 class Masks:
@@ -26,43 +28,50 @@ class Masks:
         self._folder = folder
 
     def keep(self, name: str, values: Iterable[bytes]) -> str:
-        """The key with which `recall` gives the values."""
-        key = secrets.token_bytes(32)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """The key with which `recall` gives the values. Raises `StartError`."""
+        key = _fernet().generate_key()
+        text = _fernet()(key).encrypt(msgspec.msgpack.encode(sorted(values)))
         path = self._path(name)
         replacement = path.with_suffix(".new")
-        descriptor = os.open(replacement, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            plain = msgspec.msgpack.encode(sorted(values))
-            file.write(_crypt(key, hashlib.sha256(plain).digest() + plain))
-        replacement.rename(path)
-        return key.hex()
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(replacement, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text)
+            replacement.rename(path)
+        except OSError as error:
+            raise StartError(f"cannot remember what to mask in the log of pod {name}: {error}") from error
+        return key.decode()
 
     def recall(self, name: str, key: str) -> frozenset[bytes] | None:
         """None where they are not known any more."""
+        from cryptography.fernet import InvalidToken
+
         try:
-            text = _crypt(bytes.fromhex(key), self._path(name).read_bytes())
-            check, plain = text[:_CHECK_BYTES], text[_CHECK_BYTES:]
-            if hashlib.sha256(plain).digest() != check:
-                return None
-            return msgspec.msgpack.decode(plain, type=frozenset[bytes])
-        except (OSError, ValueError):
+            text = _fernet()(key).decrypt(self._path(name).read_bytes())
+            return msgspec.msgpack.decode(text, type=frozenset[bytes])
+        except (OSError, ValueError, InvalidToken):
             return None
 
     def drop(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
     def drop_all_but(self, names: Iterable[str]) -> None:
-        kept = {self._path(name).name for name in names}
-        for path in self._folder.glob("*"):
-            if path.name not in kept:
+        kept = {self._path(name) for name in names}
+        for path in self._folder.glob("*.mask"):
+            if path not in kept:
                 path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.mask"
 
 
-def _crypt(key: bytes, data: bytes) -> bytes:
-    """A stream cipher, its own inverse: a key is for one text only."""
-    stream = hashlib.shake_256(key).digest(len(data))
-    return (int.from_bytes(data) ^ int.from_bytes(stream)).to_bytes(len(data))
+def _fernet() -> type[Fernet]:
+    """Imported when it is needed: it takes a while, and only the extra brings it."""
+    try:
+        from cryptography.fernet import Fernet
+    except ImportError as error:
+        raise StartError(
+            f"cannot run steps with secrets as pods: {error}; install the extra `kubernetes` (fusemld[kubernetes])"
+        ) from error
+    return Fernet

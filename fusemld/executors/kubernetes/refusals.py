@@ -5,7 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from fusemld.model.errors import ForbiddenError, InvalidInputError, NotFoundError, StartError, UnavailableError
+from fusemld.model.errors import (
+    ForbiddenError,
+    FusemldError,
+    InvalidInputError,
+    NotFoundError,
+    StartError,
+    UnavailableError,
+)
 
 _NOT_NOW = ("exceeded quota", "Unauthorized")
 """In the server's words about a refusal (401, 403) that passes: others' pods end, credentials are renewed.
@@ -20,7 +27,12 @@ def creating(what: str) -> Iterator[None]:
         yield
     except ForbiddenError as error:
         if any(words in str(error) for words in _NOT_NOW):
-            raise UnavailableError(str(error)) from error
-        raise StartError(f"cannot create {what}: the cluster refuses: {error}") from error
+            raise UnavailableError(f"cannot create {what} now: {_words(error)}") from error
+        raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
     except (InvalidInputError, NotFoundError) as error:
-        raise StartError(f"cannot create {what}: the cluster refuses: {error}") from error
+        raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
+
+
+def _words(error: FusemldError) -> str:
+    """Those of the server, without what was asked."""
+    return str(error).partition(": ")[2] or str(error)

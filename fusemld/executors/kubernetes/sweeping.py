@@ -43,7 +43,8 @@ async def remove_everything(cluster: KubeCluster) -> Removed:
     async def remove(name: str, uid: str) -> None:
         nonlocal removed
         async with slots:
-            removed += await cluster.delete(f"{root}/pods/{name}", uid=uid)
+            was_there = await cluster.delete(f"{root}/pods/{name}", uid=uid)
+        removed += was_there
 
     async with anyio.create_task_group() as tasks:
         async for pod in _pods(cluster, root):
