@@ -18,6 +18,7 @@ from fusemld.kube.client import KubeCluster
 from fusemld.kube.config import SERVICE_ACCOUNT, KubeconfigFiles, ServiceAccountFolder
 from fusemld.kube.gate import Gate
 from fusemld.kube.pace import Pace
+from fusemld.kube.sending import Sender
 
 _KEEPALIVE_S = 15
 _KEEPALIVE_TRIES = 3
@@ -57,15 +58,11 @@ async def connect_to(
     async with aiohttp.ClientSession(
         connector=connector, headers=agent, read_bufsize=_READ_BUFFER_BYTES, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
-        yield KubeCluster(
-            session,
-            access,
-            first,
-            Gate(Pace(connection.requests_at_once)),
-            namespace=connection.namespace or first.namespace or "default",
-            instance=instance,
-            timeout_s=connection.request_timeout_s,
+        sender = Sender(
+            session, access, first, Gate(Pace(connection.requests_at_once)), connection.request_timeout_s
         )
+        namespace = connection.namespace or first.namespace or "default"
+        yield KubeCluster(sender, name=first.server, namespace=namespace, instance=instance)
 
 
 def source(connection: Connection, environ: Mapping[str, str] = os.environ) -> AccessSource:

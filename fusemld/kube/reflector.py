@@ -30,6 +30,9 @@ _PAGE: Final = 500
 _FIRST_BACKOFF_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
 _SHORT_WATCH_S: Final = 1.0
+# Events have no bookmarks (the API server keeps no cache of them): so that silence always means that something is
+# wrong, the server is asked to end every watch before it counts as silent.
+_OF_SILENCE: Final = 0.75
 _log = structlog.get_logger()
 
 
@@ -124,7 +127,8 @@ class Reflector:
                 self._must_list = not (self._was_open and type(error) is UnavailableError)
                 self._failures += 1
                 self.trouble = str(error)
-                self._log.warning("watch.failed", error=self.trouble, failures=self._failures)
+                tell = self._log.info if isinstance(error, ExpiredError) else self._log.warning
+                tell("watch.failed", error=self.trouble, failures=self._failures)
             if self._failures:
                 longest_s = backoff_s(self._failures, self._backoff_from_s, _LONGEST_BACKOFF_S)
                 await anyio.sleep(longest_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
@@ -171,7 +175,7 @@ class Reflector:
             **self._params,
             "resourceVersion": self._version,
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(max(math.ceil(left_s), 1)),
+            "timeoutSeconds": str(max(math.ceil(min(left_s, self._silence_s * _OF_SILENCE)), 1)),
         }
         heard = 0
         self._was_open = False

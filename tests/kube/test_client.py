@@ -13,8 +13,9 @@ from aiohttp import web
 from fusemld.hooks.clusters import Json
 from fusemld.kube.access import Access
 from fusemld.kube.answers import ExpiredError
-from fusemld.kube.client import KubeCluster, SilentError
+from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import Connection, connect, connect_to
+from fusemld.kube.streams import SilentError
 from fusemld.model.errors import (
     ConflictError,
     ForbiddenError,
@@ -136,7 +137,7 @@ async def test_retry_after_holds_back_every_caller() -> None:
     server = FaultyServer([refuses(429, "slow down", Retry_After="0.3"), says({})])
     async with connected(server) as cluster, anyio.create_task_group() as tasks:
         tasks.start_soon(cluster.create, PODS, {})
-        while not cluster.gate.pace.resumes_at:
+        while not cluster.pace.resumes_at:
             await anyio.lowlevel.checkpoint()
         before = anyio.current_time()
         await cluster.get(f"{PODS}/y")
@@ -152,7 +153,7 @@ async def test_a_storm_of_refusals_ends_within_the_requests_time_with_the_server
         ):
             await cluster.create(PODS, {})
 
-        assert cluster.gate.pace.limit < 2
+        assert cluster.pace.limit < 2
 
 
 async def test_a_read_survives_a_server_that_is_briefly_in_trouble() -> None:
@@ -186,7 +187,7 @@ async def test_a_server_that_never_answers_is_unavailable_within_the_requests_ti
         with anyio.fail_after(2), pytest.raises(UnavailableError, match=r"within 0\.2 s: no answer"):
             await cluster.create(PODS, {})
 
-        assert cluster.gate.pace.under_way == 0
+        assert cluster.pace.under_way == 0
 
 
 async def test_an_address_where_nobody_listens_is_unavailable() -> None:
@@ -316,7 +317,7 @@ async def test_a_silent_watch_is_told() -> None:
     server = FaultyServer([streams(event("ADDED", item("a", 1)), then=anyio.Event().wait)])
     async with connected(server) as cluster, cluster.watch(PODS, params={}, silence_s=0.2) as batches:
         assert len(await anext(batches)) == 1
-        with anyio.fail_after(2), pytest.raises(SilentError, match=r"nothing came for 0\.2 s"):
+        with anyio.fail_after(2), pytest.raises(SilentError, match="nothing came for too long"):
             await anext(batches)
 
 
