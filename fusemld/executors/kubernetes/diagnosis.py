@@ -13,8 +13,6 @@ import msgspec
 
 from fusemld.executors.kubernetes import endings, waiting
 from fusemld.executors.kubernetes.endings import Verdict
-from fusemld.executors.kubernetes.names import outputs_of
-from fusemld.executors.kubernetes.pod import small_output
 from fusemld.executors.kubernetes.statuses import Pod, read_pod, read_warnings
 from fusemld.executors.kubernetes.waiting import Patience
 from fusemld.hooks.clusters import Json
@@ -120,7 +118,7 @@ def _gone(last: Json | None, stopping: bool) -> Diagnosis:
         return Diagnosis(phase=Phase.OVER, outcome=verdict.outcome)
     seen = read_pod(last)
     verdict = _verdict(seen, stopping) or Verdict(Ending.DELETED, "its pod was deleted")
-    if verdict.ending is Ending.SUCCEEDED and outputs_of(last) and small_output(last) is None:
+    if verdict.ending is Ending.SUCCEEDED and seen.has_sidecar:
         verdict = Verdict(Ending.LOST, "it ended well, but its pod is gone, and its outputs with it", 0)
     return _told(seen, Phase.OVER, verdict)
 
@@ -130,7 +128,7 @@ def _deleting(seen: Pod, verdict: Verdict | None, now: float, patience: Patience
     overdue = (seen.gone_by or now) + patience.node_lost_after_s
     ended = seen.step.terminated is not None
     if now >= overdue:
-        if not ended or (verdict is not None and verdict.ending is Ending.SUCCEEDED):
+        if not ended or (verdict is not None and verdict.ending is Ending.SUCCEEDED and seen.has_sidecar):
             where = f"no word from its node {seen.node} since it was to be deleted"
             risk = "" if ended else "; it may still be running there"
             ending = Ending.CANCELLED if stopping else Ending.NODE_LOST

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
-from fusemld.executors.kubernetes.pod import STEP
+from fusemld.executors.kubernetes.pod import SIDECAR, STEP
 from fusemld.hooks.clusters import Json
 
 FAILED: Final = "Failed"
 SUCCEEDED: Final = "Succeeded"
+_GRACE_S: Final = 30
 
 
 class Terminated(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ class Warned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pod(msgspec.Struct, frozen=True, kw_only=True):
-    """`deleted_at` is when its deletion was asked for, `gone_by` when it should be gone then."""
+    """`deleted_at` is when its deletion was asked for, at the earliest; `gone_by` when it should be gone then."""
 
     phase: str
     reason: str
@@ -75,6 +76,11 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     def is_terminal(self) -> bool:
         return self.phase in (FAILED, SUCCEEDED)
 
+    @property
+    def has_sidecar(self) -> bool:
+        """Its outputs can be read only as long as it is there."""
+        return any(helper.name == SIDECAR for helper in self.helpers)
+
     def has(self, condition: str) -> bool:
         found = self.conditions.get(condition)
         return found is not None and found.is_true
@@ -92,7 +98,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
 def read_pod(pod: Json) -> Pod:
     metadata, spec, status = (_mapping(pod.get(part)) for part in ("metadata", "spec", "status"))
     gone_by = _time(metadata.get("deletionTimestamp"))
-    grace_s = metadata.get("deletionGracePeriodSeconds")
+    # In the end kubelet deletes it once more, without grace; the time of the first request is lost then.
+    grace_s = metadata.get("deletionGracePeriodSeconds") or spec.get("terminationGracePeriodSeconds")
     started_at, allowed_s = _time(status.get("startTime")), spec.get("activeDeadlineSeconds")
     steps = [_container(one, is_init=False) for one in _mappings(status.get("containerStatuses"))]
     inits = [_container(one, is_init=True) for one in _mappings(status.get("initContainerStatuses"))]
@@ -103,7 +110,7 @@ def read_pod(pod: Json) -> Pod:
         node=_text(spec.get("nodeName")),
         created_at=_time(metadata.get("creationTimestamp")),
         started_at=started_at,
-        deleted_at=None if gone_by is None else gone_by - (grace_s if isinstance(grace_s, int) else 0),
+        deleted_at=None if gone_by is None else gone_by - (grace_s if isinstance(grace_s, int) else _GRACE_S),
         gone_by=gone_by,
         conditions={_text(one.get("type")): _condition(one) for one in _mappings(status.get("conditions"))},
         step=next((one for one in steps if one.name == STEP), Container(name=STEP)),
