@@ -19,7 +19,7 @@ def test_each_way_to_fail_has_its_own_ending_and_message(pods: PodDaemon) -> Non
     eats = "python3 -c '[bytearray(1 << 20) for _ in range(1000)]'"
     steps = {
         "fails": bash("fails", "echo broken; exit 3", "needs: []"),
-        "dies": bash("dies", "sh -c 'kill -9 $$'", "needs: []"),
+        "dies": bash("dies", "sh -c 'kill -9 $$' || exit $?", "needs: []"),
         "eats": bash("eats", eats, "needs: []", limits),
         "forgets": bash("forgets", "true", "needs: []", "outputs: [{name: out}]"),
         "unknown": f"  - name: unknown\n    image: {BASE}\n    needs: []\n    command: [/no/such/program]\n",

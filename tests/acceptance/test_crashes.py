@@ -174,7 +174,7 @@ def following(daemon: Daemon, *arguments: str) -> Iterator[subprocess.Popen[byte
 
 
 @pytest.mark.usefixtures("steering")
-@pytest.mark.parametrize("point", [point for point in faults.POINTS if not point.startswith("kubernetes.")])
+@pytest.mark.parametrize("point", faults.POINTS)
 def test_a_crash_at_any_point_loses_nothing_and_repeats_nothing(
     daemon: Daemon, ledger: Ledger, point: str
 ) -> None:
