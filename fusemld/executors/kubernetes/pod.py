@@ -333,18 +333,20 @@ def _keys(variables: Mapping[str, str]) -> list[str]:
 
 
 def _check(launch: Launch, env: Mapping[str, str]) -> None:
-    for name, value in (*env.items(), *launch.secret_env.items()):
+    remedy = "hand such a value over in a codeset or an object store"
+    words = {"its command": " ".join((*(launch.command or ()), *(launch.args or ())))}
+    values = {f"variable {name}": f"{name}={value}" for name, value in (*env.items(), *launch.secret_env.items())}
+    for what, text in (*words.items(), *values.items()):
         try:
-            size = len(f"{name}={value}".encode())
+            size = len(text.encode())
         except UnicodeEncodeError as error:
             raise StartError(
-                f"cannot start {launch.key}: variable {name} holds bytes that are not UTF-8, which pods cannot "
-                "take; hand such a value over in a codeset or an object store"
+                f"cannot start {launch.key}: {what} holds bytes that are not UTF-8, which pods cannot take; {remedy}"
             ) from error
-        if size > _LONGEST_VARIABLE_BYTES:
+        if what in values and size > _LONGEST_VARIABLE_BYTES:
             raise StartError(
-                f"cannot start {launch.key}: variable {name} has {size} bytes, and Linux takes at most "
-                f"{_LONGEST_VARIABLE_BYTES} in one; hand such a value over in a codeset or an object store"
+                f"cannot start {launch.key}: {what} has {size} bytes, and Linux takes at most "
+                f"{_LONGEST_VARIABLE_BYTES} in one; {remedy}"
             )
 
 
