@@ -58,6 +58,10 @@ bench: setup
     PYTHONPATH=. {{ bin }}/python -m tests.bench.daemon
     PYTHONPATH=. {{ bin }}/python tests/bench/keeper.py
 
+# What steps as pods cost, on an API server and a node of this machine.
+bench-cluster: setup
+    PYTHONPATH=. {{ bin }}/python -m tests.bench.cluster
+
 # Kill the daemon and its keeper under load, and count what ran twice, was lost or stuck (`--kills N --runs N --seed N`).
 torture *args: setup
     PYTHONPATH=. {{ bin }}/python -m tests.torture.campaign {{ args }}

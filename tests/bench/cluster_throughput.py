@@ -1,0 +1,197 @@
+"""The whole daemon against a bare client on one API server with a stand-in for the kubelet.
+
+Both make the same pods: chains of three, all chains at once, then one long chain alone. They take turns, so that a
+drift of the machine's speed hits both. Throughput, requests and latencies are from the API server's audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from fusemld.executors.kubernetes.names import pod_name
+from fusemld.executors.kubernetes.pod import pod
+from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.hooks.executors import Launch
+from fusemld.model.run import AttemptKey
+from fusemld.store.keys import INSTANCE
+from tests.acceptance.daemon import Daemon, daemon_of
+from tests.bench.audit import Asked, AuditLog, counts
+from tests.bench.bare_client import BareClient
+from tests.bench.control_plane import NAMESPACE, ControlPlane, control_plane
+
+ROUNDS = 5
+CHAINS = 100
+LENGTH = 3
+LONG = 40
+IMAGE = "localhost/base:1"
+DAEMON, BARE, KUBELET = "fusemld", "bare", "stand-in"
+GOAL = 0.8
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one client in one round. `gaps_s`: from the answer to the kubelet's word that a pod has ended to the
+    request for the next pod of its chain. `processor_s` is the client's own time per pod."""
+
+    pods_per_s: float
+    gaps_s: tuple[float, ...]
+    requests: dict[str, float]
+    processor_s: float
+
+
+def main() -> None:
+    with (
+        control_plane() as plane,
+        _kubelet(plane),
+        tempfile.TemporaryDirectory(prefix="fusemld-bench-") as folder,
+        daemon_of(Path(folder)) as daemon,
+    ):
+        kubeconfig = plane.write_kubeconfig(DAEMON, Path(folder) / "kubeconfig")
+        daemon.start(EXECUTOR="kubernetes", KUBERNETES_KUBECONFIG=str(kubeconfig), LIMITS_STEPS="100000")
+        bench = _Bench(plane, daemon)
+        for chains, length, what in (
+            (CHAINS, LENGTH, f"{CHAINS} chains of {LENGTH} pods"),
+            (1, LONG, "one chain"),
+        ):
+            bench.warm_up(chains, length)
+            rounds = [(bench.bare(chains, length), bench.daemon(chains, length)) for _ in range(ROUNDS)]
+            _print(what, [bare for bare, _ in rounds], [whole for _, whole in rounds])
+
+
+class _Bench:
+    def __init__(self, plane: ControlPlane, daemon: Daemon) -> None:
+        assert daemon.process is not None
+        self._plane = plane
+        self._daemon = daemon
+        self._log = AuditLog(plane.audit)
+        self._process = psutil.Process(daemon.process.pid)
+        with sqlite3.connect(daemon.state / "fusemld.db") as database:
+            (self._instance,) = database.execute("SELECT value FROM meta WHERE key = ?", (INSTANCE,)).fetchone()
+
+    def warm_up(self, chains: int, length: int) -> None:
+        self.bare(chains, length)
+        self.daemon(chains, length)
+
+    def bare(self, chains: int, length: int) -> Measured:
+        name = f"bare-{time.monotonic_ns()}"
+        used: list[float] = []
+
+        async def run() -> None:
+            headers = {"Authorization": f"Bearer {self._plane.tokens[BARE]}"}
+            client = BareClient(self._plane.url, self._plane.tls(), NAMESPACE, at_once=64, headers=headers)
+            async with client:
+                started = time.process_time()
+                await client.run_chains(name, chains, length, self._pod())
+                used.append(time.process_time() - started)
+
+        asyncio.run(run())
+        names = [[f"{name}-{chain}-{link}" for link in range(length)] for chain in range(chains)]
+        return _measured(self._log.since_last(), BARE, names, used[0])
+
+    def daemon(self, chains: int, length: int) -> Measured:
+        name = f"chain-{time.monotonic_ns()}"
+        self._daemon.drop(f"{name}.yaml", _workflow(name, length))
+        self._daemon.wait_for(lambda: self._is_registered(name), 20, "the workflow")
+        before = _processor_s(self._process)
+        requests = (f"workflow: {name}\ninputs: {{number: '{number}'}}\n" for number in range(chains))
+        self._daemon.drop(f"runs-{name}.yaml", "---\n".join(requests))
+        time.sleep(2)  # asking costs processor time, which the steps need
+        self._daemon.wait_for(lambda: len(self._succeeded(name, chains)) == chains, 300, "the runs")
+        asked = self._log.since_last()
+        used = _processor_s(self._process) - before
+        names = [
+            [pod_name(AttemptKey(run, f"s{link}", 1), self._instance) for link in range(length)]
+            for run in self._succeeded(name, chains)
+        ]
+        for file in (f"runs-{name}.yaml", f"{name}.yaml"):
+            (self._daemon.folder / file).unlink()
+        return _measured(asked, DAEMON, names, used)
+
+    def _pod(self) -> dict[str, Any]:
+        """As the daemon makes them."""
+        launch = Launch(key=AttemptKey("run", "step", 1), workflow="bench", image=IMAGE, command=("true",))
+        return pod(launch, KubernetesSettings(), instance="bare", namespace=NAMESPACE, known={})
+
+    def _is_registered(self, name: str) -> bool:
+        return any(each["name"] == name for each in self._daemon.json("workflow", "list"))
+
+    def _succeeded(self, name: str, most: int) -> list[str]:
+        found = self._daemon.json("runs", "--workflow", name, "--limit", str(most))
+        assert not any(run["state"] == "failed" for run in found), self._daemon.journal()[-3000:]
+        return [run["id"] for run in found if run["state"] == "succeeded"]
+
+
+def _workflow(name: str, length: int) -> str:
+    step = "  - name: s{}\n    image: {}\n    command: ['true']\n"
+    steps = "".join(step.format(link, IMAGE) for link in range(length))
+    return f"name: {name}\ninputs: [{{name: number}}]\nsteps:\n{steps}"
+
+
+def _measured(asked: Sequence[Asked], user: str, chains: Sequence[Sequence[str]], used_s: float) -> Measured:
+    pods = [name for chain in chains for name in chain]
+    ours = [each for each in asked if each.user == user]
+    created = {each.name: each.came_at for each in ours if (each.verb, each.resource) == ("create", "pods")}
+    deleted = {each.name: each.answered_at for each in ours if (each.verb, each.resource) == ("delete", "pods")}
+    assert set(pods) == set(created) == set(deleted), "every pod is created and deleted once"
+    ended = {
+        each.name: each.answered_at for each in asked if (each.user, each.resource) == (KUBELET, "pods/status")
+    }
+    gaps = [created[later] - ended[sooner] for chain in chains for sooner, later in itertools.pairwise(chain)]
+    return Measured(
+        pods_per_s=len(pods) / (max(deleted.values()) - min(created.values())),
+        gaps_s=tuple(gaps),
+        requests={what: count / len(pods) for what, count in counts(ours, user).items()},
+        processor_s=used_s / len(pods),
+    )
+
+
+def _print(what: str, bare: Sequence[Measured], whole: Sequence[Measured]) -> None:
+    ratio = statistics.median(b.pods_per_s / a.pods_per_s for a, b in zip(bare, whole, strict=True))
+    print(f"{what}:")
+    for name, measured in (("bare client", bare), ("fusemld", whole)):
+        gaps = sorted(gap * 1000 for each in measured for gap in each.gaps_s)
+        processor_ms = statistics.median(each.processor_s for each in measured) * 1000
+        requests = ", ".join(f"{count:.2f} {kind}" for kind, count in sorted(measured[-1].requests.items()))
+        print(
+            f"  {name:<11}  {statistics.median(each.pods_per_s for each in measured):6.1f} pods/s; "
+            f"from an end to the next create {statistics.median(gaps):.1f} ms "
+            f"(p99 {gaps[-1 - len(gaps) // 100]:.1f}); processor {processor_ms:.2f} ms a pod"
+        )
+        print(f"  {'':<11}  requests a pod: {requests}")
+    print(f"  ratio of pods/s {ratio:.2f} (goal {GOAL})")
+
+
+def _processor_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def _kubelet(plane: ControlPlane) -> Iterator[None]:
+    arguments = ["--server", plane.url, "--authority", str(plane.authority), "--token", plane.tokens[KUBELET]]
+    command = [sys.executable, "-m", "tests.bench.stand_in_kubelet", *arguments, "--namespace", NAMESPACE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
