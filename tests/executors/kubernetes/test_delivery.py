@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fusemld.executors.kubernetes.delivery import UNUSED_S, Delivery, entries
+from fusemld.hooks.executors import MountedCodeset
+from fusemld.kube.client import KubeCluster
+from fusemld.kube.connecting import Connection, connect
+from tests.cluster.local import LocalCluster
+
+LIMIT_BYTES = 4 * 1024 * 1024
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def cluster(cluster: LocalCluster, namespace: str) -> AsyncIterator[KubeCluster]:
+    connection = Connection(kubeconfig=cluster.kubeconfig, namespace=namespace)
+    async with connect(connection, instance="test-delivery") as connected:
+        yield connected
+
+
+@pytest.fixture
+def codeset(tmp_path: Path) -> MountedCodeset:
+    source = tmp_path / "code"
+    source.mkdir()
+    (source / "a.txt").write_text("a")
+    return mounted(source, "d-1")
+
+
+def mounted(source: Path, digest: str) -> MountedCodeset:
+    return MountedCodeset(path="/project", project="team", name="mnist", version="1", digest=digest, source=source)
+
+
+async def there(cluster: KubeCluster) -> set[str]:
+    listed = await cluster.get(f"/api/v1/namespaces/{cluster.namespace}/configmaps")
+    return {item["metadata"]["name"] for item in listed["items"] if "codeset" in item["metadata"]["name"]}
+
+
+def test_everything_in_a_folder_is_packed_but_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.sh").write_text("x")
+    (tmp_path / "b" / "run.sh").chmod(0o755)
+    (tmp_path / "a").symlink_to("b/run.sh")
+    os.mkfifo(tmp_path / "pipe")
+
+    found = [(one.path, one.content, one.target, one.is_executable) for one in entries(tmp_path)]
+
+    assert found == [("a", None, "b/run.sh", False), ("b", None, None, False), ("b/run.sh", b"x", None, True)]
+
+
+@pytest.mark.cluster
+async def test_attempts_that_start_together_create_a_codeset_once(
+    cluster: KubeCluster, codeset: MountedCodeset
+) -> None:
+    delivery = Delivery(cluster, LIMIT_BYTES)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(delivery.deliver, [codeset, codeset])
+
+    assert cluster.requests["create configmaps"] == 1
+    assert len(await there(cluster)) == 1
+
+
+@pytest.mark.cluster
+async def test_what_an_earlier_daemon_created_is_used(cluster: KubeCluster, codeset: MountedCodeset) -> None:
+    first = await Delivery(cluster, LIMIT_BYTES).deliver([codeset])
+
+    again = await Delivery(cluster, LIMIT_BYTES).deliver([codeset])
+
+    assert first == again
+    assert {name for bundle in first.values() for name in bundle.names} == await there(cluster)
+
+
+@pytest.mark.cluster
+async def test_a_codeset_that_is_too_large_is_left_to_others(cluster: KubeCluster, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 100)
+
+    assert await Delivery(cluster, 100).deliver([mounted(tmp_path, "d-2")]) == {}
+    assert await there(cluster) == set()
+
+
+@pytest.mark.cluster
+async def test_only_what_nobody_has_used_for_a_while_is_swept(
+    cluster: KubeCluster, codeset: MountedCodeset, tmp_path: Path
+) -> None:
+    clock = Clock()
+    delivery = Delivery(cluster, LIMIT_BYTES, clock)
+    other = tmp_path / "other"
+    other.mkdir()
+    used = next(iter((await delivery.deliver([mounted(other, "d-2")])).values()))
+    unused = next(iter((await delivery.deliver([codeset])).values()))
+    delivery.release(unused.names)
+    for clock.now in (1.0, UNUSED_S):
+        await delivery.sweep_unused()
+        assert set(unused.names) <= await there(cluster)
+
+    clock.now = UNUSED_S + 1.0
+    await delivery.sweep_unused()
+    assert await there(cluster) == set(used.names)
+
+    await delivery.deliver([codeset])
+    assert await there(cluster) == {*used.names, *unused.names}
+
+
+@pytest.mark.cluster
+async def test_what_an_earlier_daemon_left_goes_but_what_an_adopted_pod_uses(
+    cluster: KubeCluster, codeset: MountedCodeset, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    earlier = Delivery(cluster, LIMIT_BYTES)
+    used = next(iter((await earlier.deliver([mounted(other, "d-2")])).values()))
+    await earlier.deliver([codeset])
+
+    delivery = Delivery(cluster, LIMIT_BYTES)
+    delivery.hold(used.names)
+    await delivery.sweep_unknown()
+
+    assert await there(cluster) == set(used.names)
+
+
+@pytest.mark.cluster
+async def test_what_somebody_removed_is_created_again_once_there_is_doubt(
+    cluster: KubeCluster, codeset: MountedCodeset
+) -> None:
+    delivery = Delivery(cluster, LIMIT_BYTES)
+    made = next(iter((await delivery.deliver([codeset])).values()))
+    await cluster.delete(f"/api/v1/namespaces/{cluster.namespace}/configmaps/{made.names[0]}")
+    delivery.doubt()
+
+    await delivery.deliver([codeset])
+
+    assert await there(cluster) == set(made.names)
