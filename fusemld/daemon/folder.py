@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import anyio
 import structlog
@@ -21,17 +21,17 @@ from fusemld.intake.snapshot import Scan
 from fusemld.intake.triggers import Start
 from fusemld.model import faults
 from fusemld.model.codeset import Codeset, parse_reference
-from fusemld.model.document import Document, DocumentState, Kind
+from fusemld.model.document import Document, DocumentState, Kind, SettledFile
 from fusemld.model.extension import Extension
 from fusemld.model.ids import run_id
 from fusemld.model.run import Run
 from fusemld.registry.registry import Registry
-from fusemld.store.changes import Change, DeleteDocument, PutDocument, PutWorkflow
+from fusemld.store.changes import Change, DeleteDocument, DeleteFile, PutDocument, PutFile, PutWorkflow
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
 
-FORGOTTEN_AT_ONCE = 500
+STORED_AT_ONCE = 500
 _GENERATION = re.compile(" generation ")
 """What follows the document in the cause of a run."""
 
@@ -49,6 +49,7 @@ class Folder:
         admitting: Admitting,
         plans: Plans,
         default_executor: str,
+        settled: Iterable[SettledFile] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.catalog = catalog
@@ -60,6 +61,9 @@ class Folder:
         self._default_executor = default_executor
         self._clock = clock
         self._lock = anyio.Lock()
+        self._settled: dict[str, SettledFile] = {}
+        """Files at rest that still have something to start."""
+        self._remembered = {file.path for file in settled}
         self._scanned = Pulse()
 
     def registered(self, kind: Kind) -> Mapping[str, Document]:
@@ -89,8 +93,11 @@ class Folder:
             self._tell(update)
             self._register_extensions()
             self._scanned.fire()
-            await self._store_update(update)
+            changed = (*scan.removed, *(report.file for report in scan.files if report.readable))
+            await self._store_update(update, self._forget_files(changed))
             faults.point("folder.stored")
+            self._settled |= {file.path: file for file in scan.settled}
+            await self._remember_files([file.path for file in scan.settled])
             await self._start_due()
 
     async def codeset_seen(self, polled: PolledCodeset, version: str, problem: str) -> None:
@@ -111,8 +118,8 @@ class Folder:
             removed = self.catalog.removed()
             going = [key for key in removed if key not in named]
             if not dry_run:
-                for start in range(0, len(going), FORGOTTEN_AT_ONCE):
-                    await self._store_update(self.catalog.forget(going[start : start + FORGOTTEN_AT_ONCE]))
+                for start in range(0, len(going), STORED_AT_ONCE):
+                    await self._store_update(self.catalog.forget(going[start : start + STORED_AT_ONCE]))
         return len(going), len(removed) - len(going)
 
     async def start(self, start: Start, *, user: str, cause: str) -> Run:
@@ -159,19 +166,41 @@ class Folder:
     async def _start_due(self) -> None:
         """Each run in one transaction with the row that says it was started. One that cannot be created (a bug) is
         said in the journal, and tried again by the next daemon."""
+        started: set[str] = set()
         for due in self.catalog.due():
             id = run_id(due.start.workflow.name, self._clock())  # noqa: A001 - the name of the field
-            row = PutDocument(self.catalog.started(due, id))
+            record = self.catalog.started(due, id)
+            row = PutDocument(record)
+            started.add(record.file)
             try:
                 await self._create(
                     id, due.start, user=due.user, cause=due.cause, version=due.version, changes=(row,)
                 )
             except Exception:
                 log.exception("run.not_created", document=due.document, cause=due.cause)
+        await self._remember_files(started)
 
-    async def _store_update(self, update: Update) -> None:
-        changes: list[Change] = [PutDocument(row) for row in update.records]
+    def _forget_files(self, files: Iterable[str]) -> tuple[Change, ...]:
+        """Their content is another one."""
+        known = self._remembered.intersection(files)
+        self._remembered -= known
+        for file in files:
+            self._settled.pop(file, None)
+        return tuple(DeleteFile(file) for file in known)
+
+    async def _remember_files(self, files: Iterable[str]) -> None:
+        """Those that need not be read again by the next daemon, which is nothing that anybody waits for."""
+        done = [self._settled.pop(file) for file in files if file in self._settled and self.catalog.is_done(file)]
+        self._remembered |= {file.path for file in done}
+        for start in range(0, len(done), STORED_AT_ONCE):
+            await self._write(*(PutFile(file) for file in done[start : start + STORED_AT_ONCE]))
+
+    async def _store_update(self, update: Update, more: Iterable[Change] = ()) -> None:
+        changes: list[Change] = [*more, *(PutDocument(row) for row in update.records)]
         changes += [DeleteDocument(key) for key in update.forgotten]
+        await self._write(*changes)
+
+    async def _write(self, *changes: Change) -> None:
         await patiently(
             lambda: self._store.write(*changes),
             lambda text: log.warning("store.unavailable", error=text),

@@ -25,6 +25,7 @@ from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
 from fusemld.daemon.cluster_access import configured, connection
 from fusemld.daemon.folder import Folder
+from fusemld.daemon.garbage import nothing_is_garbage
 from fusemld.daemon.locking import state_lock
 from fusemld.daemon.operations import DaemonOperations
 from fusemld.daemon.performing import StepPerformer
@@ -151,7 +152,9 @@ class _Daemon:
             )
             executors[pods.name] = pods
         reader = partial(_read, settings.folder)
-        catalog = Catalog(await store.documents(), restoration=await store.restoration())
+        with nothing_is_garbage():
+            settled = await store.settled_files()
+            catalog = Catalog(await store.documents(), restoration=await store.restoration())
         clusters = KubeClusters(cluster, instance=instance, connection=connection(settings.kubernetes))
         registry = Registry(
             plugins.resolvers.values(),
@@ -187,6 +190,7 @@ class _Daemon:
             admitting=Admitting(plugins, executors, settings.executor),
             plans=plans,
             default_executor=settings.executor,
+            settled=settled,
         )
         pinner = Pinner(
             codesets,
@@ -243,20 +247,21 @@ class _Daemon:
             watchdog=watchdog,
             stop=self._stop,
         )
-        await supervisor.load(await store.unfinished_runs())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._cancel_when_stopping, tasks.cancel_scope, name="stopping")
-            await tasks.start(services.run, name="services")
-            await tasks.start(performer.run, name="performer")
-            await tasks.start(supervisor.run, performer, name="supervisor")
-            tasks.start_soon(watchdog.run, name="watchdog")
-            await tasks.start(server.serve, operations, settings.socket, settings.group, name="api")
-            timing = Timing(rescan_s=settings.intake.rescan_s)
-            watcher = Watcher(settings.folder, reader, known=catalog.files, timing=timing)
-            await tasks.start(watcher.run, folder.on_scan, name="watcher")
-            poller = Poller(settings.codesets.poll_s, catalog.polled, pinner.version, folder.codeset_seen)
-            tasks.start_soon(poller.run, name="poller")
-            tasks.start_soon(retention.run, name="retention")
+            with nothing_is_garbage():
+                await supervisor.load(await store.unfinished_runs())
+                await tasks.start(services.run, name="services")
+                await tasks.start(performer.run, name="performer")
+                await tasks.start(supervisor.run, performer, name="supervisor")
+                tasks.start_soon(watchdog.run, name="watchdog")
+                await tasks.start(server.serve, operations, settings.socket, settings.group, name="api")
+                timing = Timing(rescan_s=settings.intake.rescan_s)
+                watcher = Watcher(settings.folder, reader, known=catalog.files, settled=settled, timing=timing)
+                await tasks.start(watcher.run, folder.on_scan, name="watcher")
+                poller = Poller(settings.codesets.poll_s, catalog.polled, pinner.version, folder.codeset_seen)
+                tasks.start_soon(poller.run, name="poller")
+                tasks.start_soon(retention.run, name="retention")
             log.info("daemon.ready", socket=str(settings.socket), runs=len(supervisor.active))
             notify("READY=1")
         # Cancelled, the group ends without an error, even where it was not complete yet.

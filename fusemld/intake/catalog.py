@@ -188,6 +188,19 @@ class Catalog:
             self._open.pop(due.document, None)
         return row
 
+    def is_done(self, file: str) -> bool:
+        """Whether nothing is to be expected of the file unless it changes: all it declares are run requests that
+        have had their run. (Extensions are in no store, whoever waits is judged by what the file says, and what
+        workflows may do is decided by those who read them.)"""
+        claims = self._files.get(file)
+        return bool(claims) and f"file/{file}" not in self._rows and all(map(self._is_run, claims or ()))
+
+    def _is_run(self, claim: _Claim) -> bool:
+        row = self._rows.get(claim.key)
+        if row is None or row.kind is not Kind.RUN or self._claims[claim.key][0] is not claim:
+            return False
+        return row.started_generation >= row.generation
+
     def removed(self) -> tuple[str, ...]:
         """The keys of what the folder has stopped declaring for good. They are remembered for their generations
         only: what is dropped again begins a new one. (What a broken file declared is not removed: once the file is

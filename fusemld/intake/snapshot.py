@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from fusemld.model.document import Document
+from fusemld.model.document import Document, SettledFile
 from fusemld.model.problem import Problem
 
 SUFFIXES = (".yaml", ".yml")
@@ -29,6 +29,10 @@ class FileState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Snapshot = Mapping[str, FileState]
+
+RESTED_NS = 2_000_000_000
+"""A file that changed this shortly before it was read may change again without another time stamp: what `stat`
+says of it then is no proof of its content, now or later."""
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,12 +71,14 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """News from the watched folder: files whose bytes are new, and files that are gone.
 
+    `settled` are files, of this scan or earlier ones, that were read when they had been at rest for a while.
     `available` is False while the folder itself cannot be seen; then there is no other news. `warning` says
     what works worse than it should, empty where all is well.
     """
 
     files: tuple[FileReport, ...] = ()
     removed: tuple[str, ...] = ()
+    settled: tuple[SettledFile, ...] = ()
     available: bool = True
     warning: str = ""
 

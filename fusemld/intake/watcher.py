@@ -19,7 +19,18 @@ from anyio.to_thread import run_sync
 from asyncinotify import Event, Inotify, Mask, Watch
 
 from fusemld.intake.reading import Look, Skipped, Taken, look, shown, still_open, take
-from fusemld.intake.snapshot import FileReport, FileState, Read, Scan, diff, is_document, is_ignored, settled
+from fusemld.intake.snapshot import (
+    RESTED_NS,
+    FileReport,
+    FileState,
+    Read,
+    Scan,
+    diff,
+    is_document,
+    is_ignored,
+    settled,
+)
+from fusemld.model.document import SettledFile
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +47,10 @@ MASK = (
 
 
 class Hint(enum.IntEnum):
-    """What is known of a file to read: a look saw it, two looks saw the same, its writer closed it."""
+    """What is known of a file to read: it is as it was when it was read, too soon; a look saw it; two looks saw
+    the same; its writer closed it."""
 
+    RESTED = 0
     SEEN = 1
     UNCHANGED = 2
     CLOSED = 3
@@ -55,7 +68,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 class Watcher:
     """Watches `folder` with all folders below it. `known` are the files that an earlier life had seen: those that
-    are gone meanwhile are reported as removed.
+    are gone meanwhile are reported as removed, and those among `settled` that look the same are not read again.
 
     A file is taken when its writer closed it, when it was renamed into place, or when a look finds it news and
     the kernel says that nobody has it open for writing; where the kernel cannot say, when two looks found it
@@ -64,7 +77,13 @@ class Watcher:
     """
 
     def __init__(
-        self, folder: Path, read: Read, *, known: Iterable[str] = (), timing: Timing | None = None
+        self,
+        folder: Path,
+        read: Read,
+        *,
+        known: Iterable[str] = (),
+        settled: Iterable[SettledFile] = (),
+        timing: Timing | None = None,
     ) -> None:
         self._folder = folder
         self._read = read
@@ -72,10 +91,15 @@ class Watcher:
         self._news = anyio.Event()
         self._taken: dict[str, FileState] = {}
         self._marks: dict[str, str] = dict.fromkeys(known, "")
+        for file in settled:
+            if file.path in self._marks:
+                self._taken[file.path], self._marks[file.path] = _state_of(file), file.mark
+        self._young: set[str] = set()
+        """Files that were read too soon after their last change."""
         self._earlier: dict[str, FileState] = {}
         self._waiting: dict[str, Hint] = {}
         self._reading: set[str] = set()
-        self._results: dict[str, tuple[Hint, Taken | Skipped]] = {}
+        self._results: dict[str, tuple[Hint, int, Taken | Skipped]] = {}
         self._readers = anyio.CapacityLimiter(READERS)
         self._not_before: dict[str, float] = {}
         self._gone: dict[str, float] = {}
@@ -154,13 +178,20 @@ class Watcher:
         for file in self._marks.keys() - seen.files.keys():
             if not any(PurePosixPath(file).is_relative_to(place) for place in seen.unreadable):
                 self._gone.setdefault(file, now + self._timing.removal_s if self._looked else now)
+        for file in tuple(self._young):
+            state = self._taken.get(file)
+            if state is None or state != seen.files.get(file):
+                self._young.discard(file)
+            elif _is_at_rest(state, time.time_ns()):
+                self._young.discard(file)
+                self._expect(file, Hint.RESTED)
         self._earlier = seen.files
         self._looked = True
 
     def _is_being_taken(self, file: str, state: FileState) -> bool:
         """Or was taken and waits to be reported: where reading everything takes longer than the time between two
         looks, each look would start it anew without end. What changes meanwhile, the next look sees."""
-        _, result = self._results.get(file, (None, None))
+        _, _, result = self._results.get(file, (None, None, None))
         return file in self._reading or (isinstance(result, Taken) and result.state == state)
 
     def _is_replaced(self, seen: Look) -> bool:
@@ -201,7 +232,9 @@ class Watcher:
     async def _take(self, file: str, hint: Hint) -> None:
         mark = self._marks.get(file)
         work = partial(take, self._folder, file, self._read, sure=hint is not Hint.SEEN, mark=mark)
-        self._results[file] = hint, await run_sync(work, abandon_on_cancel=True, limiter=self._readers)
+        began_ns = time.time_ns()
+        result = await run_sync(work, abandon_on_cancel=True, limiter=self._readers)
+        self._results[file] = hint, began_ns, result
         self._reading.discard(file)
         self._news.set()
 
@@ -210,14 +243,19 @@ class Watcher:
     async def _report(self, on_scan: OnScan) -> None:
         """Tell what was read and what is gone. A file that was renamed is reported as both in one scan."""
         reports: list[FileReport] = []
+        at_rest: list[SettledFile] = []
         inodes: set[int] = set()
         results, self._results = self._results, {}
-        for file, (hint, result) in results.items():
+        for file, (hint, began_ns, result) in results.items():
             if isinstance(result, Taken):
                 if result.mark != self._marks.get(file):
                     reports.append(result.report)
                     inodes.add(result.state.inode)
                 self._taken[file], self._marks[file] = result.state, result.mark
+                if _is_at_rest(result.state, began_ns):
+                    at_rest.append(_settled(result))
+                else:
+                    self._young.add(file)
             elif result is Skipped.CHANGING:
                 self._next_look = min(self._next_look, time.monotonic() + self._timing.retry_s)
             elif result is Skipped.GONE and file in self._marks:
@@ -228,9 +266,10 @@ class Watcher:
         removed = self._removals(inodes)
         if self._warning and self._warning != self._reported:
             log.warning("intake.degraded", folder=str(self._folder), cause=self._warning)
-        if reports or removed or self._reported != self._warning:
+        if reports or removed or at_rest or self._reported != self._warning:
             self._reported = self._warning
-            await on_scan(Scan(files=tuple(reports), removed=removed, warning=self._warning))
+            scan = Scan(files=tuple(reports), removed=removed, settled=tuple(at_rest), warning=self._warning)
+            await on_scan(scan)
 
     def _removals(self, inodes: set[int]) -> tuple[str, ...]:
         now = time.monotonic()
@@ -360,3 +399,29 @@ class Watcher:
             found = (self._folder / file).lstat()
             return stat.S_ISLNK(found.st_mode) or found.st_nlink > 1
         return False
+
+
+def _is_at_rest(state: FileState, at_ns: int) -> bool:
+    return state.ctime_ns < at_ns - RESTED_NS
+
+
+def _state_of(file: SettledFile) -> FileState:
+    return FileState(
+        file=file.path,
+        inode=file.inode,
+        size_bytes=file.size_bytes,
+        mtime_ns=file.mtime_ns,
+        ctime_ns=file.ctime_ns,
+    )
+
+
+def _settled(taken: Taken) -> SettledFile:
+    state = taken.state
+    return SettledFile(
+        path=state.file,
+        inode=state.inode,
+        size_bytes=state.size_bytes,
+        mtime_ns=state.mtime_ns,
+        ctime_ns=state.ctime_ns,
+        mark=taken.mark,
+    )

@@ -123,8 +123,8 @@ HELD = "held"
 
 
 class Restoration(msgspec.Struct, frozen=True, kw_only=True):
-    """The database became a copy of an earlier one at `at`, seconds since the epoch. What an older file asks for may
-    have run before that, so it is not run; `why` tells people."""
+    """The database became a copy of an earlier one at `at`, seconds since the epoch. What an older file asks for
+    may have run before that, so it is not run; `why` tells people."""
 
     at: float
     why: str
