@@ -26,6 +26,9 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     tls_server_name: str = ""
     proxy_url: str = ""
 
+    def __repr__(self) -> str:
+        return f"Cluster(server={self.server!r})"
+
 
 class Variable(msgspec.Struct, frozen=True, kw_only=True):
     name: str
@@ -42,6 +45,9 @@ class ExecPlugin(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     install_hint: str = ""
     provide_cluster_info: bool = False
     interactive_mode: str = ""
+
+    def __repr__(self) -> str:
+        return f"ExecPlugin(command={self.command!r})"
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):

@@ -130,5 +130,11 @@ def test_data_go_before_files(tmp_path: Path) -> None:
 
 def test_nothing_secret_is_in_a_repr() -> None:
     config = kubeconfig.parse(WHOLE, "it")
+    plugin = kubeconfig.ExecPlugin(
+        api_version="v1", command="login", env=(kubeconfig.Variable(name="A", value=SECRET),)
+    )
+    cluster = kubeconfig.Cluster(server="https://near", proxy_url=f"http://me:{SECRET}@proxy")
 
-    assert SECRET not in repr(config) + repr(kubeconfig.select(config, "one", "it")) + repr(config.users)
+    selected = kubeconfig.select(config, "one", "it")
+
+    assert SECRET not in repr(config) + repr(selected) + repr(config.users) + repr(plugin) + repr(cluster)

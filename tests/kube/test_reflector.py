@@ -116,12 +116,14 @@ async def test_a_quiet_collection_of_the_real_server_never_counts_as_silent(
     kubeconfig: Path, namespace: str, kind: str
 ) -> None:
     path = f"/api/v1/namespaces/{namespace}/{kind}"
-    async with connect(Connection(kubeconfig=kubeconfig), instance="test") as cluster:
-        async with running(cluster, path, {"labelSelector": "mine=yes"}, silence_s=1.2) as (reflector, _):
-            await until(lambda: cluster.requests[f"watch {kind}"] >= 2)
+    async with (
+        connect(Connection(kubeconfig=kubeconfig), instance="test") as cluster,
+        running(cluster, path, {"labelSelector": "mine=yes"}, silence_s=1.2) as (reflector, _),
+    ):
+        await until(lambda: cluster.requests[f"watch {kind}"] >= 2)
 
-            assert reflector.trouble == ""
-    assert cluster.requests[f"list {kind}"] == 1
+        assert reflector.trouble == ""
+        assert cluster.requests[f"list {kind}"] == 1
 
 
 @pytest.mark.cluster
