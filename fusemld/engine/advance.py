@@ -208,7 +208,7 @@ def _judge(step: StepRun, event: StepFinished, plan: Plan) -> tuple[Outcome, dic
         if not missing:
             return outcome, {name: event.outputs[name] for name in declared}
         message = f"output {missing[0]!r} was not written"
-        return replace(outcome, ending=Ending.OUTPUT_MISSING, message=message), {}
+        outcome = replace(outcome, ending=Ending.OUTPUT_MISSING, message=message)
     match step.kill_requested:
         case None:
             return outcome, {}

@@ -375,6 +375,24 @@ def test_cancel_overrides_a_timeout_so_that_nothing_is_retried() -> None:
     assert story.run.state is RunState.CANCELLED
 
 
+def test_a_step_that_is_told_to_stop_and_ends_well_without_its_outputs_was_cancelled() -> None:
+    once_more = step("a", retry=Retry(limit=3), outputs=("o",))
+    story = Story(plan_of(once_more), admitted("a"), started("a"), CancelRequested(at=3.5), finished("a"))
+
+    assert story.states() == {"a": StepState.CANCELLED}
+    assert story.run.state is RunState.CANCELLED
+
+
+def test_a_step_that_timed_out_and_ends_well_without_its_outputs_has_timed_out() -> None:
+    story = Story(
+        plan_of(step("a", outputs=("o",))), admitted("a"), started("a"), passed("a", 102.0), finished("a")
+    )
+
+    outcome = story.run.steps["a"].attempts[0].outcome
+    assert outcome is not None
+    assert (outcome.ending, outcome.message) == (Ending.TIMED_OUT, "not over after 100s")
+
+
 def test_cancel_while_codesets_are_pinned_ends_the_run() -> None:
     story = Story(plan_of(step("a", codeset=literal("code"))), CancelRequested(at=2.0))
 
