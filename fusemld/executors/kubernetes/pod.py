@@ -341,7 +341,7 @@ def _check(launch: Launch, env: Mapping[str, str]) -> None:
             size = len(text.encode())
         except UnicodeEncodeError as error:
             raise StartError(
-                f"cannot start {launch.key}: {what} holds bytes that are not UTF-8, which pods cannot take; {remedy}"
+                f"cannot start {launch.key}: {what} holds bytes that are not UTF-8, which no pod takes; {remedy}"
             ) from error
         if what in values and size > _LONGEST_VARIABLE_BYTES:
             raise StartError(
