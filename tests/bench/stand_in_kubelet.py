@@ -115,18 +115,9 @@ def own_tls() -> ssl.SSLContext:
     """With a certificate that the API server does not check."""
     with tempfile.TemporaryDirectory() as folder:
         key, certificate = Path(folder) / "key", Path(folder) / "certificate"
-        command = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=stand-in",
-        ]
+        subject = ["-days", "2", "-subj", "/CN=stand-in"]
+        kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command = ["openssl", "req", "-x509", *kind, *subject]
         subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate, key)
