@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -19,9 +17,9 @@ from fusemld.kube.config import SERVICE_ACCOUNT, KubeconfigFiles, ServiceAccount
 from fusemld.kube.gate import Gate
 from fusemld.kube.pace import Pace
 from fusemld.kube.sending import Sender
+from fusemld.kube.sockets import sockets
 
-_KEEPALIVE_S = 15
-_KEEPALIVE_TRIES = 3
+_IDLE_S = 60
 _READ_BUFFER_BYTES = 1024**2
 
 
@@ -53,11 +51,17 @@ async def connect_to(
 ) -> AsyncGenerator[KubeCluster]:
     """The cluster of this source; of the connection only the namespace and the bounds count."""
     first = await access.load()
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60, socket_factory=_socket)
     agent = {"User-Agent": f"fusemld/{__version__}"}
-    async with aiohttp.ClientSession(
-        connector=connector, headers=agent, read_bufsize=_READ_BUFFER_BYTES, cookie_jar=aiohttp.DummyCookieJar()
-    ) as session:
+    async with (
+        sockets() as make_socket,
+        aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S, socket_factory=make_socket) as connector,
+        aiohttp.ClientSession(
+            connector=connector,
+            headers=agent,
+            read_bufsize=_READ_BUFFER_BYTES,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as session,
+    ):
         sender = Sender(
             session, access, first, Gate(Pace(connection.requests_at_once)), connection.request_timeout_s
         )
@@ -76,15 +80,3 @@ def source(connection: Connection, environ: Mapping[str, str] = os.environ) -> A
         return account
     listed = [Path(path).expanduser() for path in environ.get("KUBECONFIG", "").split(os.pathsep) if path]
     return KubeconfigFiles(listed or [Path("~/.kube/config").expanduser()], connection.context)
-
-
-def _socket(address: Any) -> socket.socket:
-    """A connection that is dead is found by the kernel, also where nobody sends."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_TRIES)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _KEEPALIVE_S * (_KEEPALIVE_TRIES + 1) * 1000)
-    return made

@@ -54,9 +54,7 @@ async def run(plugin: ExecPlugin, cluster: Cluster, timeout_s: float = TIMEOUT_S
             f"cannot run the credential plugin {plugin.command}: it took longer than {timeout_s:g} s"
         ) from None
     except (OSError, ValueError) as error:
-        cause = (
-            error.strerror if isinstance(error, OSError) else "it is given a null character"
-        )
+        cause = error.strerror if isinstance(error, OSError) else "it is given a null character"
         hint = f"; {plugin.install_hint}" if plugin.install_hint else ""
         raise StartError(f"cannot run the credential plugin {plugin.command}: {cause}{hint}") from error
     if process.returncode != 0:
