@@ -190,6 +190,9 @@ class World:
             assert len(new.attempts) >= len(old.attempts)
             if new.state is StepState.SUCCEEDED:
                 assert new.outputs.keys() == {"o"}, "success has every output"
+            retry = self.plan.step(name).retry
+            assert new.retries_used <= (0 if retry is None else retry.limit), "retries are bounded"
+            assert new.losses <= DEFAULTS.max_losses, "so is what is repeated for free"
             if len(new.attempts) > len(old.attempts):
                 assert new.deadline == self.now + self.plan.timeout_s(name), "an attempt has its timeout"
         if isinstance(event, StepStarted | StepFinished) and event.attempt < before.steps[event.step].attempt:
