@@ -23,7 +23,7 @@ class LogFile:
         self._file = -1
         self._limit = limit_bytes
         self._masker = Masker(patterns)
-        self._tail = b""
+        self._tail = _end_of(path, size_bytes) if size_bytes else b""
         self._cut_bytes = 0
         self._broken = ""
         self._closed = False
@@ -56,6 +56,12 @@ class LogFile:
             self._note(f"the log is not complete: {self._broken}")
         if self._file >= 0:
             os.close(self._file)
+
+    def suspend(self) -> None:
+        """Whatever is held back or to be noted is left to somebody else."""
+        if not self._closed and self._file >= 0:
+            os.close(self._file)
+        self._closed = True
 
     def note(self, text: str) -> None:
         """A line of our own, beyond the limit, where the log is now."""
@@ -101,12 +107,18 @@ def last_lines(data: bytes) -> str:
 
 def tail_of(log: str) -> str:
     """The last lines of a (masked) log file, empty where there is none."""
+    return last_lines(_end_of(log))
+
+
+def _end_of(path: bytes | str, size_bytes: int | None = None) -> bytes:
+    """Of its first `size_bytes`, or of all that it has."""
     try:
-        with open(log, "rb") as file:  # noqa: PTH123 - the keeper does not need pathlib for this
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            return last_lines(file.read(_TAIL_BYTES))
+        with open(path, "rb") as file:  # noqa: PTH123 - the keeper does not need pathlib for this
+            end = os.fstat(file.fileno()).st_size if size_bytes is None else size_bytes
+            file.seek(max(0, end - _TAIL_BYTES))
+            return file.read(min(end, _TAIL_BYTES))
     except OSError:
-        return ""
+        return b""
 
 
 def _open(path: bytes | str) -> int:

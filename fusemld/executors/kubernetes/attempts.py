@@ -23,6 +23,7 @@ class Attempt:
     __slots__ = (
         "alarm",
         "bundles",
+        "collecting",
         "creates_unknown",
         "events",
         "follower",
@@ -93,6 +94,8 @@ class Attempt:
         self.note = ""
         self.seen_running_at: float | None = None
         self.alarm: asyncio.TimerHandle | None = None
+        self.collecting: anyio.CancelScope | None = None
+        """What it left behind is being read."""
         self.follower: anyio.CancelScope | None = None
 
     @property

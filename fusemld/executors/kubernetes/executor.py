@@ -46,6 +46,7 @@ _FOLLOW_AFTER_S = 0.5
 _LONGEST_SLEEP_S = 60.0
 """The wall clock may jump: no look is put off for longer."""
 _UPKEEP_EVERY_S = 300.0
+_STOPPED_COLLECTING = "it was told to stop while its log and outputs were being read"
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -85,7 +86,9 @@ class KubernetesExecutor:
         self._trouble = "the pods have not been listed yet"
         self._report: Report | None = None
         self._tasks: TaskGroup | None = None
-        self._masks = Masks(state / "kubernetes")
+        self._files = state / "kubernetes"
+        """Of every attempt what is remembered for the next daemon, in files that begin with the pod's name."""
+        self._masks = Masks(self._files)
         self._delivery = Delivery(cluster, settings.codeset_limit_bytes)
         self._creator = Creator(cluster, settings, self._delivery, self._masks)
         self._remover = Remover(cluster, self._stays_for_s)
@@ -151,16 +154,19 @@ class KubernetesExecutor:
         self._is_recovered = True
         for found in list(self._reflector.objects.values()):
             self._meet(found)
-        self._masks.drop_all_but(names.pod_name(key, self._instance) for key in wanted)
+        self._remove_files_but({names.pod_name(key, self._instance) for key in wanted})
         self._start(self._sweep, wanted, name="sweep")
         return wanted & self._attempts.keys()
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
         attempt = self._attempts.get(key)
-        if attempt is None or attempt.is_over:
+        if attempt is None or attempt.is_reported:
             return
         attempt.is_stopping = True
-        await self._stop(attempt, grace_s)
+        if attempt.collecting is not None:
+            attempt.collecting.cancel()
+        else:
+            await self._stop(attempt, grace_s)
 
     async def forget(self, key: AttemptKey) -> None:
         attempt = self._attempts.pop(key, None)
@@ -172,6 +178,7 @@ class KubernetesExecutor:
         del self._by_name[attempt.name]
         attempt.quiet()
         self._delivery.release(attempt.held)
+        attempt.log.forget()
         if attempt.mask_key:
             self._masks.drop(attempt.name)
         found = attempt.pod or self._reflector.objects.get(attempt.name)
@@ -230,7 +237,7 @@ class KubernetesExecutor:
             f"{self._pods}/{name}/log",
             STEP,
             self.log_path(key),
-            self._state / "kubernetes" / f"{name}.position",
+            self._files / f"{name}.position",
             limit_bytes=self._log_limit_bytes,
         )
         attempt = self._attempts[key] = self._by_name[name] = Attempt(key, name, log, outputs)
@@ -297,9 +304,9 @@ class KubernetesExecutor:
         attempt.has_secret = has_secret(found)
         attempt.held = tuple(used_by(found))
         self._delivery.hold(attempt.held)
-        mask_key = (found["metadata"].get("annotations") or {}).get(KEY_ANNOTATION)
-        if mask_key is not None:
-            values = self._masks.recall(attempt.name, mask_key)
+        attempt.mask_key = found["metadata"].get("annotations", {}).get(KEY_ANNOTATION, "")
+        if attempt.mask_key:
+            values = self._masks.recall(attempt.name, attempt.mask_key)
             attempt.patterns = None if values is None else needles(values)
         for event in self._events.objects.values():
             if event["involvedObject"].get("name") == attempt.name:
@@ -387,8 +394,12 @@ class KubernetesExecutor:
 
     async def _collect(self, attempt: Attempt, outcome: Outcome) -> None:
         outputs: Mapping[str, str] = {}
+        attempt.collecting = anyio.CancelScope()
         try:
-            outcome, outputs = await self._collector.collect(attempt, outcome)
+            with attempt.collecting:
+                outcome, outputs = await self._collector.collect(attempt, outcome)
+            if attempt.collecting.cancelled_caught:
+                outcome = Outcome(ending=Ending.CANCELLED, message=_STOPPED_COLLECTING)
         except Exception:  # noqa: BLE001
             _log.exception("pod.not_collected", key=str(attempt.key))
             if outcome.ending is Ending.SUCCEEDED:
@@ -419,6 +430,11 @@ class KubernetesExecutor:
         if not attempt.is_over:
             words = "it was told to stop before it was started"
             self._end(attempt, Outcome(ending=Ending.CANCELLED, message=words))
+
+    def _remove_files_but(self, kept: set[str]) -> None:
+        for path in self._files.glob("*"):
+            if path.name.partition(".")[0] not in kept:
+                path.unlink(missing_ok=True)
 
     def _stays_for_s(self, found: Json) -> float:
         """How long a pod that has ended is kept for people to look at."""

@@ -132,7 +132,8 @@ class Stamps:
 
 class AttemptLog:
     """The log of one container. `marker` is the file that remembers the position for the next daemon, only where
-    the log is followed. Reading raises what `KubeCluster.logs` does; what was read stays."""
+    the log is followed. Reading raises what `KubeCluster.logs` does; what was read stays. Nobody reads while
+    somebody else does."""
 
     def __init__(
         self, cluster: Logs, path: str, container: str, file: Path, marker: Path, *, limit_bytes: int
@@ -145,14 +146,15 @@ class AttemptLog:
         self._marker = Marker(marker)
         self._file: LogFile | None = None
         self._stamps = Stamps(Position())
+        self._cut_to: int | None = None
+        """Bytes of the file that stay when more is about to come."""
+        self._reading = anyio.Lock(fast_acquire=True)
 
     def open(self, patterns: tuple[bytes, ...], *, resumed: bool) -> None:
         """Before anything is read. `resumed`: the file may hold what an earlier daemon has read; what goes beyond
-        the position that it remembered is taken off and read again."""
+        the position that it remembered is taken off and read again, once it can be."""
         position = self._marker.read() if resumed else Position()
-        if resumed:
-            with contextlib.suppress(FileNotFoundError):
-                os.truncate(self._file_path, position.size_bytes)
+        self._cut_to = position.size_bytes if resumed else None
         self._stamps = Stamps(position)
         path = os.fsencode(self._file_path)
         self._file = LogFile(path, self._limit_bytes, patterns, size_bytes=position.size_bytes)
@@ -186,17 +188,30 @@ class AttemptLog:
             self._file.note(text)
 
     def close(self) -> None:
-        """The log is as complete as it will be."""
+        """The log is as complete as it will be. The next daemon might read it again until it is forgotten."""
         if self._file:
             self._file.close()
-        self._marker.remove()
+            if self._marker.is_used:
+                self._marker.write(self._stamps.position(self._file.size_bytes))
+        self._marker.close()
 
     def suspend(self) -> None:
         """Leave it to the next daemon."""
+        if self._file:
+            self._file.suspend()
         self._marker.close()
+
+    def forget(self) -> None:
+        """The file stays."""
+        self.suspend()
+        self._marker.remove()
 
     async def _read(self, *, follow: bool) -> bool:
         """Whether anything came."""
+        async with self._reading:
+            return await self._read_alone(follow=follow)
+
+    async def _read_alone(self, *, follow: bool) -> bool:
         assert self._file is not None, "a log is opened before it is read"
         params = {"container": self._container, "timestamps": "true"}
         if since := self._stamps.resume():
@@ -206,6 +221,10 @@ class AttemptLog:
         came = False
         silence_s = None if follow else _SILENCE_S
         async with self._cluster.logs(self._path, params=params, silence_s=silence_s) as chunks:
+            if self._cut_to is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.truncate(self._file_path, self._cut_to)
+                self._cut_to = None
             async for chunk in chunks:
                 came = True
                 self._file.feed(self._stamps.feed(chunk))
@@ -218,16 +237,20 @@ class Marker:
     """A position on the disk: one write of one size, which a kill cannot tear."""
 
     def __init__(self, path: Path) -> None:
+        self.is_used = False
         self._path = path
         self._descriptor = -1
 
     def read(self) -> Position:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Position)
+            found = msgspec.json.decode(self._path.read_bytes(), type=Position)
         except (OSError, msgspec.MsgspecError):
             return Position()
+        self.is_used = True
+        return found
 
     def write(self, position: Position) -> None:
+        self.is_used = True
         with contextlib.suppress(OSError):
             if self._descriptor < 0:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -235,8 +258,8 @@ class Marker:
             os.pwrite(self._descriptor, msgspec.json.encode(position).ljust(_RECORD_BYTES), 0)
 
     def remove(self) -> None:
-        self.close()
-        self._path.unlink(missing_ok=True)
+        if self.is_used:
+            self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._descriptor >= 0:

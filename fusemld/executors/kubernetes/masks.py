@@ -56,12 +56,6 @@ class Masks:
     def drop(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
-    def drop_all_but(self, names: Iterable[str]) -> None:
-        kept = {self._path(name) for name in names}
-        for path in self._folder.glob("*.mask"):
-            if path not in kept:
-                path.unlink(missing_ok=True)
-
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.mask"
 

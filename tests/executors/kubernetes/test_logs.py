@@ -158,8 +158,23 @@ async def test_the_next_daemon_goes_on_where_this_one_was_killed(tmp_path: Path)
     again.close()
 
     assert (tmp_path / "a.log").read_bytes() == b"one\ntwo ***\nthree\nfour\n"
+    assert again.tail == "one\ntwo ***\nthree\nfour"
     assert node.asked[0]["sinceTime"].startswith("2026-11-23T11:00:00.4")
-    assert not (tmp_path / "a.position").exists()
+    again.forget()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.log"]
+
+
+async def test_a_log_that_was_complete_stays_so_though_nothing_can_be_read_any_more(tmp_path: Path) -> None:
+    log = attempt_log(StutteringNode(LOG, []), tmp_path)
+    log.open((), resumed=False)
+    await log.read()
+    log.close()
+    again = attempt_log(StutteringNode([], []), tmp_path)
+    again.open((), resumed=True)
+    again.note("the pod was gone")
+    again.close()
+
+    assert (tmp_path / "a.log").read_bytes() == b"one\ntwo sesame\nthree\nfour\n\n[fusemld: the pod was gone]\n"
 
 
 async def test_a_log_that_was_not_followed_is_read_anew_by_the_next_daemon(tmp_path: Path) -> None:

@@ -31,13 +31,3 @@ def test_neither_the_file_nor_the_key_says_anything_alone(tmp_path: Path) -> Non
 @given(st.text(max_size=60))
 def test_a_key_that_is_none_gives_nothing(key: str) -> None:
     assert Masks(Path("/nonexistent")).recall("pod-1", key) is None
-
-
-def test_only_those_of_attempts_that_are_waited_for_are_kept(tmp_path: Path) -> None:
-    masks = Masks(tmp_path)
-    first, second = masks.keep("pod-1", VALUES), masks.keep("pod-2", VALUES)
-
-    masks.drop_all_but(["pod-2"])
-
-    assert masks.recall("pod-1", first) is None
-    assert masks.recall("pod-2", second) == VALUES
