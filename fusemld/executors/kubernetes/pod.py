@@ -5,16 +5,16 @@ Nothing of a pod but what `Launch` carries can be reached from a workflow; the r
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
-from fusemld.executors.kubernetes import bundles, fetching, results
+from fusemld.executors.kubernetes import bundles, fetching, resources, results
 from fusemld.executors.kubernetes.bundles import Bundle
 from fusemld.executors.kubernetes.names import labels, notes, pod_name
 from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.executors.kubernetes.variables import check, from_secret, literal, secret_data, secret_keys
 from fusemld.executors.outputs import RESULTS
 from fusemld.hooks.clusters import Json
 from fusemld.hooks.executors import Launch, MountedCodeset
@@ -31,11 +31,6 @@ _OWN: Final = "/fusemld"
 _NET_S: Final = 3600.0
 """How much longer than its timeout a pod lives without a daemon that ends it."""
 _LONGEST_DEADLINE_S: Final = 2**31 - 1
-_LONGEST_VARIABLE_BYTES: Final = 128 * 1024 - 1
-"""`NAME=value` of one variable, a limit of Linux (MAX_ARG_STRLEN)."""
-_SECRET_LIMIT_BYTES: Final = 1024 * 1024
-_HELPER_REQUESTS: Final = {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "16Mi"}
-_HELPER_LIMITS: Final = {"cpu": "200m", "memory": "64Mi", "ephemeral-storage": "64Mi"}
 
 
 def pod(
@@ -97,19 +92,11 @@ def pod(
 
 def secret(launch: Launch, *, instance: str, namespace: str, known: Mapping[str, Bundle]) -> Json | None:
     """The Secret of an attempt, of the same name as its pod; None where it has nothing secret."""
-    values = {
-        key: _bytes(text) for key, text in zip(_keys(launch.secret_env), launch.secret_env.values(), strict=True)
-    }
+    values = {key: launch.secret_env[name] for name, key in secret_keys(launch).items()}
     for number, codeset in _delivered(launch, known)[1]:
-        values |= {key: _bytes(text) for key, text in fetching.variables(codeset, number).items()}
+        values |= fetching.variables(codeset, number)
     if not values:
         return None
-    size = sum(len(key) + len(value) for key, value in values.items())
-    if size > _SECRET_LIMIT_BYTES:
-        raise StartError(
-            f"cannot start {launch.key}: its credentials have {size} bytes, and a Secret takes at most "
-            f"{_SECRET_LIMIT_BYTES}"
-        )
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -121,7 +108,7 @@ def secret(launch: Launch, *, instance: str, namespace: str, known: Mapping[str,
             "labels": labels(launch.key, launch.workflow, instance),
             "annotations": notes(launch.key, launch.workflow),
         },
-        "data": {key: base64.b64encode(value).decode() for key, value in values.items()},
+        "data": secret_data(launch, values),
     }
 
 
@@ -150,7 +137,7 @@ def _step(launch: Launch, settings: KubernetesSettings, instance: str) -> Json:
         **({"FUSEML_CODESET_DIR": places[0]} if places else {}),
         **launch.env,
     }
-    _check(launch, env)
+    check(launch, env)
     mounts = [{"name": _volume(number), "mountPath": place} for number, place in enumerate(places)]
     if launch.outputs and not _is_small(launch):
         mounts.append({"name": "results", "mountPath": str(RESULTS)})
@@ -159,18 +146,15 @@ def _step(launch: Launch, settings: KubernetesSettings, instance: str) -> Json:
         command = settings.default_command
     secret_name = pod_name(launch.key, instance)
     variables: list[Json] = [
-        {"name": name, "value": _literal(value)} for name, value in env.items() if name not in launch.secret_env
+        {"name": name, "value": literal(value)} for name, value in env.items() if name not in launch.secret_env
     ]
-    keys = zip(launch.secret_env, _keys(launch.secret_env), strict=True)
-    variables += [_from_secret(name, secret_name, key) for name, key in keys]
-    requests = {**(settings.requests if not launch.requests else launch.requests)}
-    limits = {**(settings.limits if not launch.limits else launch.limits)}
+    variables += [from_secret(name, secret_name, key) for name, key in secret_keys(launch).items()]
     optional: Json = {
-        "command": None if command is None else [_literal(part) for part in command],
-        "args": None if launch.args is None else [_literal(part) for part in launch.args],
+        "command": None if command is None else [literal(part) for part in command],
+        "args": None if launch.args is None else [literal(part) for part in launch.args],
         "workingDir": places[0] if places else None,
         "volumeMounts": mounts or None,
-        "resources": _resources(requests, limits),
+        "resources": resources.of_step(launch, settings),
         "terminationMessagePath": str(RESULTS / launch.outputs[0]) if _is_small(launch) else None,
     }
     return _container(STEP, launch.image, settings, env=variables, **optional)
@@ -193,7 +177,7 @@ def _unpack(
         settings,
         command=_script(bundles.UNPACK, arguments),
         volumeMounts=mounts,
-        resources=_as_the_step(launch, settings),
+        resources=resources.as_the_step(launch, settings),
         terminationMessagePolicy="FallbackToLogsOnError",
     )
 
@@ -207,8 +191,7 @@ def _fetch(
     for number, codeset in codesets:
         arguments += fetching.arguments(codeset, number, _target(number))
         env += [
-            _from_secret(name, pod_name(launch.key, instance), name)
-            for name in fetching.variables(codeset, number)
+            from_secret(name, pod_name(launch.key, instance), name) for name in fetching.variables(codeset, number)
         ]
     return _container(
         FETCH,
@@ -217,7 +200,7 @@ def _fetch(
         command=_script(fetching.FETCH, arguments),
         env=env or None,
         volumeMounts=[{"name": "git", "mountPath": own}, *_targets(codesets)],
-        resources=_as_the_step(launch, settings),
+        resources=resources.as_the_step(launch, settings),
         terminationMessagePolicy="FallbackToLogsOnError",
     )
 
@@ -230,7 +213,7 @@ def _sidecar(launch: Launch, settings: KubernetesSettings) -> Json:
         restartPolicy="Always",
         command=_script(results.SCRIPT, results.arguments(launch.outputs, str(RESULTS))),
         volumeMounts=[{"name": "results", "mountPath": str(RESULTS), "readOnly": True}],
-        resources=_beside_the_step(launch, settings),
+        resources=resources.beside_the_step(launch, settings),
     )
 
 
@@ -241,11 +224,7 @@ def _container(name: str, image: str, settings: KubernetesSettings, **fields: ob
 
 
 def _script(script: str, arguments: Iterable[str]) -> list[str]:
-    return [_literal(part) for part in ("sh", "-c", script, "fusemld", *arguments)]
-
-
-def _from_secret(name: str, secret_name: str, key: str) -> Json:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret_name, "key": key}}}
+    return [literal(part) for part in ("sh", "-c", script, "fusemld", *arguments)]
 
 
 # Codesets
@@ -283,72 +262,5 @@ def _targets(codesets: Iterable[tuple[int, MountedCodeset]]) -> list[Json]:
     return [{"name": _volume(number), "mountPath": _target(number)} for number, _ in codesets]
 
 
-# Resources
-
-
-def _resources(requests: Mapping[str, str], limits: Mapping[str, str]) -> Json:
-    both = {"requests": dict(requests), "limits": dict(limits)}
-    return {kind: quantities for kind, quantities in both.items() if quantities}
-
-
-def _of_step(launch: Launch, settings: KubernetesSettings) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    return launch.requests or settings.requests, launch.limits or settings.limits
-
-
-def _as_the_step(launch: Launch, settings: KubernetesSettings) -> Json:
-    """Of containers that have ended when the step's starts: what it will have anyway, without its devices."""
-    requests, limits = _of_step(launch, settings)
-    return _resources(_plain(requests), _plain(limits))
-
-
-def _beside_the_step(launch: Launch, settings: KubernetesSettings) -> Json:
-    """Little, but said wherever the step says it: quotas refuse pods otherwise; and so that a pod with guaranteed
-    resources stays one."""
-    requests, limits = _of_step(launch, settings)
-    allowed = {name: _HELPER_LIMITS[name] for name in _plain(limits)}
-    wanted = {name: _HELPER_REQUESTS[name] for name in (*_plain(requests), *allowed)}
-    wanted |= {name: text for name, text in allowed.items() if requests.get(name, limits[name]) == limits[name]}
-    return _resources(wanted, allowed)
-
-
-def _plain(quantities: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in quantities.items() if name in _HELPER_REQUESTS}
-
-
-# Variables
-
-
 def _is_small(launch: Launch) -> bool:
     return launch.small_output and len(launch.outputs) == 1
-
-
-def _literal(text: str) -> str:
-    """The text for a field in which Kubernetes replaces `$(NAME)`; `$$` stands for `$` there."""
-    return text.replace("$", "$$")
-
-
-def _keys(variables: Mapping[str, str]) -> list[str]:
-    """Keys of the Secret: names of variables may hold what keys may not."""
-    return [f"env.{number}" for number in range(len(variables))]
-
-
-def _check(launch: Launch, env: Mapping[str, str]) -> None:
-    remedy = "hand such a value over in a codeset or an object store"
-    words = {"its command": " ".join((*(launch.command or ()), *(launch.args or ())))}
-    values = {f"variable {name}": f"{name}={value}" for name, value in (*env.items(), *launch.secret_env.items())}
-    for what, text in (*words.items(), *values.items()):
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise StartError(
-                f"cannot start {launch.key}: {what} holds bytes that are not UTF-8, which no pod takes; {remedy}"
-            ) from error
-        if what in values and size > _LONGEST_VARIABLE_BYTES:
-            raise StartError(
-                f"cannot start {launch.key}: {what} has {size} bytes, and Linux takes at most "
-                f"{_LONGEST_VARIABLE_BYTES} in one; {remedy}"
-            )
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

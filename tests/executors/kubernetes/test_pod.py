@@ -322,11 +322,15 @@ def resources(
     return {name: one.get("resources", {}) for name, one in containers(asked, settings).items()}
 
 
-def test_a_step_without_resources_gets_those_of_the_settings() -> None:
-    settings = KubernetesSettings(requests={"cpu": "1"}, limits={"memory": "1Gi"})
+def test_settings_say_the_resources_of_which_a_step_says_nothing() -> None:
+    settings = KubernetesSettings(requests={"cpu": "1", "memory": "4Gi"}, limits={"memory": "8Gi"})
 
-    assert resources({}, {}, settings)[STEP] == {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}}
-    assert resources({"cpu": "2"}, {}, settings)[STEP] == {"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}
+    assert resources({}, {}, settings)[STEP] == {"requests": dict(settings.requests), "limits": {"memory": "8Gi"}}
+    assert resources({"cpu": "2"}, {}, settings)[STEP]["requests"] == {"cpu": "2", "memory": "4Gi"}
+    assert resources({}, {"memory": "1Gi"}, settings)[STEP] == {
+        "requests": {"cpu": "1"},
+        "limits": {"memory": "1Gi"},
+    }
     assert all(found == {} for found in resources({}, {}).values())
 
 
