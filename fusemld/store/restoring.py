@@ -103,7 +103,8 @@ def _check(connection: sqlite3.Connection, source: Path) -> float:
     except StartError as error:
         raise StartError(str(error).replace("cannot open", "cannot restore", 1)) from error
     except sqlite3.DatabaseError as error:
-        raise InvalidInputError(f"cannot restore {source}: it is not a database: {error}") from error
+        what = "not a database" if error.sqlite_errorname == "SQLITE_NOTADB" else f"damaged: {error}"
+        raise InvalidInputError(f"cannot restore {source}: it is {what}") from error
     if damage:
         raise InvalidInputError(f"cannot restore {source}: it is damaged: {damage}")
     if instance is None:
