@@ -247,13 +247,14 @@ def test_somebody_else_is_refused(
     assert "neither the daemon's user nor in its group" in failure(answer).message
 
 
-def test_an_operator_may_not_stop_the_daemon(
-    socket_path: Path, operations: MemoryOperations, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "path"), [("POST", "/stop"), ("POST", "/gc"), ("GET", "/backup")])
+def test_an_operator_may_neither_stop_the_daemon_nor_remove_or_copy_its_data(
+    socket_path: Path, operations: MemoryOperations, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
     monkeypatch.setattr(access, "access_of", lambda peer, rules: access.Access.OPERATE)
 
     assert raw(socket_path, "GET", "/version").status == 200
-    assert raw(socket_path, "POST", "/stop", b"{}").status == 403
+    assert raw(socket_path, method, path, b"{}").status == 403
     assert operations.asked == []
 
 
