@@ -71,7 +71,7 @@ def begin(
     if known is not None:
         leftovers.update(known.leftovers)
         if known.run != recorded_run:
-            previous = known.previous
+            previous = None if service is None else known.previous
             leftovers.update(each.reference for each in access_places(place.name, place.namespace, known.run))
     return Update(
         run=run,

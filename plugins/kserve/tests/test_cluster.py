@@ -29,8 +29,9 @@ from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, FusemldError, StartError
 from fusemld.model.extension import ResolvedService, ServiceAccess
 from fusemld.model.run import AttemptKey
-from tests.cluster import images
+from tests.cluster import images, role
 from tests.cluster.api import Api
+from tests.cluster.local import LocalCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.services, pytest.mark.usefixtures("inferenceservices")]
 
@@ -87,9 +88,9 @@ class Context:
         self.inputs = {"app_name": "app", **inputs}
         self.extensions = {
             "s3-storage": access("s3", ZONE_ENDPOINT, world.keys),
-            "kserve": access("kserve-api", IN_CLUSTER_URL, {}),
+            "kserve": world.kserve,
         }
-        self.clusters = KubeClusters(world.cluster)
+        self.clusters = world.clusters
         self.applications = world.book
         self.work = world.work
         self.is_killed = False
@@ -146,6 +147,8 @@ class World:
     def __init__(self, api: Api, cluster: Cluster, store: ServiceAddress, work: Path) -> None:
         self.api = api
         self.cluster = cluster
+        self.clusters = KubeClusters(cluster)
+        self.kserve = access("kserve-api", IN_CLUSTER_URL, {})
         self.book = Book()
         self.work = work
         self.store_url = store.url
@@ -259,8 +262,8 @@ async def world(
     api: Api, kubeconfig: Path, namespace: str, object_store: ServiceAddress, tmp_path: Path
 ) -> AsyncIterator[World]:
     connection = Connection(kubeconfig=kubeconfig, namespace=namespace)
-    async with connect(connection, instance=f"i-{secrets.token_hex(4)}") as cluster:
-        yield World(api, cluster, object_store, tmp_path)
+    async with connect(connection, instance=f"i-{secrets.token_hex(4)}") as connected:
+        yield World(api, connected, object_store, tmp_path)
 
 
 async def test_a_model_becomes_an_inference_service_with_access_to_its_store_and_the_url_follows(
@@ -535,6 +538,49 @@ async def test_where_kserve_deploys_pods_itself_the_step_waits_for_the_last_of_t
         await running.url()
 
     assert any("pods of the predictor" in note or "model before" in note for note in newer.notes)
+
+
+async def test_where_the_deployment_may_not_be_seen_kserves_own_word_has_to_do(
+    api: Api, cluster: LocalCluster, namespace: str, object_store: ServiceAddress, tmp_path: Path
+) -> None:
+    """With the rights that operators are told to grant, without those about what KServe makes."""
+    file = tmp_path / "kubeconfig"
+    role.write_kubeconfig(file, role.grant(api, namespace), cluster.pki / "ca.crt", namespace, api.server)
+    ours = {"", "serving.kserve.io"}
+    rules = [rule for rule in role.documents()["Role"]["rules"] if set(rule["apiGroups"]) <= ours]
+    api.patch(role.PATHS["Role"].format(namespace, "fusemld"), {"rules": rules})
+    async with connect(Connection(kubeconfig=file), instance="i-limited") as limited:
+        world = World(api, limited, object_store, tmp_path)
+        context = world.context("onnx")
+        async with world.running(context) as running:
+            await world.serves("run-1", deploymentMode="Standard")
+            await running.url()
+        async with world.running(world.context("sklearn", run="run-2", created_at=2.0)) as running:
+            await world.applied("run-2")
+            world.says(FAILED)
+            error = await running.failure()
+
+    assert any("cannot see the pods' Deployment" in note for note in context.notes)
+    assert isinstance(error, StartError)
+    assert len(world.ours()) == 2, "those of the model that serves again"
+
+
+async def test_a_model_is_served_in_another_cluster_with_the_credentials_of_its_record(
+    world: World, api: Api, cluster: LocalCluster, namespace: str
+) -> None:
+    """The only API server there is stands for another one: no cluster is configured."""
+    token = role.grant(api, namespace)
+    credentials = {"token": token, "ca": (cluster.pki / "ca.crt").read_text(), "namespace": namespace}
+    world.clusters = KubeClusters(None, instance=world.cluster.instance)
+    world.kserve = access("kserve-api", api.server, credentials)
+
+    context = world.context("sklearn")
+    await world.deploy(context)
+
+    application = world.book.entries["app"]
+    assert application.cluster is not None
+    assert (application.cluster.url, application.server) == (api.server, api.server)
+    assert token not in "\n".join([*context.notes, repr(application)])
 
 
 async def test_what_cannot_be_served_is_refused_before_anything_is_made(world: World) -> None:

@@ -88,6 +88,12 @@ def test_after_an_update_that_never_succeeded_the_next_goes_back_to_what_served_
     }
 
 
+def test_nothing_is_brought_back_that_somebody_deleted_meanwhile() -> None:
+    failed = started(None, "r2", service("r1"), recorded("r1"))
+
+    assert of_run(started(failed, "r3", None, None)) is None
+
+
 def test_after_an_update_that_was_not_tidied_up_the_next_goes_back_to_it_and_tidies_up_both() -> None:
     untidy = started(None, "r2", service("r1"), recorded("r1", "v1/Secret/models/old"))
 
