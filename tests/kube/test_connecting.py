@@ -7,7 +7,7 @@ import pytest
 from fusemld.kube import connecting
 from fusemld.kube.config import KubeconfigFiles, ServiceAccountFolder
 from fusemld.kube.connecting import Connection, connect
-from fusemld.kube.review import server_version
+from fusemld.kube.review import Check, permitted, server_version
 from fusemld.model.errors import StartError, UnavailableError
 from tests.kube.conftest import Pems
 
@@ -67,6 +67,28 @@ async def test_a_connection_knows_its_server_namespace_and_instance(kubeconfig: 
 
     async with connect(Connection(kubeconfig=kubeconfig, namespace="other"), instance="mine") as cluster:
         assert cluster.namespace == "other"
+
+
+@pytest.mark.cluster
+async def test_a_service_account_whose_token_was_replaced_goes_on(
+    kubeconfig: Path, namespace: str, pod_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    async with connect(Connection(kubeconfig=kubeconfig), instance="test") as admin:
+        token = (await admin.create(path, {"spec": {}}))["status"]["token"]
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    (pod_folder / "ca.crt").write_bytes((kubeconfig.parent / "ca.crt").read_bytes())
+    (pod_folder / "namespace").write_text(namespace)
+    (pod_folder / "token").write_text("a.token.of-yesterday")
+
+    async with connect(Connection(), instance="test") as cluster:
+        (pod_folder / "token").write_text(token)
+        verdicts = await permitted(cluster, [Check(verb="list", resource="pods", namespace=namespace)])
+
+    assert cluster.namespace == namespace
+    assert [verdict.is_allowed for verdict in verdicts] == [False]
+    assert cluster.requests == {"create selfsubjectaccessreviews": 2}
 
 
 @pytest.mark.cluster

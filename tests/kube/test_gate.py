@@ -26,6 +26,31 @@ async def test_requests_pass_in_the_order_in_which_they_came() -> None:
     assert gate.pace.under_way == 0
 
 
+async def test_all_who_may_pass_do_when_several_places_become_free_at_once() -> None:
+    gate, passed, leave = Gate(Pace(3)), list[int](), anyio.Event()
+
+    async def request(number: int) -> None:
+        async with gate.passing():
+            passed.append(number)
+            if number < 3:
+                await leave.wait()
+            else:
+                await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(6):
+            tasks.start_soon(request, number)
+            await anyio.wait_all_tasks_blocked()
+        leave.set()
+        await anyio.wait_all_tasks_blocked()
+
+        assert passed == [0, 1, 2, 3, 4, 5]
+        assert gate.pace.under_way == 3
+        tasks.cancel_scope.cancel()
+
+    assert gate.pace.under_way == 0
+
+
 async def test_a_refusal_holds_everybody_back_for_as_long_as_the_server_said() -> None:
     gate = Gate(Pace(4))
     async with gate.passing() as started_at:
