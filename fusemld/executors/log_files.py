@@ -54,13 +54,13 @@ class LogFile:
             self._note(f"the log is limited to {self._limit} bytes: {self._cut_bytes} more were dropped here")
         if self._broken:
             self._note(f"the log is not complete: {self._broken}")
-        if self._file >= 0:
-            os.close(self._file)
+        self.suspend()
 
     def suspend(self) -> None:
         """Whatever is held back or to be noted is left to somebody else."""
-        if not self._closed and self._file >= 0:
+        if self._file >= 0:
             os.close(self._file)
+            self._file = -1
         self._closed = True
 
     def note(self, text: str) -> None:

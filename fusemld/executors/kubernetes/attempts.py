@@ -94,13 +94,18 @@ class Attempt:
         self.note = ""
         self.seen_running_at: float | None = None
         self.alarm: asyncio.TimerHandle | None = None
-        self.collecting: anyio.CancelScope | None = None
-        """What it left behind is being read."""
+        self.collecting = anyio.CancelScope()
+        """Reading what it left behind."""
         self.follower: anyio.CancelScope | None = None
 
     @property
     def is_over(self) -> bool:
         return self.is_ending or self.is_reported
+
+    @property
+    def warnings(self) -> list[Json]:
+        """The events about its pod, and not about an earlier one of its name."""
+        return [event for event in self.events.values() if event["involvedObject"].get("uid") == self.uid]
 
     def quiet(self) -> None:
         """Nothing happens by itself any more."""

@@ -40,8 +40,11 @@ class Collector:
         self._outputs_patience_s = outputs_patience_s
         self._is_connected = is_connected
 
-    async def collect(self, attempt: Attempt, outcome: Outcome) -> tuple[Outcome, Mapping[str, str]]:
-        """The outcome with the last lines of the log, which is complete then, and the outputs of a success."""
+    async def collect(
+        self, attempt: Attempt, outcome: Outcome, note: Callable[[Attempt, str], None]
+    ) -> tuple[Outcome, Mapping[str, str]]:
+        """The outcome with the last lines of the log, which is complete then, and the outputs of a success. `note`
+        is told what takes long."""
         if outcome.ending is not Ending.SUCCEEDED or not attempt.outputs:
             await self._finish_log(attempt, is_unreachable=outcome.ending is Ending.NODE_LOST)
             return _tailed(outcome, attempt), {}
@@ -52,7 +55,7 @@ class Collector:
             found = Results()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._finish_log, attempt, name=f"log {attempt.key}")
-                found = await self._outputs(attempt)
+                found = await self._outputs(attempt, note)
         if attempt.patterns is None:
             found = Results(
                 refused=dict.fromkeys(attempt.outputs, f"whether it holds a secret is not known: {_UNKNOWN_MASKS}")
@@ -85,13 +88,17 @@ class Collector:
             return await self._patiently(attempt, partial(_read, attempt), 0.0)
         return "its node does not answer"
 
-    async def _outputs(self, attempt: Attempt) -> Results:
+    async def _outputs(self, attempt: Attempt, note: Callable[[Attempt, str], None]) -> Results:
         found = Results(damage="nothing was handed over")
 
         async def read() -> None:
             nonlocal found
-            found = results.parse(await self._handed_over(attempt), attempt.outputs)
-            if not found.is_complete and not _has_ended(attempt.last, SIDECAR):
+            try:
+                found = results.parse(await self._handed_over(attempt), attempt.outputs)
+            except UnavailableError as error:
+                note(attempt, f"its outputs cannot be read yet: {error}")
+                raise
+            if not found.is_complete and not attempt.is_gone and not _has_ended(attempt.last, SIDECAR):
                 raise UnavailableError(f"cannot read the outputs of {attempt.key}: {found.damage}")
 
         why = await self._patiently(attempt, read, self._outputs_patience_s)

@@ -5,48 +5,41 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVarTuple
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
-from msgspec.structs import replace
 
 from fusemld.executors.kubernetes import names
 from fusemld.executors.kubernetes.attempts import Attempt
 from fusemld.executors.kubernetes.bundles import used_by
 from fusemld.executors.kubernetes.collecting import Collector
+from fusemld.executors.kubernetes.course import Course
 from fusemld.executors.kubernetes.creating import Creator, masked_values
 from fusemld.executors.kubernetes.delivery import Delivery
-from fusemld.executors.kubernetes.diagnosis import Patience, Phase, diagnose
+from fusemld.executors.kubernetes.diagnosis import Patience, diagnose
 from fusemld.executors.kubernetes.logs import AttemptLog
 from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import STEP, has_secret, small_output
 from fusemld.executors.kubernetes.removing import Removal, Remover
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.kubernetes.sweeping import insist, sweep_secrets
-from fusemld.executors.masking import masked, needles
+from fusemld.executors.masking import needles
 from fusemld.hooks.clusters import Json
-from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted, Condition, Launch, Report
+from fusemld.hooks.executors import Condition, Launch, Report
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.reflector import Reflector
-from fusemld.model import faults
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import FusemldError, StartError
-from fusemld.model.run import AttemptKey, Ending, Outcome
+from fusemld.model.run import AttemptKey, Ending
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-Ts = TypeVarTuple("Ts")
-
-_FOLLOW_AFTER_S = 0.5
-"""A step that runs longer has its log followed; the log of a shorter one is read once, at its end."""
-_LONGEST_SLEEP_S = 60.0
-"""The wall clock may jump: no look is put off for longer."""
+_SEARCH_AFTER_S = 30.0
+"""A pod that was created and of which the watch has said nothing for so long is looked for."""
 _UPKEEP_EVERY_S = 300.0
-_STOPPED_COLLECTING = "it was told to stop while its log and outputs were being read"
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -84,7 +77,6 @@ class KubernetesExecutor:
         """Launched by an earlier daemon, and no pod of theirs was found."""
         self._is_recovered = False
         self._trouble = "the pods have not been listed yet"
-        self._report: Report | None = None
         self._tasks: TaskGroup | None = None
         self._files = state / "kubernetes"
         """Of every attempt what is remembered for the next daemon, in files that begin with the pod's name."""
@@ -108,30 +100,30 @@ class KubernetesExecutor:
             silence_s=settings.watch_silence_s,
             relist_s=settings.relist_s,
         )
-        self._collector = Collector(
+        collector = Collector(
             cluster,
             self._pods,
             outputs_patience_s=settings.node_lost_after_s,
             is_connected=lambda: self._reflector.is_connected,
         )
+        self._course = Course(collector, self._patience, self._delivery.doubt, clock)
 
     async def run(self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        self._report = report
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            await tasks.start(self._remover.run, name="remover")
-            try:
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                await tasks.start(self._remover.run, name="remover")
+                await tasks.start(self._course.run, report, name="course of attempts")
                 await tasks.start(self._watch_pods, name="pods")
                 self._trouble = ""
                 _log.info("executor.ready", executor=self.name, cluster=self._cluster.name)
                 tasks.start_soon(self._watch_events, name="events of pods")
                 tasks.start_soon(self._upkeep, name="codesets in the cluster")
                 task_status.started()
-                await anyio.sleep_forever()
-            finally:
-                for attempt in self._attempts.values():
-                    attempt.quiet()
-                    attempt.log.suspend()
+        finally:
+            for attempt in self._attempts.values():
+                attempt.quiet()
+                attempt.log.suspend()
 
     async def launch(self, launch: Launch) -> None:
         attempt = self._attempts.get(launch.key)
@@ -140,7 +132,7 @@ class KubernetesExecutor:
             if launch.recovered:
                 # Nobody can know whether it ran, and it must not run twice.
                 attempt.has_secret = True
-                self._end(attempt, Outcome(ending=Ending.LOST, message="no pod of it was found after a restart"))
+                self._course.end(attempt, Ending.LOST, "no pod of it was found after a restart")
         if attempt.is_over or attempt.pod is not None or attempt.is_gone:
             return
         if not attempt.is_stopping:
@@ -155,7 +147,8 @@ class KubernetesExecutor:
         for found in list(self._reflector.objects.values()):
             self._meet(found)
         self._remove_files_but({names.pod_name(key, self._instance) for key in wanted})
-        self._start(self._sweep, wanted, name="sweep")
+        assert self._tasks is not None, "`run` is ready before"
+        self._tasks.start_soon(self._sweep, wanted, name="sweep")
         return wanted & self._attempts.keys()
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
@@ -163,7 +156,7 @@ class KubernetesExecutor:
         if attempt is None or attempt.is_reported:
             return
         attempt.is_stopping = True
-        if attempt.collecting is not None:
+        if attempt.is_ending:
             attempt.collecting.cancel()
         else:
             await self._stop(attempt, grace_s)
@@ -181,9 +174,8 @@ class KubernetesExecutor:
         attempt.log.forget()
         if attempt.mask_key:
             self._masks.drop(attempt.name)
-        found = attempt.pod or self._reflector.objects.get(attempt.name)
-        if found is not None:
-            self._remover.dismiss(found, secret=attempt.has_secret)
+        if attempt.pod is not None:
+            self._remover.dismiss(attempt.pod, secret=attempt.has_secret)
         elif attempt.has_secret or attempt.creates_unknown:
             self._remover.add(
                 Removal(
@@ -216,11 +208,34 @@ class KubernetesExecutor:
         if found is None:
             if not attempt.is_stopping:
                 words = "its pod was there and is not any more"
-                self._end(attempt, Outcome(ending=Ending.LOST, message=words))
+                self._course.end(attempt, Ending.LOST, words)
             return
+        self._found(attempt, found)
+
+    def _found(self, attempt: Attempt, found: Json) -> None:
+        """Its pod is there, whether the watch says so or not."""
         attempt.pod = attempt.last = found
         attempt.uid = found["metadata"]["uid"]
         attempt.creates_unknown = False
+        attempt.alarm = asyncio.get_running_loop().call_later(_SEARCH_AFTER_S, self._search_soon, attempt)
+
+    def _search_soon(self, attempt: Attempt) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(self._search, attempt, name=f"search for {attempt.name}")
+
+    async def _search(self, attempt: Attempt) -> None:
+        """The watch has not told of the pod: it may have come and gone while there was none."""
+        try:
+            found = await self._creator.find(attempt)
+        except FusemldError:
+            found = attempt.pod
+        if attempt.name in self._reflector.objects or attempt.is_over or attempt.is_gone:
+            return
+        if found is None:
+            attempt.pod, attempt.is_gone = None, True
+            self._course.look(attempt)
+        else:
+            self._found(attempt, found)
 
     def _new(self, launch: Launch) -> Attempt:
         attempt = self._attempt(launch.key, launch.outputs)
@@ -243,21 +258,16 @@ class KubernetesExecutor:
         attempt = self._attempts[key] = self._by_name[name] = Attempt(key, name, log, outputs)
         return attempt
 
-    def _tell(self, report: AttemptStarted | AttemptNoted | AttemptFinished) -> None:
-        assert self._report is not None, "nothing happens before `run`"
-        self._report(report)
-
-    @property
-    def _tasks_now(self) -> TaskGroup:
-        assert self._tasks is not None, "nothing happens before `run`"
-        return self._tasks
-
-    def _start(self, work: Callable[[*Ts], Coroutine[Any, Any, None]], *args: *Ts, name: str) -> None:
-        self._tasks_now.start_soon(work, *args, name=name)
-
     # What the cluster says
 
     def _pod_changed(self, old: Json | None, new: Json | None) -> None:
+        """A pod that cannot be understood stops no other."""
+        try:
+            self._follow_pod(old, new)
+        except Exception:  # noqa: BLE001
+            _log.exception("pod.not_understood")
+
+    def _follow_pod(self, old: Json | None, new: Json | None) -> None:
         found = new or old
         assert found is not None
         name = found["metadata"]["name"]
@@ -279,7 +289,7 @@ class KubernetesExecutor:
         attempt.last = found
         attempt.pod = new
         attempt.is_gone = new is None
-        self._look(attempt)
+        self._course.look(attempt)
 
     def _meet(self, found: Json) -> None:
         """A pod of this instance that nobody here knows: it is adopted if its attempt is waited for, else it goes.
@@ -311,7 +321,7 @@ class KubernetesExecutor:
         for event in self._events.objects.values():
             if event["involvedObject"].get("name") == attempt.name:
                 attempt.events[event["metadata"]["name"]] = event
-        self._look(attempt)
+        self._course.look(attempt)
 
     def _warned(self, old: Json | None, new: Json | None) -> None:
         event = new or old
@@ -324,100 +334,16 @@ class KubernetesExecutor:
             return
         attempt.events[event["metadata"]["name"]] = new
         if not attempt.is_started:
-            self._look(attempt)
-
-    def _look(self, attempt: Attempt) -> None:
-        """Judge the attempt by what is known of it now. A pod that cannot be judged stops no other."""
-        try:
-            self._judge(attempt)
-        except Exception:  # noqa: BLE001
-            _log.exception("pod.not_judged", key=str(attempt.key))
-
-    def _judge(self, attempt: Attempt) -> None:
-        if attempt.alarm is not None:
-            attempt.alarm.cancel()
-            attempt.alarm = None
-        if attempt.is_over or (attempt.pod is None and not attempt.is_gone):
-            return
-        now = self._clock()
-        events = [event for event in attempt.events.values() if _is_about(event, attempt.uid)]
-        seen = diagnose(attempt.pod, attempt.last, events, now, self._patience, stopping=attempt.is_stopping)
-        if seen.started_at is not None and not attempt.is_started:
-            attempt.is_started = True
-            attempt.note = ""
-            self._tell(AttemptStarted(key=attempt.key, at=now))
-            faults.point("kubernetes.started")
-        if seen.outcome is not None:
-            self._end(attempt, seen.outcome)
-            return
-        if seen.note != attempt.note:
-            attempt.note = seen.note
-            self._tell(AttemptNoted(key=attempt.key, text=masked(seen.note, attempt.patterns or ())))
-        wait_s = math.inf
-        if seen.check_again_at is not None:
-            wait_s = min(max(seen.check_again_at - now, 0.0), _LONGEST_SLEEP_S)
-        if seen.phase is Phase.RUNNING and attempt.follower is None and attempt.patterns is not None:
-            wait_s = min(wait_s, self._follow_when_due(attempt, now))
-        if wait_s < math.inf:
-            attempt.alarm = asyncio.get_running_loop().call_later(wait_s, self._look, attempt)
-
-    def _follow_when_due(self, attempt: Attempt, now: float) -> float:
-        """Seconds until the log is to be followed; infinite where it is from now on."""
-        if attempt.seen_running_at is None:
-            attempt.seen_running_at = now
-        left_s = attempt.seen_running_at + _FOLLOW_AFTER_S - now
-        if left_s > 0:
-            return min(left_s, _FOLLOW_AFTER_S)
-        attempt.follower = anyio.CancelScope()
-        self._start(self._follow, attempt, attempt.follower, name=f"follow {attempt.key}")
-        return math.inf
-
-    async def _follow(self, attempt: Attempt, scope: anyio.CancelScope) -> None:
-        with scope:
-            try:
-                attempt.log.open(attempt.patterns or (), resumed=attempt.is_adopted)
-                await attempt.log.follow()
-            except FusemldError as error:
-                _log.warning("pod.log_not_followed", key=str(attempt.key), error=str(error))
+            self._course.look(attempt)
 
     # Ends
-
-    def _end(self, attempt: Attempt, outcome: Outcome) -> None:
-        attempt.is_ending = True
-        attempt.quiet()
-        if outcome.ending is Ending.MISCONFIGURED:
-            self._delivery.doubt()
-        if attempt.last is None:
-            self._finish(attempt, outcome, {})
-        else:
-            self._start(self._collect, attempt, outcome, name=f"end of {attempt.key}")
-
-    async def _collect(self, attempt: Attempt, outcome: Outcome) -> None:
-        outputs: Mapping[str, str] = {}
-        attempt.collecting = anyio.CancelScope()
-        try:
-            with attempt.collecting:
-                outcome, outputs = await self._collector.collect(attempt, outcome)
-            if attempt.collecting.cancelled_caught:
-                outcome = Outcome(ending=Ending.CANCELLED, message=_STOPPED_COLLECTING)
-        except Exception:  # noqa: BLE001
-            _log.exception("pod.not_collected", key=str(attempt.key))
-            if outcome.ending is Ending.SUCCEEDED:
-                outcome = Outcome(ending=Ending.LOST, message="what it left behind could not be read")
-        faults.point("kubernetes.collected")
-        self._finish(attempt, outcome, outputs)
-
-    def _finish(self, attempt: Attempt, outcome: Outcome, outputs: Mapping[str, str]) -> None:
-        attempt.is_reported = True
-        message = masked(outcome.message, attempt.patterns or ())
-        if message != outcome.message:
-            outcome = replace(outcome, message=message)
-        self._tell(AttemptFinished(key=attempt.key, at=self._clock(), outcome=outcome, outputs=outputs))
 
     async def _stop(self, attempt: Attempt, grace_s: float) -> None:
         """Have the pod deleted; what the watch says then ends the attempt. One that has no pod ends here."""
         if attempt.uid is None and attempt.creates_unknown:
-            await self._creator.find(attempt)
+            found = await self._creator.find(attempt)
+            if found is not None and attempt.uid is None:
+                self._found(attempt, found)
         if attempt.uid is not None:
             # Without any grace the node is not waited for: the containers may still be running then.
             grace = max(1, math.ceil(grace_s))
@@ -429,7 +355,7 @@ class KubernetesExecutor:
             return
         if not attempt.is_over:
             words = "it was told to stop before it was started"
-            self._end(attempt, Outcome(ending=Ending.CANCELLED, message=words))
+            self._course.end(attempt, Ending.CANCELLED, words)
 
     def _remove_files_but(self, kept: set[str]) -> None:
         for path in self._files.glob("*"):
@@ -475,7 +401,3 @@ class KubernetesExecutor:
         await insist("secrets.not_swept", lambda: sweep_secrets(self._cluster, kept))
         self._creator.may_create_secrets.set()
         await insist("codesets.not_swept", self._delivery.sweep_unknown)
-
-
-def _is_about(event: Json, uid: str | None) -> bool:
-    return bool(event["involvedObject"].get("uid") == uid)

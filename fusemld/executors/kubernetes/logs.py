@@ -149,6 +149,7 @@ class AttemptLog:
         self._cut_to: int | None = None
         """Bytes of the file that stay when more is about to come."""
         self._reading = anyio.Lock(fast_acquire=True)
+        self._closed = False
 
     def open(self, patterns: tuple[bytes, ...], *, resumed: bool) -> None:
         """Before anything is read. `resumed`: the file may hold what an earlier daemon has read; what goes beyond
@@ -189,7 +190,8 @@ class AttemptLog:
 
     def close(self) -> None:
         """The log is as complete as it will be. The next daemon might read it again until it is forgotten."""
-        if self._file:
+        if self._file and not self._closed:
+            self._closed = True
             self._file.close()
             if self._marker.is_used:
                 self._marker.write(self._stamps.position(self._file.size_bytes))
