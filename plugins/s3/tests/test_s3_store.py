@@ -1,7 +1,10 @@
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from fusemld_s3.plugin import fusemld_object_stores
 from fusemld_s3.resolver import S3Resolver
 from fusemld_s3.service import RcloneKind
@@ -191,3 +194,94 @@ async def test_a_store_that_is_not_there_is_unavailable() -> None:
     with pytest.raises(UnavailableError, match="cannot list s3://b/k"):
         await fusemld_object_stores()[0].open(access).list("s3://b/k")
     assert not (await S3Resolver().check(access, NO_CLUSTERS)).ok
+
+
+class SmallCopyServer:
+    """An S3 server that copies in one request only what is small, as Amazon's does with 5 GiB, and joins parts.
+
+    rclone copies everything in one request.
+    """
+
+    def __init__(self, limit: int, *, breaks: bool = False) -> None:
+        self.objects = {"b/large": bytes(range(256)) * 40, "b/small": b"x"}
+        self.aborted: list[str] = []
+        self._limit = limit
+        self._breaks = breaks
+        self._parts: dict[int, bytes] = {}
+
+    async def answer(self, request: web.Request) -> web.Response:
+        key, query = request.path.lstrip("/"), request.query
+        source = self.objects.get(request.headers.get("x-amz-copy-source", "").lstrip("/"), b"")
+        match request.method:
+            case "HEAD":
+                return web.Response(headers={"Content-Length": str(len(self.objects[key]))})
+            case "POST" if "uploads" in query:
+                return xml("InitiateMultipartUploadResult", "<UploadId>u1</UploadId>")
+            case "POST":
+                self.objects[key] = b"".join(self._parts[number] for number in sorted(self._parts))
+                return xml("CompleteMultipartUploadResult", "<ETag>e</ETag>")
+            case "PUT" if "partNumber" in query:
+                if self._breaks:
+                    return xml("Error", "<Code>AccessDenied</Code><Message>no parts</Message>", 403)
+                first, _, last = request.headers["x-amz-copy-source-range"].removeprefix("bytes=").partition("-")
+                self._parts[int(query["partNumber"])] = source[int(first) : int(last) + 1]
+                return xml("CopyPartResult", f"<ETag>e{query['partNumber']}</ETag>")
+            case "PUT" if len(source) > self._limit:
+                return xml("Error", "<Code>InvalidRequest</Code><Message>too large a source</Message>", 400)
+            case "PUT":
+                self.objects[key] = source
+                return xml("CopyObjectResult", "<ETag>e</ETag>")
+            case _:
+                self.aborted.append(query["uploadId"])
+                return web.Response(status=204)
+
+
+def xml(name: str, content: str, status: int = 200) -> web.Response:
+    text = f'<?xml version="1.0" encoding="UTF-8"?><{name}>{content}</{name}>'
+    return web.Response(status=status, text=text, content_type="application/xml")
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Callable[[SmallCopyServer], Awaitable[ObjectStore]]]:
+    """`await serving(server)` is a store there."""
+    async with AsyncExitStack() as stack:
+
+        async def start(server: SmallCopyServer) -> ObjectStore:
+            app = web.Application()
+            app.router.add_route("*", "/{key:.*}", server.answer)
+            running = TestServer(app)
+            await running.start_server()
+            stack.push_async_callback(running.close)
+            service = ResolvedService(
+                requirement="s", extension_id="e", service_id="s", url=str(running.make_url(""))
+            )
+            keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}
+            return fusemld_object_stores()[0].open(ServiceAccess(service=service, configuration=keys))
+
+        yield start
+
+
+async def test_what_is_too_large_for_one_request_is_copied_in_parts(
+    serving: Callable[[SmallCopyServer], Awaitable[ObjectStore]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusemld_s3.store.COPY_PART_BYTES", 1000)
+    server = SmallCopyServer(limit=100)
+    store = await serving(server)
+
+    await store.copy("s3://b/small", "s3://b/copies/small")
+    await store.copy("s3://b/large", "s3://b/copies/large")
+
+    assert server.objects["b/copies/small"] == b"x"
+    assert server.objects["b/copies/large"] == server.objects["b/large"]
+
+
+async def test_a_copy_in_parts_that_fails_leaves_none_behind(
+    serving: Callable[[SmallCopyServer], Awaitable[ObjectStore]],
+) -> None:
+    server = SmallCopyServer(limit=100, breaks=True)
+
+    with pytest.raises(ForbiddenError, match=r"cannot copy s3://b/large to s3://b/x at .*no parts"):
+        await (await serving(server)).copy("s3://b/large", "s3://b/x")
+
+    assert server.aborted == ["u1"]
+    assert "b/x" not in server.objects
