@@ -62,16 +62,16 @@ def of_pod(pod: Pod) -> Verdict | None:
     is_disrupted = target is not None and target.is_true
     if target is not None and is_disrupted and target.reason != "TerminationByKubelet":
         ending, words = _DISRUPTIONS.get(target.reason, (Ending.EVICTED, f"it was ended ({target.reason})"))
-        return Verdict(ending, _with(words, target.message), at=target.since)
+        return Verdict(ending, said(words, target.message), at=target.since)
     # What kubelet does has no time: it says so when all is over.
     if pod.phase == FAILED and pod.reason:
         if not is_disrupted and _OWN_DISK_LIMIT.search(pod.message):
-            return Verdict(Ending.PROGRAM_FAILED, _with("it used more disk than its limits allow", pod.message))
+            return Verdict(Ending.PROGRAM_FAILED, said("it used more disk than its limits allow", pod.message))
         refused = (Ending.EVICTED, f"its node refused it ({pod.reason})")
         ending, words = _FAILURES.get(pod.reason, refused)
-        return Verdict(ending, _with(words, pod.message))
+        return Verdict(ending, said(words, pod.message))
     if target is not None and is_disrupted:
-        return Verdict(Ending.EVICTED, _with("its node ended it", target.message))
+        return Verdict(Ending.EVICTED, said("its node ended it", target.message))
     ended = pod.step.terminated
     if pod.deadline_at is not None and ended is not None and (ended.finished_at or 0) >= pod.deadline_at:
         return Verdict(*_FAILURES["DeadlineExceeded"], at=pod.deadline_at)
@@ -89,7 +89,7 @@ def of_step(pod: Pod, ended: Terminated) -> Verdict | None:
         words = f"it needed more memory than its limit{limit}" if limit else "memory had run out where it ran"
         return Verdict(Ending.OUT_OF_MEMORY, words)
     if ended.reason in _CANNOT_RUN:
-        return Verdict(Ending.CANNOT_START, _with("its container cannot be started", ended.message))
+        return Verdict(Ending.CANNOT_START, said("its container cannot be started", ended.message))
     number = ended.signal or ended.exit_code - 128
     if ended.signal or signal_name(number):
         return Verdict(Ending.SIGNALLED, _KILLED.format(signal_name(number) or f"signal {number}"))
@@ -107,7 +107,7 @@ def of_helper(pod: Pod) -> Verdict | None:
             return Verdict(Ending.OUT_OF_MEMORY, f"{what}: they need more memory than the step's limit")
         if ended.reason in _UNKNOWN:
             continue
-        return Verdict(Ending.CANNOT_START, _with(what, ended.message.strip() or f"exit status {ended.exit_code}"))
+        return Verdict(Ending.CANNOT_START, said(what, ended.message.strip() or f"exit status {ended.exit_code}"))
     return None
 
 
@@ -130,5 +130,6 @@ def _how(ended: Terminated) -> str:
     return f"by {signal_name(number)}" if signal_name(number) else f"with exit status {ended.exit_code}"
 
 
-def _with(words: str, message: str) -> str:
-    return f"{words}: {message}" if message else words
+def said(words: str, message: str) -> str:
+    """Our words and those of somebody else, in one line."""
+    return f"{words}: {' '.join(message.split())}" if message else words

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from fusemld.executors.kubernetes.endings import said
 from fusemld.executors.kubernetes.pod import FETCH, SIDECAR, UNPACK
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.kubernetes.statuses import Container, Pod, Warned
@@ -62,6 +63,9 @@ def trouble(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Trouble
     scheduled = pod.conditions.get("PodScheduled")
     if not pod.node and (scheduled is None or not scheduled.is_true):
         return _unplaced(pod, since + patience.unschedulable_s)
+    if pod.started_at is None and scheduled is not None and scheduled.since is not None:
+        until = scheduled.since + patience.node_lost_after_s
+        return Trouble(words=f"its node {pod.node} has not taken it yet", ending=Ending.NODE_LOST, until=until)
     since = pod.started_at or since
     for container in (*pod.helpers, pod.step):
         if container.terminated is not None or container.is_running or container.waiting in _ORDINARY:
@@ -82,9 +86,9 @@ def _unplaced(pod: Pod, until: float) -> Trouble:
     if scheduled is None or not scheduled.reason:
         words = "it waits for the scheduler"
     elif scheduled.reason == "SchedulingGated":
-        words = f"held back by a scheduling gate: {scheduled.message}"
+        words = said("held back by a scheduling gate", scheduled.message)
     else:
-        words = f"unschedulable: {scheduled.message}" if scheduled.message else "unschedulable"
+        words = said("unschedulable", scheduled.message)
     return Trouble(words=words, ending=Ending.UNSCHEDULABLE, until=until)
 
 
@@ -93,7 +97,7 @@ def _held_up(container: Container, since: float, warnings: Sequence[Warned], pat
     whose = f" of {_HELPERS[container.name]}" if container.name in _HELPERS else ""
     if reason == "InvalidImageName":
         return Trouble(
-            words=_said(f"image{whose} has an invalid name", words), ending=Ending.IMAGE_UNAVAILABLE, until=since
+            words=said(f"image{whose} has an invalid name", words), ending=Ending.IMAGE_UNAVAILABLE, until=since
         )
     if reason in _IMAGE:
         told = _events(warnings, _CONTAINER_EVENTS, lambda one: "image" in one.message)
@@ -103,7 +107,7 @@ def _held_up(container: Container, since: float, warnings: Sequence[Warned], pat
                 (one.message for one in reversed(told) if one.message.startswith("Failed to pull")), words
             )
         return Trouble(
-            words=_said(f"image{whose} cannot be pulled", words or reason),
+            words=said(f"image{whose} cannot be pulled", words or reason),
             ending=Ending.IMAGE_UNAVAILABLE,
             until=_began(told, since) + patience.image_pull_s,
             needs_events=True,
@@ -112,7 +116,7 @@ def _held_up(container: Container, since: float, warnings: Sequence[Warned], pat
         warnings, _CONTAINER_EVENTS, lambda one: one.message.startswith("Error:") and "Image" not in one.message
     )
     return Trouble(
-        words=_said(f"{_HELPERS.get(container.name, 'its container')} cannot be made ({reason})", words),
+        words=said(f"{_HELPERS.get(container.name, 'its container')} cannot be made ({reason})", words),
         ending=Ending.MISCONFIGURED,
         until=_began(told, since) + patience.misconfigured_s,
         needs_events=True,
@@ -126,14 +130,14 @@ def _unprepared(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Tro
     network = _events(warnings, _NODE_EVENTS)
     if volumes:
         return Trouble(
-            words=_said("a volume cannot be mounted", volumes[-1].message),
+            words=said("a volume cannot be mounted", volumes[-1].message),
             ending=Ending.MISCONFIGURED,
             until=_began(volumes, since) + patience.misconfigured_s,
             needs_events=True,
         )
     if network:
         return Trouble(
-            words=_said(f"its node {pod.node} cannot start it", network[-1].message),
+            words=said(f"its node {pod.node} cannot start it", network[-1].message),
             ending=Ending.NODE_LOST,
             until=_began(network, since) + patience.node_lost_after_s,
             needs_events=True,
@@ -153,7 +157,3 @@ def _events(
 
 def _began(told: Sequence[Warned], otherwise: float) -> float:
     return min((one.first_at for one in told if one.first_at is not None), default=otherwise)
-
-
-def _said(words: str, message: str) -> str:
-    return f"{words}: {message}" if message else words

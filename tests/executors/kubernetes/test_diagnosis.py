@@ -291,6 +291,29 @@ def test_a_node_that_cannot_make_a_network_is_not_the_fault_of_the_step() -> Non
     assert then.outcome.ending in NOBODYS_FAULT
 
 
+def test_a_node_that_does_not_take_its_pod_is_lost() -> None:
+    pod = copy.deepcopy(RECORDED["no_secret"]["pod"])
+    placed = next(one for one in pod["status"]["conditions"] if one["type"] == "PodScheduled")
+    pod["status"] = {"phase": "Pending", "conditions": [placed]}
+    lost_at = at(placed["lastTransitionTime"]) + PATIENCE.node_lost_after_s
+
+    before, then = (diagnose(pod, None, [], moment, PATIENCE) for moment in (lost_at - 1, lost_at))
+
+    assert (before.note, before.check_again_at) == ("its node node-1 has not taken it yet", lost_at)
+    assert then.outcome is not None
+    assert then.outcome.ending is Ending.NODE_LOST
+
+
+def test_words_of_others_are_told_in_one_line() -> None:
+    pod = copy.deepcopy(RECORDED["bad_bundle"]["pod"])
+    pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["message"] = "remote: no\nfatal: never\n"
+
+    outcome = diagnose(pod, None, [], 0, PATIENCE).outcome
+
+    assert outcome is not None
+    assert outcome.message == "its codesets cannot be unpacked: remote: no fatal: never"
+
+
 def test_trouble_that_is_over_is_not_held_against_a_pod() -> None:
     sandbox = {"type": "PodReadyToStartContainers", "status": "True"}
     pod = changed("no_config_map", conditions=[sandbox])
