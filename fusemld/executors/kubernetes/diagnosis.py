@@ -64,8 +64,8 @@ def diagnose(
     if seen.gone_by is not None:
         return _deleting(seen, verdict, now, patience, stopping)
     if seen.step.terminated is not None:
-        # Kubelet says why it ended a step when the whole pod has ended.
-        return _told(seen, Phase.STEP_ENDED, None if _may_be_kubelets(verdict) else verdict or _UNKNOWN)
+        verdict = verdict or _UNKNOWN
+        return _told(seen, Phase.STEP_ENDED, None if verdict.may_be_kubelets else verdict)
     if seen.step.is_running:
         return _running(seen, now, patience)
     trouble = waiting.trouble(seen, read_warnings(events), patience)
@@ -103,12 +103,6 @@ def _told(seen: Pod, phase: Phase, verdict: Verdict | None, **more: float | str 
             ended_at=None if ended is None else ended.finished_at,
         ),
         **more,
-    )
-
-
-def _may_be_kubelets(verdict: Verdict | None) -> bool:
-    return (
-        verdict is not None and verdict.ending is Ending.SIGNALLED and verdict.message in endings.KUBELETS_SIGNALS
     )
 
 

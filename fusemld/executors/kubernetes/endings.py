@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Final
 
 import msgspec
@@ -20,6 +21,8 @@ class Verdict(msgspec.Struct, frozen=True):
     message: str = ""
     exit_status: int | None = None
     at: float | None = None
+    may_be_kubelets: bool = False
+    """It ended as kubelet ends programs, and kubelet says why once the whole pod has ended."""
 
     @property
     def outcome(self) -> Outcome:
@@ -48,9 +51,6 @@ _FAILURES: Final = {
     "PodLevelResourcesNotSupported": (Ending.MISCONFIGURED, "its node refused it"),
 }
 """By reason of a failed pod; another reason is that of a kubelet that had no place for it after all."""
-_KILLED: Final = "killed by {}"
-KUBELETS_SIGNALS: Final = frozenset({_KILLED.format("SIGTERM"), _KILLED.format("SIGKILL")})
-"""Messages of ends that kubelet may have brought about."""
 _CANNOT_RUN: Final = frozenset({"StartError", "ContainerCannotRun", "RunContainerError"})
 _UNKNOWN: Final = frozenset({"ContainerStatusUnknown", "Unknown"})
 """Kubelet, and containerd after a restart of the host, say so of what they lost sight of."""
@@ -92,7 +92,8 @@ def of_step(pod: Pod, ended: Terminated) -> Verdict | None:
         return Verdict(Ending.CANNOT_START, said("its container cannot be started", ended.message))
     number = ended.signal or ended.exit_code - 128
     if ended.signal or signal_name(number):
-        return Verdict(Ending.SIGNALLED, _KILLED.format(signal_name(number) or f"signal {number}"))
+        words = f"killed by {signal_name(number) or f'signal {number}'}"
+        return Verdict(Ending.SIGNALLED, words, may_be_kubelets=number in (signal.SIGTERM, signal.SIGKILL))
     return Verdict(Ending.PROGRAM_FAILED, f"exit status {ended.exit_code}", ended.exit_code)
 
 
