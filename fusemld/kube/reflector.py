@@ -28,7 +28,7 @@ OnChange = Callable[[Json | None, Json | None], None]
 
 _PAGE: Final = 500
 _FIRST_BACKOFF_S: Final = 0.2
-_LONGEST_BACKOFF_S: Final = 30.0
+_LONGEST_BACKOFF_S: Final = 5.0
 _SHORT_WATCH_S: Final = 0.5
 # Events have no bookmarks (the API server keeps no cache of them): so that silence always means that something is
 # wrong, the server is asked to end every watch before it counts as silent.
