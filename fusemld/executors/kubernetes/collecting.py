@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
+import anyio.to_thread
 
 from fusemld.executors.kubernetes import results
 from fusemld.executors.kubernetes.attempts import Attempt
@@ -17,15 +18,13 @@ from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import FusemldError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.run import Ending, Outcome
 
-_LOG_PATIENCE_S = 20.0
-"""How long a log that cannot be read is tried while the API server is there."""
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 _SIDECAR_SILENCE_S = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
+_LARGE_BYTES = 256 * 1024
 _UNREACHABLE_S = 5.0
 _GONE = "its pod was gone before that was read"
-_END = b"\nend\n"
 _UNKNOWN_MASKS = "what must be masked in it is not known any more"
 
 
@@ -33,10 +32,17 @@ class Collector:
     """`is_connected` says whether the API server is there: while it is not, nobody runs out of patience."""
 
     def __init__(
-        self, cluster: Logs, pods: str, *, outputs_patience_s: float, is_connected: Callable[[], bool]
+        self,
+        cluster: Logs,
+        pods: str,
+        *,
+        outputs_patience_s: float,
+        is_connected: Callable[[], bool],
+        log_patience_s: float = 20.0,
     ) -> None:
         self._cluster = cluster
         self._pods = pods
+        self._log_patience_s = log_patience_s
         self._outputs_patience_s = outputs_patience_s
         self._is_connected = is_connected
 
@@ -83,7 +89,7 @@ class Collector:
         if attempt.is_gone:
             return _GONE
         if not is_unreachable:
-            return await self._patiently(attempt, partial(_read, attempt), _LOG_PATIENCE_S)
+            return await self._patiently(attempt, partial(_read, attempt), self._log_patience_s)
         with anyio.move_on_after(_UNREACHABLE_S):
             return await self._patiently(attempt, partial(_read, attempt), 0.0)
         return "its node does not answer"
@@ -94,7 +100,7 @@ class Collector:
         async def read() -> None:
             nonlocal found
             try:
-                found = results.parse(await self._handed_over(attempt), attempt.outputs)
+                found = await _parsed(await self._handed_over(attempt), attempt.outputs)
             except UnavailableError as error:
                 note(attempt, f"its outputs cannot be read yet: {error}")
                 raise
@@ -112,7 +118,7 @@ class Collector:
         async with self._cluster.logs(path, params=params, silence_s=_SIDECAR_SILENCE_S) as chunks:
             async for chunk in chunks:
                 data += chunk
-                if data.endswith(_END) or len(data) > _MOST_BYTES:
+                if data.endswith(results.COMPLETE) or len(data) > _MOST_BYTES:
                     break
         return bytes(data)
 
@@ -140,6 +146,12 @@ class Collector:
                 spent_s += anyio.current_time() - began
                 if spent_s >= patience_s:
                     return why
+
+
+async def _parsed(log: bytes, names: Sequence[str]) -> Results:
+    if len(log) < _LARGE_BYTES:
+        return results.parse(log, names)
+    return await anyio.to_thread.run_sync(results.parse, log, names)
 
 
 async def _read(attempt: Attempt) -> None:

@@ -129,6 +129,26 @@ async def test_an_attempt_told_to_stop_while_it_waits_ends(site: Site) -> None:
         assert ended.outcome.ending is Ending.CANCELLED
 
 
+@pytest.mark.parametrize(
+    ("wrong", "ending"),
+    [
+        ({"image": "localhost/absent:1"}, Ending.IMAGE_UNAVAILABLE),
+        ({"requests": {"cpu": "4000"}}, Ending.UNSCHEDULABLE),
+    ],
+)
+async def test_time_alone_ends_what_cannot_start(site: Site, wrong: dict[str, object], ending: Ending) -> None:
+    impatient = msgspec.structs.replace(SETTINGS, image_pull_s=1.0, unschedulable_s=1.0)
+    async with site.room(impatient) as room:
+        key = await room.shell("a", "true", **wrong)
+
+        ended = await room.ended(key)
+        await room.executor.forget(key)
+        await room.until_gone("pods")
+
+        assert ended.outcome.ending is ending
+        assert room.log(key) == b""
+
+
 async def test_a_pod_that_somebody_deletes_ends_its_attempt_with_what_is_known_of_its_log(site: Site) -> None:
     async with site.room() as room:
         key = await room.shell("a", "echo up; sleep 100")
