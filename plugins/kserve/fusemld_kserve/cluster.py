@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import anyio
 import msgspec
 
-from fusemld.hooks.clusters import INSTANCE, MANAGED_BY, Cluster, Json
+from fusemld.hooks.clusters import Cluster, Json
 from fusemld.hooks.steps import StepContext
 from fusemld.hooks.stores import ObjectStore
 from fusemld.model.application import Application
@@ -18,6 +18,7 @@ from fusemld_kserve import layouts, manifests, updates
 from fusemld_kserve.engines import Layout, choose_engine, lay_out
 from fusemld_kserve.manifests import Owner, Place
 from fusemld_kserve.models import DESCRIPTION, ModelDescription
+from fusemld_kserve.objects import OwnObjects
 from fusemld_kserve.options import Options
 from fusemld_kserve.sources import DESCRIPTION_LIMIT_BYTES, TYPE, current, model_objects, read_model, store_access
 from fusemld_kserve.waiting import Wait
@@ -70,6 +71,7 @@ class _Deployment:
             run=self._run,
             run_created_at=context.run_created_at,
         )
+        self._objects = OwnObjects(cluster, self._owner)
         self._file = updates.UpdateFile(context.work, options.application)
         self._store_access = store_access(context)
         self._below = layouts.prefix(options.model, cluster.instance, options.application)
@@ -78,7 +80,7 @@ class _Deployment:
         context, options = self._context, self._options
         async with self._lock:
             recorded = await self._recorded()
-            service = await self._service()
+            service = await self._objects.service(self._place)
             update = updates.begin(
                 self._file.read(),
                 run=self._run,
@@ -98,6 +100,7 @@ class _Deployment:
         url = await Wait(self._cluster, self._place, self._run, before, context.note).url()
         url += layout.inference_path
         async with self._lock:
+            await self._require_own()
             await context.applications.record(self._application(url, layout, await self._recorded()))
             await self._tidy(store, address)
         context.note(f"{options.application} is ready: {url}")
@@ -125,34 +128,20 @@ class _Deployment:
             f"delete the application there first (fuseml application delete {found.name}), or set another app_name"
         )
 
-    async def _service(self) -> Json | None:
-        """The service as it is, if this run may update it."""
+    async def _require_own(self) -> None:
+        """A newer run may have taken over after this one's model was ready."""
+        found = await self._objects.service(self._place)
+        if found is None or _run(found) != self._run:
+            raise ConflictError(
+                f"cannot record application {self._options.application}: its {self._place.kind} is not "
+                "of this run any more"
+            )
+
+    async def _found(self) -> Json | None:
         try:
-            found = await self._cluster.get(self._place.path)
+            return await self._cluster.get(self._place.path)
         except NotFoundError:
             return None
-        self._refuse_foreign(found, self._place)
-        if manifests.created_at(found) > self._context.run_created_at:
-            run = manifests.annotation(found, manifests.RUN)
-            raise ConflictError(
-                f"cannot update application {self._options.application}: the newer run {run} has updated it, "
-                "and its model stays"
-            )
-        if found["metadata"].get("deletionTimestamp"):
-            raise UnavailableError(f"cannot update {self._place.reference}: it is being deleted")
-        return found
-
-    def _refuse_foreign(self, found: Json, place: Place) -> None:
-        if manifests.label(found, INSTANCE) == self._cluster.instance:
-            return
-        owner = manifests.label(found, INSTANCE)
-        whose = f"belongs to another fusemld ({owner})" if owner else "was not made by fusemld"
-        if not owner and (manager := manifests.label(found, MANAGED_BY)):
-            whose += f" but by {manager}"
-        raise ConflictError(
-            f"cannot serve {self._options.application}: the {place.kind} {place.namespace}/{place.name} {whose}, "
-            "and stays as it is; set another app_name"
-        )
 
     # What is made
 
@@ -199,10 +188,7 @@ class _Deployment:
             (self._account, manifests.service_account(self._account, self._owner, self._secret.name)),
         )
         for place, manifest in wanted:
-            found = await self._read(place)
-            if found is not None:
-                self._refuse_foreign(found, place)
-            await self._cluster.apply(place.path, manifest)
+            await self._objects.apply(place, manifest)
 
     async def _apply_service(self, layout: Layout, address: str) -> Json | None:
         """The service as it was just before."""
@@ -217,7 +203,7 @@ class _Deployment:
         if self._options.verbose:
             self._context.log(msgspec.json.format(msgspec.json.encode(manifest)).decode())
         for _ in range(_APPLY_TRIES):
-            before = await self._service()
+            before = await self._objects.service(self._place)
             try:
                 await self._cluster.apply(self._place.path, _at_version(manifest, before))
             except ConflictError:
@@ -253,7 +239,7 @@ class _Deployment:
         update = self._file.read()
         try:
             for reference in () if update is None else update.leftovers:
-                await self._delete(_access_place(reference))
+                await self._objects.delete(_access_place(reference))
             await layouts.delete_others(store, self._below, address)
         except FusemldError as error:
             self._context.log(f"warning: cannot remove what served before: {error}")
@@ -262,21 +248,17 @@ class _Deployment:
 
     async def _restore(self) -> None:
         update = self._file.read()
-        is_mine = update is not None and update.run == self._run
-        if update is not None and is_mine:
-            try:
-                found = await self._cluster.get(self._place.path)
-            except NotFoundError:
-                found = None
-            if found is not None and self._is_of_this_run(found):
-                await self._put_back(found, update.previous)
         if update is None:
             return
+        if update.run == self._run:
+            found = await self._found()
+            if found is not None and self._objects.is_ours(found) and _run(found) == self._run:
+                await self._put_back(found, update.previous)
         for place in (self._account, self._secret):
-            await self._delete(place)
-        if is_mine:
-            kept = _storage(update.previous)
-            await layouts.delete_others(self._store(), self._below, _layout_of(kept, self._below))
+            await self._objects.delete(place)
+        if update.run == self._run:  # else a newer run goes on from here
+            kept = _layout_of(_storage(update.previous), self._below)
+            await layouts.delete_others(self._store(), self._below, kept)
             self._file.remove()
 
     async def _put_back(self, found: Json, previous: Json | None) -> None:
@@ -288,24 +270,6 @@ class _Deployment:
             f"putting back {self._place.reference} as run {manifests.annotation(previous, manifests.RUN)} left it"
         )
         await self._cluster.apply(self._place.path, _at_version(previous, found))
-
-    def _is_of_this_run(self, found: Json) -> bool:
-        return (
-            manifests.label(found, INSTANCE) == self._cluster.instance
-            and manifests.annotation(found, manifests.RUN) == self._run
-        )
-
-    async def _read(self, place: Place) -> Json | None:
-        """An empty patch reads what may be written, also where Secrets may not be read."""
-        try:
-            return await self._cluster.patch(place.path, {})
-        except NotFoundError:
-            return None
-
-    async def _delete(self, place: Place) -> None:
-        found = await self._read(place)
-        if found is not None and manifests.label(found, INSTANCE) == self._cluster.instance:
-            await self._cluster.delete(place.path, uid=found["metadata"]["uid"])
 
 
 def _at_version(manifest: Json, found: Json | None) -> Json:
@@ -322,6 +286,10 @@ def _access_place(reference: str) -> Place:
     if kind not in resources:
         raise StartError(f"cannot delete {reference}: it is no access to an object store")
     return Place(api_version=api_version, kind=kind, resource=resources[kind], namespace=namespace, name=name)
+
+
+def _run(service: Json) -> str:
+    return manifests.annotation(service, manifests.RUN)
 
 
 def _storage(service: Json | None) -> str:

@@ -451,6 +451,29 @@ async def test_a_newer_run_takes_over_from_one_that_waits_and_which_then_undoes_
     assert remembered(world) == []
 
 
+async def test_a_run_that_was_ready_when_a_newer_took_over_records_and_removes_nothing(world: World) -> None:
+    lock = world.step._locks["app"]
+    async with world.running(world.context("sklearn")) as older:
+        await world.applied("run-1")
+        await lock.acquire()
+        async with world.running(world.context("onnx", run="run-2", created_at=2.0)) as newer:
+            await world.until(lambda: lock.statistics().tasks_waiting == 1)
+            await world.serves("run-1")
+            await world.until(lambda: lock.statistics().tasks_waiting == 2)
+            lock.release()
+            await world.applied("run-2")
+            error = await older.failure()
+            await world.serves("run-2")
+            await newer.url()
+
+    assert isinstance(error, ConflictError)
+    assert "the newer run run-2 has updated it" in str(error)
+    assert world.book.entries["app"].run == "run-2"
+    assert len(world.ours()) == 2
+    assert len(await world.copies()) == 2
+    assert remembered(world) == []
+
+
 @pytest.mark.parametrize("labels", [{}, {INSTANCE: "i-somebody-else"}])
 async def test_a_service_of_somebody_else_is_never_touched(world: World, labels: Mapping[str, str]) -> None:
     foreign = {
