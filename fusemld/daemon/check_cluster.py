@@ -15,7 +15,7 @@ from fusemld.executors.kubernetes.permissions import PERMISSIONS, SERVING_GROUP,
 from fusemld.kube import library
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import connect
-from fusemld.kube.review import has_api, permitted, server_version
+from fusemld.kube.review import Check, has_api, permitted, server_version
 from fusemld.model.errors import FusemldError, NotFoundError, StartError
 
 OLDEST = (1, 29)
@@ -77,9 +77,11 @@ async def _inside(settings: Settings, cluster: KubeCluster, bad: Bad, run_pod: b
         refused = await _refused(cluster)
         serves = await has_api(cluster, SERVING_GROUP, SERVING_VERSION, "InferenceService")
         for need in Need:
-            if need is not Need.MODELS or serves:
+            if serves or need not in (Need.MODELS, Need.ROLLOUTS):
                 of_need = [permission for permission in refused if permission.need is need]
                 yield _rights(cluster, need, of_need, bad if need is Need.STEPS else warn)
+        async for finding in _records(settings, cluster):
+            yield finding
         if serves:
             yield ok("kserve", f"{SERVING_GROUP}/{SERVING_VERSION} is served")
         else:
@@ -108,6 +110,24 @@ def _rights(cluster: KubeCluster, need: Need, refused: Sequence[Permission], bad
     listed = "; ".join(f"{', '.join(of_kind)} {kind}" for kind, of_kind in verbs.items())
     message = f"refused in namespace {cluster.namespace}: {listed}. {need.consequence}"
     return bad(name, message, ROLE.format(cluster.namespace))
+
+
+async def _records(settings: Settings, cluster: KubeCluster) -> AsyncIterator[Finding]:
+    """Whether the Secrets that records may name can be read; `*` stands for any namespace or name."""
+    for allowed in settings.secrets.secrets:
+        namespace, _, secret = allowed.partition("/")
+        wanted = Check(
+            verb="get",
+            resource="secrets",
+            namespace="" if "*" in namespace else namespace,
+            name="" if "*" in secret else secret,
+        )
+        (verdict,) = await permitted(cluster, [wanted])
+        if verdict.is_allowed:
+            yield ok("rights for records", f"Secret {allowed} can be read")
+        else:
+            message = f"refused: {wanted}. Records cannot take credentials from there."
+            yield warn("rights for records", message, "grant it, or change the setting secrets.secrets")
 
 
 async def _admission(pod: CheckPod, cluster: KubeCluster, bad: Bad) -> Finding:

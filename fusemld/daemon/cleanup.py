@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from fusemld.daemon import cluster_access
 from fusemld.daemon.locking import state_lock
+from fusemld.daemon.removal import Removal
 from fusemld.daemon.settings import Settings
 from fusemld.executors.kubernetes import names
 from fusemld.executors.kubernetes.sweeping import Removed, remove_everything
+from fusemld.hooks.clusters import IN_CLUSTER_URL
+from fusemld.hooks.environments import Note
+from fusemld.hooks.services import ServiceAddress, ServiceRequest
 from fusemld.kube.client import KubeCluster
+from fusemld.kube.clusters import KubeClusters
+from fusemld.model.application import Application
 from fusemld.model.errors import InvalidInputError, StartError
+from fusemld.registry.registry import Registry
+from fusemld.store.changes import DeleteApplication
 from fusemld.store.keys import INSTANCE
 from fusemld.store.sqlite import Store
 
@@ -21,44 +31,77 @@ _PAGE = "500"
 
 
 class Leftovers(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an instance is in the namespace. `pods` are names; of Secrets only the number can be known, because
-    the daemon may not read them."""
+    """What of an instance is in the namespace. `pods` are names; of Secrets and ConfigMaps only the number can be
+    known, because the daemon may not list them. `applications` are those with objects in this cluster."""
 
     server: str
     namespace: str
     pods: tuple[str, ...]
     secrets: int
     config_maps: int
+    applications: tuple[Application, ...]
 
     @property
     def is_nothing(self) -> bool:
-        return not (self.pods or self.secrets or self.config_maps)
+        return not (self.pods or self.secrets or self.config_maps or self.applications)
 
 
-def clean_up(settings: Settings, agree: Callable[[Leftovers], bool]) -> Removed | None:
-    """Look, ask whether that may go, and remove it; None where it may not. Raises `StartError` while a daemon uses
-    the state folder, and where no cluster is configured or no daemon has ever run."""
+def clean_up(
+    settings: Settings, agree: Callable[[Leftovers], bool], *, keep_applications: bool = False
+) -> Removed | None:
+    """Look, ask whether that may go, and remove it; None where it may not. Copies of models in object stores stay.
+
+    Raises `StartError` while a daemon uses the state folder and where none has ever done, `InvalidInputError`
+    where no cluster is configured.
+    """
     if not cluster_access.is_configured(settings):
         raise InvalidInputError("cannot clean up: no cluster is configured")
-    database = settings.state / "fusemld.db"
-    if not database.exists():
+    if not (settings.state / "fusemld.db").exists():
         raise StartError(f"cannot clean up: no daemon has used the state folder {settings.state}")
     with state_lock(settings.state):
-        return anyio.run(_clean_up, settings, agree)
+        return anyio.run(_clean_up, settings, agree, keep_applications)
 
 
-async def _clean_up(settings: Settings, agree: Callable[[Leftovers], bool]) -> Removed | None:
+async def _clean_up(
+    settings: Settings, agree: Callable[[Leftovers], bool], keep_applications: bool
+) -> Removed | None:
     async with Store.open(settings.state / "fusemld.db") as store:
         instance = await store.meta(INSTANCE)
         assert instance is not None, "every database has one"
+        applications = () if keep_applications else tuple(filter(_is_here, await store.applications()))
         async with cluster_access.configured(settings, instance) as cluster:
             assert cluster is not None
-            if not agree(await _look(cluster)):
+            if not agree(await _look(cluster, applications)):
                 return None
+            removal = Removal(_NoServices(), KubeClusters(cluster), Registry(), {})
+            for application in applications:
+                await removal.remove(replace(application, copies=()))
+                await store.write(DeleteApplication(application.name))
             return await remove_everything(cluster)
 
 
-async def _look(cluster: KubeCluster) -> Leftovers:
+def _is_here(application: Application) -> bool:
+    is_in_configured = application.cluster is None or application.cluster.url == IN_CLUSTER_URL
+    return bool(application.objects) and is_in_configured
+
+
+class _NoServices:
+    """Implements `fusemld.hooks.services.Services` while no daemon runs: what is in the cluster has none."""
+
+    async def ensure(self, request: ServiceRequest, note: Note) -> ServiceAddress:  # noqa: ARG002
+        raise StartError(f"cannot start {request.name}: no daemon is running")
+
+    async def remove(self, name: str) -> None:
+        raise StartError(f"cannot remove {name}: no daemon is running")
+
+    def find(self, name: str) -> ServiceAddress | None:  # noqa: ARG002
+        return None
+
+    def folder(self, name: str) -> Path:
+        raise StartError(f"cannot find {name}: no daemon is running")
+
+
+async def _look(cluster: KubeCluster, applications: tuple[Application, ...]) -> Leftovers:
     root = f"/api/v1/namespaces/{cluster.namespace}"
     return Leftovers(
         server=cluster.name,
@@ -70,6 +113,7 @@ async def _look(cluster: KubeCluster) -> Leftovers:
         config_maps=await cluster.delete_collection(
             f"{root}/configmaps", names.codesets_selector(cluster.instance), dry_run=True
         ),
+        applications=applications,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fusemld.daemon.check_cluster import INSTALL, check, version_finding
 from fusemld.daemon.findings import Finding, Level, fail
-from fusemld.daemon.settings import Settings, load_settings
+from fusemld.daemon.settings import SecretSettings, Settings, load_settings
 from fusemld.executors.kubernetes.permissions import PERMISSIONS
 from fusemld.kube import library
 from fusemld.model.errors import StartError
@@ -106,6 +106,25 @@ def test_every_right_that_is_refused_is_named(granted: Settings, api: Api, names
     assert findings["rights for explanations"].level is Level.WARN
     assert f"--namespace {namespace}" in findings["rights for steps"].remedy
     assert "pods" not in findings
+
+
+@pytest.mark.cluster
+def test_secrets_that_records_may_name_are_asked_for_one_by_one(
+    granted: Settings, api: Api, namespace: str
+) -> None:
+    rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mlflow"], "verbs": ["get"]}
+    path = PATHS["Role"].format(namespace, "fusemld")
+    api.patch(path, {"rules": [*api.get(path)["rules"], rule]})
+    allowed = (f"{namespace}/mlflow", f"{namespace}/other", "*/mlflow")
+
+    found = [
+        (finding.level, finding.message)
+        for finding in check(msgspec.structs.replace(granted, secrets=SecretSettings(secrets=allowed)))
+        if finding.name == "rights for records"
+    ]
+
+    assert [level for level, _ in found] == [Level.OK, Level.WARN, Level.WARN]
+    assert f"get secrets other in {namespace}" in found[1][1]
 
 
 @pytest.mark.cluster

@@ -13,8 +13,10 @@ from fusemld.executors.kubernetes.bundles import config_maps
 from fusemld.executors.kubernetes.pod import pod, secret
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.hooks.executors import Launch
+from fusemld.model.application import Application
 from fusemld.model.errors import InvalidInputError, StartError
 from fusemld.model.run import AttemptKey
+from fusemld.store.changes import PutApplication
 from fusemld.store.keys import INSTANCE
 from fusemld.store.sqlite import Store
 from tests.cluster.api import Api
@@ -47,6 +49,22 @@ def create_database(state: Path) -> str:
             return instance
 
     return anyio.run(create)
+
+
+def record(state: Path, *applications: Application) -> None:
+    async def write() -> None:
+        async with Store.open(state / "fusemld.db") as store:
+            await store.write(*(PutApplication(application) for application in applications))
+
+    anyio.run(write)
+
+
+def recorded(state: Path) -> list[str]:
+    async def read() -> list[str]:
+        async with Store.open(state / "fusemld.db") as store:
+            return sorted(application.name for application in await store.applications())
+
+    return anyio.run(read)
 
 
 def fill(api: Api, namespace: str, instance: str) -> None:
@@ -120,6 +138,39 @@ def test_everything_of_this_instance_goes_and_nothing_of_another(
     assert (removed.pods, removed.secrets, removed.config_maps) == (1, 1, 1)
     assert owned(api, namespace, instance) == {"pods": 0, "secrets": 0, "configmaps": 0}
     assert owned(api, namespace, STRANGER) == {"pods": 1, "secrets": 1, "configmaps": 1}
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("keep", [False, True])
+def test_served_models_go_with_their_records_unless_they_are_kept(
+    settings: Settings, api: Api, namespace: str, inferenceservices: str, keep: bool
+) -> None:
+    instance = create_database(settings.state)
+    services = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices"
+    for name, owner in (("ours", instance), ("theirs", STRANGER)):
+        api.create(
+            services,
+            {
+                "apiVersion": "serving.kserve.io/v1beta1",
+                "kind": "InferenceService",
+                "metadata": {"name": name, "labels": names.owned(owner)},
+                "spec": {"predictor": {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": "s3://m/x"}}},
+            },
+        )
+    reference = f"serving.kserve.io/v1beta1/InferenceService/{namespace}/"
+    record(
+        settings.state,
+        Application(
+            name="ours", type="predictor", url="http://x", objects=(reference + "ours",), copies=("s3://m/x",)
+        ),
+        Application(name="local", type="predictor", url="http://y", services=("local",)),
+    )
+
+    clean_up(settings, Asked(True), keep_applications=keep)
+
+    kept = ["ours"] if keep else []
+    assert [each["metadata"]["name"] for each in api.items(services)] == [*kept, "theirs"]
+    assert recorded(settings.state) == ["local", *kept]
 
 
 @pytest.mark.cluster

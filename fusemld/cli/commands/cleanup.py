@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 @click.command("cleanup")
+@click.option("--keep-applications", is_flag=True, help="Leave served models alone")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed")
 @click.option("--yes", is_flag=True, help="Do not ask")
 @settings_options
-def cleanup(dry_run: bool, yes: bool, config: Path | None) -> None:
+def cleanup(keep_applications: bool, dry_run: bool, yes: bool, config: Path | None) -> None:
     """Remove from the cluster everything that the daemon of this state folder has made there. The daemon must not
     be running; runs that are unfinished go on with new attempts when it is started again."""
     from fusemld.daemon.cleanup import clean_up
@@ -26,9 +27,8 @@ def cleanup(dry_run: bool, yes: bool, config: Path | None) -> None:
         click.echo(_described(found))
         return not found.is_nothing and not dry_run and (yes or click.confirm("remove all of this?"))
 
-    removed = clean_up(load(config).settings, agree)
-    if removed is not None:
-        click.echo(f"removed {removed.pods} pods, {removed.secrets} Secrets and {removed.config_maps} ConfigMaps")
+    if clean_up(load(config).settings, agree, keep_applications=keep_applications) is not None:
+        click.echo("removed all of it")
 
 
 def _described(found: Leftovers) -> str:
@@ -36,4 +36,8 @@ def _described(found: Leftovers) -> str:
     if found.is_nothing:
         return f"nothing of this daemon is {place}"
     counts = f"{len(found.pods)} pods, {found.secrets} Secrets and {found.config_maps} ConfigMaps"
-    return "\n".join((f"{counts} {place}", *(f"  pod {name}" for name in found.pods)))
+    named = [f"  pod {name}" for name in found.pods]
+    for application in found.applications:
+        stays = f"; its copies stay: {', '.join(application.copies)}" if application.copies else ""
+        named.append(f"  application {application.name} at {application.url}{stays}")
+    return "\n".join((f"{counts} {place}", *named))

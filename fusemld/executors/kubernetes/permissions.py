@@ -20,6 +20,7 @@ class Need(enum.StrEnum):
     STEPS = "steps"
     WORDS = "explanations"
     MODELS = "models"
+    ROLLOUTS = "rollouts"
 
     @property
     def consequence(self) -> str:
@@ -31,6 +32,7 @@ _CONSEQUENCES: Final = {
     Need.STEPS: "Steps cannot be pods without that.",
     Need.WORDS: "What a pod waits for is not told in the words of those who keep it waiting.",
     Need.MODELS: "Models cannot become InferenceServices without that.",
+    Need.ROLLOUTS: "Whether the new model of an application already serves is known by KServe's word alone.",
 }
 
 
@@ -64,6 +66,9 @@ def _all() -> Iterator[Permission]:
         # Access of a served model to the object store, applied together with the InferenceService.
         (Need.MODELS, "", "secrets", "create patch delete"),
         (Need.MODELS, "", "serviceaccounts", "create patch delete"),
+        # What KServe makes to run a model, with or without Knative.
+        (Need.ROLLOUTS, "apps", "deployments", "list watch"),
+        (Need.ROLLOUTS, "serving.knative.dev", "services", "list watch"),
     ):
         for verb in verbs.split():
             yield Permission(verb=verb, resource=resource, group=group, need=need)
