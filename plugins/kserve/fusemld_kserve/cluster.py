@@ -10,7 +10,7 @@ import msgspec
 
 from fusemld.hooks.clusters import Cluster, Json
 from fusemld.hooks.steps import StepContext
-from fusemld.hooks.stores import ObjectStore
+from fusemld.hooks.stores import ObjectStore, StoreConnection
 from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, FusemldError, NotFoundError, StartError, UnavailableError
 from fusemld.model.extension import ServiceAccess
@@ -78,6 +78,7 @@ class _Deployment:
 
     async def run(self) -> str:
         context, options = self._context, self._options
+        connection = self._served_store()
         async with self._lock:
             recorded = await self._recorded()
             service = await self._objects.service(self._place)
@@ -95,7 +96,7 @@ class _Deployment:
             store = self._store()
             layout, address = await self._laid_out(store)
             context.note(f"applying {self._place.reference} ({layout.engine})")
-            await self._apply_access(store_access(context))
+            await self._apply_access(connection)
             before = await self._apply_service(layout, address)
         url = await Wait(self._cluster, self._place, self._run, before, context.note).url()
         url += layout.inference_path
@@ -176,13 +177,21 @@ class _Deployment:
         self._context.note(f"laying out {model} for {layout.engine} ({len(layout.copies)} files)")
         return layout, await layouts.made(store, layout, model, files, self._below)
 
-    async def _apply_access(self, served: ServiceAccess) -> None:
-        """`served` is the object store as the served model sees it."""
-        connection = self._context.object_store(served).connection
+    def _served_store(self) -> StoreConnection:
+        """The object store as the served model sees it."""
+        connection = self._context.object_store(store_access(self._context)).connection
+        if manifests.is_loopback(connection):
+            raise StartError(
+                f"cannot serve {self._options.model} in the cluster {self._cluster.name}: its object store is at "
+                f"{connection.endpoint}, which pods cannot reach; register one that they can reach"
+            )
         if connection.session_token is not None:
             self._context.log(
                 "warning: KServe hands no session token on, so the model may not be allowed to be read"
             )
+        return connection
+
+    async def _apply_access(self, connection: StoreConnection) -> None:
         wanted = (
             (self._secret, manifests.secret(self._secret, self._owner, connection)),
             (self._account, manifests.service_account(self._account, self._owner, self._secret.name)),

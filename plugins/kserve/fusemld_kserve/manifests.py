@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -124,6 +125,15 @@ def secret(place: Place, owner: Owner, store: StoreConnection) -> Json:
             "AWS_SECRET_ACCESS_KEY": store.secret_key or "",
         },
     }
+
+
+def is_loopback(store: StoreConnection) -> bool:
+    """Whether it is an object store of one machine only, as the embedded one is."""
+    host = "" if store.endpoint is None else urlsplit(store.endpoint).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def service_account(place: Place, owner: Owner, secret_name: str) -> Json:

@@ -615,6 +615,11 @@ async def test_what_cannot_be_served_is_refused_before_anything_is_made(world: W
         async with world.running(world.context(model)) as running:
             assert words in str(await running.failure())
 
+    context = world.context("sklearn")
+    context.extensions["s3-storage"] = access("s3", world.store_url, world.keys)
+    async with world.running(context) as running:
+        assert "which pods cannot reach" in str(await running.failure())
+
     assert world.service() is None
     assert world.ours() == []
     assert remembered(world) == []

@@ -9,6 +9,7 @@ from fusemld_kserve.manifests import (
     access_places,
     created_at,
     inference_service,
+    is_loopback,
     secret,
     service_account,
     service_name,
@@ -80,6 +81,22 @@ def test_the_secret_says_how_the_store_is_reached(connection: StoreConnection, n
     assert {key.partition("/s3-")[2]: value for key, value in found.items() if "/s3-" in key} == notes
     assert set(made["stringData"]) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert made["stringData"]["AWS_SECRET_ACCESS_KEY"] == (connection.secret_key or "")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_so"),
+    [
+        ("http://127.0.0.1:9000", True),
+        ("http://[::1]:9000", True),
+        ("http://localhost:9000", True),
+        ("http://minio.localhost", True),
+        ("http://10.0.0.1:9000", False),
+        ("http://minio:9000", False),
+        (None, False),
+    ],
+)
+def test_a_store_of_one_machine_only_is_told_from_others(endpoint: str | None, is_so: bool) -> None:
+    assert is_loopback(StoreConnection(endpoint=endpoint, region="r")) is is_so
 
 
 def test_everything_says_whose_it_is() -> None:
