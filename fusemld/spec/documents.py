@@ -15,7 +15,7 @@ from fusemld.model.problem import Problem, Severity
 from fusemld.model.workflow import CredentialRisk
 from fusemld.spec.canonical import canonical_of
 from fusemld.spec.leaves import NAME_PATTERN
-from fusemld.spec.nodes import MappingNode, Node, ScalarNode, SequenceNode, parse
+from fusemld.spec.nodes import MappingNode, Node, ScalarNode, SequenceNode, parse, shown_key
 from fusemld.spec.places import Places, request_places, workflow_places
 from fusemld.spec.reader import MAX_ERRORS, Findings, TooManyErrors, read_shape
 from fusemld.spec.records import read_assignment, read_codeset, read_extension, read_run
@@ -149,7 +149,7 @@ def _kind(node: MappingNode, findings: Findings) -> Kind | None:
             return None
     inferred = _inferred(node.entries)
     if inferred is None:
-        shown = ", ".join(name[:60] for name in list(node.entries)[:10]) or "no field"
+        shown = ", ".join(shown_key(name).strip("'\"") for name in list(node.entries)[:10]) or "no field"
         findings.error(f"cannot tell what this document is (it has {shown}): {_HOW_TO_BE}", node.place)
     return inferred
 

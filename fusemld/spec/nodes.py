@@ -8,8 +8,10 @@ expand to, and never expanded. Messages never quote values, which may be credent
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, Protocol
 
 import yaml
@@ -24,6 +26,7 @@ _MAX_PROBLEMS: Final = 100
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _OTHER_BOMS: Final = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _CONTROL: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LINE_END: Final = re.compile("\r\n|\r|\n")
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _TAG_PREFIX: Final = "tag:yaml.org,2002:"
 _SCALAR_TAGS: Final = frozenset({"!", *(_TAG_PREFIX + name for name in ("str", "int", "float", "bool", "null"))})
@@ -73,6 +76,8 @@ class MappingNode:
 class _Mark(Protocol):
     """Where PyYAML or libyaml saw something, counted from 0."""
 
+    @property
+    def index(self) -> int: ...
     @property
     def line(self) -> int: ...
     @property
@@ -126,6 +131,11 @@ def too_large(size_bytes: int) -> str:
     return f"the file has {size_bytes:,} bytes, more than the {MAX_BYTES:,} allowed: split it into several files"
 
 
+def shown_key(name: str) -> str:
+    """A key as messages quote it: of `PASSWORD:secret`, which lacks a space, what is before the colon."""
+    return repr(name.partition(":")[0][:60])
+
+
 def decode(data: bytes) -> str:
     """The text of a file within the budget; a UTF-8 byte order mark at its start is dropped."""
     start = Place(line=1, column=1)
@@ -152,7 +162,7 @@ def decode(data: bytes) -> str:
 
 
 def _end_of(text: str) -> Place:
-    lines = re.split("\r\n|\r|\n", text)
+    lines = _LINE_END.split(text)
     return Place(line=len(lines), column=len(lines[-1]) + 1)
 
 
@@ -165,7 +175,8 @@ class _Composer:
         self._root: Node | None = None
 
     def documents(self, text: str) -> Iterator[Node]:
-        for event in _events(text):
+        self._lines = _Lines(text)
+        for event in _events(text, self._lines):
             match event:
                 case yaml.DocumentStartEvent():
                     self._anchors, self._root = {}, None
@@ -180,7 +191,7 @@ class _Composer:
                     pass
 
     def _node(self, event: yaml.NodeEvent) -> None:
-        place = _place(event.start_mark)
+        place = self._lines.place(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             self._alias(event, place)
             return
@@ -270,7 +281,7 @@ class _Composer:
             return None
         if node.text in mapping.entries:
             first = mapping.entries[node.text][0]
-            self._problem(f"{node.text[:60]!r} is given twice (first in line {first.line}): remove one", place)
+            self._problem(f"{shown_key(node.text)} is given twice (first in line {first.line}): remove one", place)
             return None
         return node.text, place
 
@@ -291,21 +302,48 @@ class _Composer:
             raise _Refused(f"stopped after {_MAX_PROBLEMS} problems: mend these first", place)
 
 
-def _events(text: str) -> Iterator[yaml.Event]:
+class _Lines:
+    """Places as editors count them. libyaml also ends lines at U+0085, U+2028 and U+2029, and begins another one
+    at the end of a text that does not end with a line."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._are_odd = any(separator in text for separator in "\x85\u2028\u2029")
+        self._count = text.count("\n") + text.count("\r") - text.count("\r\n") + 1
+
+    def place(self, mark: _Mark | None) -> Place:
+        if mark is None:
+            return Place(line=1, column=1)
+        if mark.line < self._count and not self._are_odd:
+            return Place(line=mark.line + 1, column=mark.column + 1)
+        index = min(mark.index, len(self._text))
+        line = bisect_right(self._starts, index)
+        return Place(line=line, column=index - self._starts[line - 1] + 1)
+
+    def text_of(self, line: int) -> str:
+        """The line of that number, counted from 1."""
+        end = self._starts[line] if line < len(self._starts) else len(self._text)
+        return self._text[self._starts[line - 1] : end]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(found.end() for found in _LINE_END.finditer(self._text))]
+
+
+def _events(text: str, lines: _Lines) -> Iterator[yaml.Event]:
     try:
         yield from yaml.parse(text, Loader=yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
-        raise _syntax_error(error, text) from None
+        raise _syntax_error(error, lines) from None
     except yaml.YAMLError as error:
         raise _Refused(f"not valid YAML: {type(error).__name__}", Place(line=1, column=1)) from None
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> _Refused:
-    place = _place(error.problem_mark or error.context_mark)
-    lines = text.splitlines()
+def _syntax_error(error: yaml.MarkedYAMLError, lines: _Lines) -> _Refused:
+    place = lines.place(error.problem_mark or error.context_mark)
     for number in (place.line, place.line - 1):
-        if 1 <= number <= len(lines):
-            line = lines[number - 1]
+        if number >= 1:
+            line = lines.text_of(number)
             indent = line[: len(line) - len(line.lstrip())]
             if "\t" in indent:
                 tab = Place(line=number, column=indent.index("\t") + 1)
@@ -315,12 +353,6 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> _Refused:
         return _Refused("a tab character stands where YAML allows none: use spaces instead", place)
     within = f" ({error.context})" if error.context and error.context != what else ""
     return _Refused(f"not valid YAML: {what}{within}", place)
-
-
-def _place(mark: _Mark | None) -> Place:
-    if mark is None:
-        return Place(line=1, column=1)
-    return Place(line=mark.line + 1, column=mark.column + 1)
 
 
 def _check_tag(tag: str | None, allowed: frozenset[str], place: Place) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, assert_never
 
 from fusemld.model.problem import Problem, Severity
 from fusemld.spec.leaves import Expression, Text
-from fusemld.spec.nodes import MappingNode, Node, Place, ScalarNode, SequenceNode
+from fusemld.spec.nodes import MappingNode, Node, Place, ScalarNode, SequenceNode, shown_key
 from fusemld.spec.shapes import SecretReferenceShape, Shape
 from fusemld.spec.types import (
     Choice,
@@ -108,12 +108,7 @@ def read_shape(node: MappingNode, shape: type[S], findings: Findings) -> S:
 def _unknown(name: str, shape: type[Shape], fields: dict[str, Field], findings: Findings) -> str:
     known = [field.name for field in fields.values() if not isinstance(field.type, Ignored | NotYet)]
     remedy = findings.suggestion(name, known) or f": it has {', '.join(known)}"
-    return f"unknown field {_shown(name)} of {shape.noun}{remedy}"
-
-
-def _shown(name: str) -> str:
-    """A key as messages quote it: of `PASSWORD:secret`, which lacks a space, what is before the colon."""
-    return repr(name.partition(":")[0][:60])
+    return f"unknown field {shown_key(name)} of {shape.noun}{remedy}"
 
 
 def _wanted(field: Field) -> str:
@@ -222,9 +217,9 @@ def _read_table(node: Node, type_: Table, where: str, findings: Findings) -> dic
         if (complaint := key.complaint()) is not None:
             findings.error(f"{where}: {complaint}", place)
         if isinstance(value, ScalarNode) and value.is_null:
-            findings.error(f"{_shown(name)} in {where} is empty: {_value_wanted(name)}", place)
+            findings.error(f"{shown_key(name)} in {where} is empty: {_value_wanted(name)}", place)
         else:
-            table[key] = _read(value, type_.value, f"{_shown(name)} in {where}", place, findings)
+            table[key] = _read(value, type_.value, f"{shown_key(name)} in {where}", place, findings)
     return table
 
 

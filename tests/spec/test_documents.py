@@ -96,6 +96,8 @@ def test_a_request_without_a_name_is_called_like_its_file(file: str, root: str |
             "workflow: w\n",
             "an assignment 'workflow' with 'codesets', a run request 'workflow' with 'inputs'; or say",
         ),
+        ("PASSWORD:canary: 1\n", "f:1:1: cannot tell what this document is (it has PASSWORD):"),
+        ("odd\N{NO-BREAK SPACE}key: 1\n", r"f:1:1: cannot tell what this document is (it has odd\xa0key):"),
         ("kind: workfow\n", "f:1:7: unknown kind 'workfow': did you mean 'workflow'?"),
         ("kind: zzz\n", "f:1:7: unknown kind 'zzz': use one of workflow, extension, codeset, assignment, run"),
         ("kind: [a]\nsteps: 1\n", "f:1:7: 'kind' of a workflow cannot be a list: use workflow"),

@@ -192,3 +192,24 @@ def test_random_text_in_yamls_own_alphabet_is_nodes_or_problems(text: str) -> No
     nodes, problems = parse(text.encode())
 
     assert problems or all(isinstance(node, ScalarNode | SequenceNode | MappingNode) for node in nodes)
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_lines_are_counted_as_editors_do_also_where_yaml_knows_other_ends(separator: str) -> None:
+    mapping = _mapping(f"a: 1{separator}b: 2\r\nc: 3\rd: 4\n".encode())
+
+    assert {name: place for name, (place, _) in mapping.entries.items()} == {
+        "a": Place(line=1, column=1),
+        "b": Place(line=1, column=6),
+        "c": Place(line=2, column=1),
+        "d": Place(line=3, column=1),
+    }
+
+
+@pytest.mark.parametrize("data", [b"name: all\nd", b"a: [1\nb", "a: 1\x85b".encode()])
+def test_what_is_wrong_at_the_end_of_a_file_is_in_its_last_line(data: bytes) -> None:
+    (problem,) = parse(data)[1]
+    lines = data.decode().split("\n")
+
+    assert problem.line == len(lines)
+    assert 1 <= problem.column <= len(lines[-1]) + 1
