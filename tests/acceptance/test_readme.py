@@ -8,23 +8,38 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.acceptance.daemon import BIN
+from tests.cluster import images
+from tests.cluster.fixtures import delete_namespace
+from tests.cluster.local import LocalCluster
+from tests.cluster.packages import UnpackedPackages
+from tests.cluster.packages import command as succeed
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.services, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
+SECTIONS = re.split(r"^(?=## )", README, flags=re.MULTILINE)
+(ON_A_CLUSTER,) = [section for section in SECTIONS if section.startswith("## On a cluster\n")]
+HERE = README.replace(ON_A_CLUSTER, "")
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -q rust-just && .venv/bin/just "
-TYPED = [
-    line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
-]
-MENTIONED = re.findall(r"`(fusemld? [^`]+)`", README)
+MENTIONED = re.findall(r"`(fusemld? [^`]+)`", HERE)
+PLACES = ("export ", "mkdir ")
+"""How commands begin that say where things are, for all sections."""
+PYTHON = "docker.io/library/python:3.12-slim"
 NOT_POSSIBLE_NOW = 6
+
+
+def typed(text: str) -> list[str]:
+    """The commands of all blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines()]
 
 
 class Person:
@@ -85,9 +100,9 @@ def person() -> Iterator[Person]:
             assert not left
 
 
-def test_the_commands_of_the_readme_work_in_their_order(person: Person) -> None:
-    assert [command for command in TYPED if command.startswith(SET_UP)] == [SET_UP + "demo", SET_UP + "test"]
-    commands = [command for command in TYPED if not command.startswith(SET_UP)]
+def type_all(person: Person, commands: list[str]) -> str:
+    """Each succeeds; what they have printed."""
+    everything = ""
     for command in commands:
         if command == "fuseml watch latest":
             person.types("until fuseml get latest > /dev/null 2>&1; do sleep 0.2; done")
@@ -95,10 +110,18 @@ def test_the_commands_of_the_readme_work_in_their_order(person: Person) -> None:
         status, printed = person.types(command)
 
         assert status == 0, f"{command}: {status}\n{printed}"
+        everything += printed
         if command.startswith("fusemld run"):
             person.types("until fuseml runs > /dev/null 2>&1; do sleep 0.2; done")
+    return everything
+
+
+def test_the_commands_of_the_readme_work_in_their_order(person: Person) -> None:
+    assert [command for command in typed(HERE) if command.startswith(SET_UP)] == [SET_UP + "demo", SET_UP + "test"]
+    commands = [command for command in typed(HERE) if not command.startswith(SET_UP)]
+    type_all(person, commands)
     for command in MENTIONED:
-        if command.startswith("fusemld stop") or any(typed.startswith(command) for typed in commands):
+        if command.startswith("fusemld stop") or any(each.startswith(command) for each in commands):
             continue
 
         status, printed = person.types(command.replace(" RUN", " latest"))
@@ -107,6 +130,36 @@ def test_the_commands_of_the_readme_work_in_their_order(person: Person) -> None:
         assert status in expected, f"{command}: {status}\n{printed}"
     status, printed = person.types("fusemld stop")
     assert (status, "stopped the daemon" in printed) == (0, True)
+
+
+@contextmanager
+def names_of_the_image(node: LocalCluster, *names: str) -> Iterator[None]:
+    ctr = UnpackedPackages(node.folder / "deb").program("ctr")
+    tool = (ctr, "-a", node.folder / "run/containerd.sock", "-n", images.NAMESPACE, "images")
+    for name in names:
+        succeed(*tool, "tag", "--force", images.BASE, name)
+    try:
+        yield
+    finally:
+        succeed(*tool, "delete", *names)
+
+
+@pytest.mark.cluster
+def test_the_commands_for_a_cluster_work_in_their_order(person: Person, node: LocalCluster) -> None:
+    """Nothing can be pulled on this node: its one image takes the names of all that are asked for."""
+    person.types(f"export KUBECONFIG={node.kubeconfig} PATH={node.assets}:$PATH")
+    try:
+        with names_of_the_image(node, "docker.io/library/busybox:1.37", "docker.io/alpine/git:2.49.1", PYTHON):
+            printed = type_all(
+                person, [each for each in typed(HERE) if each.startswith(PLACES)] + typed(ON_A_CLUSTER)
+            )
+    finally:
+        if node.api.find("/api/v1/namespaces/fusemld") is not None:
+            delete_namespace(node.api, "fusemld")
+
+    assert "git version" in printed
+    assert "the sum is 1066" in printed
+    assert "succeeded" in printed
 
 
 def test_just_demo_ends_with_predictions_and_leaves_nothing_unless_it_is_told_to(tmp_path: Path) -> None:
