@@ -34,7 +34,7 @@ def no_api_server(cluster: LocalCluster) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.start_api_server()
+        cluster.end_outage()
 
 
 def pair(name: str) -> str:

@@ -65,7 +65,12 @@ class LocalCluster:
             "--listen-peer-urls=http://127.0.0.1:2380",
         )  # fmt: skip
         self.start_api_server()
-        self.start_controller_manager()
+        self._start(
+            "controller-manager", self.assets / "kube-controller-manager",
+            f"--kubeconfig={self.pki / 'controller-manager.kubeconfig'}", "--leader-elect=false",
+            f"--service-account-private-key-file={self.pki}/sa.key", f"--root-ca-file={self.pki}/ca.crt",
+            "--use-service-account-credentials=true", "--node-monitor-grace-period=20s",
+        )  # fmt: skip
         self._start(
             "scheduler", self.assets / "kube-scheduler", f"--kubeconfig={self.pki / 'scheduler.kubeconfig'}",
             "--leader-elect=false",
@@ -125,13 +130,13 @@ class LocalCluster:
         """As `kill -9` does; nobody listens afterwards."""
         self.programs.kill("apiserver")
 
-    def start_controller_manager(self) -> None:
-        self._start(
-            "controller-manager", self.assets / "kube-controller-manager",
-            f"--kubeconfig={self.pki / 'controller-manager.kubeconfig'}", "--leader-elect=false",
-            f"--service-account-private-key-file={self.pki}/sa.key", f"--root-ca-file={self.pki}/ca.crt",
-            "--use-service-account-credentials=true", "--node-monitor-grace-period=20s",
-        )  # fmt: skip
+    def end_outage(self) -> None:
+        """Start the API server again, and with it those of the cluster's own parts that wait longer and longer
+        before they look for it. The node is ready afterwards."""
+        for name in ("controller-manager", "scheduler", "kubelet"):
+            self.programs.kill(name)
+        self.start()
+        self.start_node()
 
     def kill_kubelet(self) -> None:
         """The node falls silent; what runs on it goes on running."""
