@@ -44,14 +44,13 @@ class Cluster(Protocol):
 class _Packed:
     """`bundle` is None where the codeset is too large; `is_there`: its ConfigMaps have been created."""
 
-    __slots__ = ("bundle", "is_packed", "is_there", "lock", "unused_since")
+    __slots__ = ("bundle", "is_packed", "is_there", "lock")
 
     def __init__(self) -> None:
         self.bundle: Bundle | None = None
         self.is_packed = False
         self.is_there = False
         self.lock = anyio.Lock(fast_acquire=True)
-        self.unused_since: float | None = None
 
 
 class Delivery:
@@ -65,6 +64,8 @@ class Delivery:
         self._clock = clock
         self._known: dict[str, _Packed] = {}
         self._held: Counter[str] = Counter()
+        self._unused: dict[str, float] = {}
+        """ConfigMaps that nobody holds, and since when."""
         self._sweeping = anyio.Lock(fast_acquire=True)
 
     async def deliver(self, codesets: Sequence[MountedCodeset]) -> Mapping[str, Bundle]:
@@ -87,13 +88,16 @@ class Delivery:
 
     def hold(self, names: Iterable[str]) -> None:
         """ConfigMaps that an attempt uses."""
-        self._held.update(names)
+        for name in names:
+            self._held[name] += 1
+            self._unused.pop(name, None)
 
     def release(self, names: Iterable[str]) -> None:
         for name in names:
             self._held[name] -= 1
             if self._held[name] <= 0:
                 del self._held[name]
+                self._unused[name] = self._clock()
 
     def doubt(self) -> None:
         """Somebody may have removed ConfigMaps. All are created again when they are needed next, which costs a
@@ -117,15 +121,14 @@ class Delivery:
 
     async def sweep_unused(self) -> None:
         """Remove what nobody has held for `UNUSED_S`. To be called now and then."""
-        now = self._clock()
+        due = {name for name, since in self._unused.items() if self._clock() - since >= UNUSED_S}
         for digest, packed in list(self._known.items()):
-            if packed.bundle is not None and any(name in self._held for name in packed.bundle.names):
-                packed.unused_since = None
-            elif packed.unused_since is None:
-                packed.unused_since = now
-            elif now - packed.unused_since >= UNUSED_S:
+            if packed.bundle is not None and due.intersection(packed.bundle.names):
                 async with packed.lock:
                     await self._remove(digest, packed)
+        async with self._sweeping:
+            for name in due.intersection(self._unused) - self._names():
+                await self._delete(name)
 
     async def _remove(self, digest: str, packed: _Packed) -> None:
         names = packed.bundle.names if packed.bundle is not None else ()
@@ -133,12 +136,19 @@ class Delivery:
             return
         packed.is_there = False
         for name in names:
-            await self._cluster.delete(f"{self._path}/{name}")
-        if self._known.get(digest) is packed:
-            del self._known[digest]
+            await self._delete(name)
+        self._known.pop(digest, None)
+
+    async def _delete(self, name: str) -> None:
+        await self._cluster.delete(f"{self._path}/{name}")
+        self._unused.pop(name, None)
+
+    def _names(self) -> set[str]:
+        """Of the ConfigMaps that this daemon has created."""
+        bundles = (packed.bundle for packed in self._known.values())
+        return {name for made in bundles if made is not None for name in made.names}
 
     async def _deliver(self, codeset: MountedCodeset, packed: _Packed) -> Bundle | None:
-        packed.unused_since = None
         if packed.is_there or (packed.is_packed and packed.bundle is None):
             return packed.bundle
         data = await anyio.to_thread.run_sync(_pack, codeset.source, self._limit_bytes)
@@ -146,6 +156,7 @@ class Delivery:
         if data is None:
             return None
         packed.bundle = bundle(data, self._cluster.instance)
+        self._unused.update((name, self._clock()) for name in packed.bundle.names if name not in self._held)
         async with self._sweeping:
             for body in config_maps(data, self._cluster.instance, self._cluster.namespace):
                 try:

@@ -100,12 +100,13 @@ async def test_only_what_nobody_has_used_for_a_while_is_swept(
     other.mkdir()
     used = next(iter((await delivery.deliver([mounted(other, "d-2")])).values()))
     unused = next(iter((await delivery.deliver([codeset])).values()))
+    clock.now = 10.0
     delivery.release(unused.names)
-    for clock.now in (1.0, UNUSED_S):
+    for clock.now in (10.0, UNUSED_S + 9.0):
         await delivery.sweep_unused()
         assert set(unused.names) <= await there(cluster)
 
-    clock.now = UNUSED_S + 1.0
+    clock.now = UNUSED_S + 10.0
     await delivery.sweep_unused()
     assert await there(cluster) == set(used.names)
 
@@ -123,11 +124,16 @@ async def test_what_an_earlier_daemon_left_goes_but_what_an_adopted_pod_uses(
     used = next(iter((await earlier.deliver([mounted(other, "d-2")])).values()))
     await earlier.deliver([codeset])
 
-    delivery = Delivery(cluster, LIMIT_BYTES)
+    clock = Clock()
+    delivery = Delivery(cluster, LIMIT_BYTES, clock)
     delivery.hold(used.names)
     await delivery.sweep_unknown()
-
     assert await there(cluster) == set(used.names)
+
+    delivery.release(used.names)
+    clock.now = UNUSED_S
+    await delivery.sweep_unused()
+    assert await there(cluster) == set()
 
 
 @pytest.mark.cluster
