@@ -8,7 +8,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from fusemld.hooks.clusters import Cluster, Json
-from fusemld.model.errors import ConflictError, ForbiddenError, FusemldError, StartError
+from fusemld.model.errors import ConflictError, ForbiddenError, FusemldError, NotFoundError, StartError
 from fusemld_kserve.manifests import RUN, Place, annotation
 from fusemld_kserve.readiness import Phase, Verdict, failure, judge, workload_place
 
@@ -107,13 +107,21 @@ class Wait:
                         self._workload = state
                         self._changed.set()
         except (FusemldError, BaseExceptionGroup) as error:
-            cause = _only(error)
-            if not isinstance(cause, ForbiddenError):
-                self._fail(cause)
-                return
-            self._note(f"cannot see the pods' {place.kind}, so KServe's own word has to do: {cause}")
-            self._is_hidden = True
-            self._changed.set()
+            match _only(error):
+                case ForbiddenError() as cause:
+                    self._note(f"cannot see the pods' {place.kind}, so KServe's own word has to do: {cause}")
+                    self._is_hidden = True
+                    self._changed.set()
+                case NotFoundError():
+                    what = f"{place.kind} of {place.api_version}"
+                    self._fail(
+                        StartError(
+                            f"cannot serve {self._place.name}: KServe wants a {what}, which the cluster "
+                            "does not know; install what is missing, or change KServe's default deployment mode"
+                        )
+                    )
+                case cause:
+                    self._fail(cause)
 
     def _fail(self, error: BaseException) -> None:
         cause = _only(error)

@@ -563,6 +563,15 @@ async def test_where_kserve_deploys_pods_itself_the_step_waits_for_the_last_of_t
     assert any("pods of the predictor" in note or "model before" in note for note in newer.notes)
 
 
+async def test_a_cluster_that_lacks_what_kserve_wants_to_make_is_told(world: World) -> None:
+    async with world.running(world.context("sklearn")) as running:
+        await world.serves("run-1", deploymentMode="Knative", conditions=[])
+        error = await running.failure()
+
+    assert isinstance(error, StartError)
+    assert "KServe wants a Service of serving.knative.dev/v1, which the cluster does not know" in str(error)
+
+
 async def test_where_the_deployment_may_not_be_seen_kserves_own_word_has_to_do(
     api: Api, cluster: LocalCluster, namespace: str, object_store: ServiceAddress, tmp_path: Path
 ) -> None:
