@@ -207,5 +207,5 @@ def test_building_a_trainer_image_is_refused_with_what_to_do_instead(pods: PodDa
 
     assert run["state"] == "failed"
     assert "mlflow-builder" in run["message"]
-    assert "kubernetes" in run["message"]
+    assert "executor: process" in run["message"]
     assert not pods.attempts()
