@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,9 +20,10 @@ from fusemld.store.sqlite import Store
 SERVICES = "services"
 BUILDS = "environments"
 ASKED_AT_ONCE = 500
+REMOVED_AT_ONCE = 20
 
 
-class _Logs(msgspec.Struct, frozen=True):
+class _Logs(msgspec.Struct, frozen=True, order=True):
     """All logs of a run or a service, or that of a build."""
 
     path: Path
@@ -61,19 +62,18 @@ class RetainedLogs:
         found = await run_sync(_listed, self._run_folders())
         ended = await self._ended([logs.path.name for logs in found])
         doomed = [logs for logs in found if logs.path.name not in ended or logs.path.name in going]
-        spared = [logs for logs in found if logs not in doomed]
-        aged = [logs for logs in spared if ended[logs.path.name] is not None]
-        aged.sort(key=lambda logs: ended[logs.path.name] or 0.0)
+        total = other_bytes + sum(logs.size_bytes for logs in found) - sum(logs.size_bytes for logs in doomed)
         limit, kept_s = self._settings.logs_bytes, self._settings.logs_s
-        total = other_bytes + sum(logs.size_bytes for logs in spared)
-        for logs in aged:
-            is_old = kept_s and (ended[logs.path.name] or 0.0) < self._clock() - kept_s
+        spared = set(found).difference(doomed)
+        oldest_first = sorted((at, logs) for logs in spared if (at := ended[logs.path.name]) is not None)
+        for ended_at, logs in oldest_first:
+            is_old = kept_s and ended_at < self._clock() - kept_s
             if is_old or (limit and total > limit):
                 doomed.append(logs)
                 total -= logs.size_bytes
-        gone = {logs.path for logs in doomed if dry_run or await self._is_discarded(logs)}
+        gone = set(doomed) if dry_run else await self._discarded(doomed)
         for logs in found:
-            if logs.path in gone:
+            if logs in gone:
                 tally.remove(logs.size_bytes)
             elif self._supervisor.find(logs.path.name) is not None:
                 tally.keep("of an unfinished run", logs.size_bytes)
@@ -86,15 +86,16 @@ class RetainedLogs:
         tally, kept_bytes = Tally("logs of services and builds"), 0
         found = await run_sync(_listed, [*_entries(self._folder / SERVICES), *_entries(self._folder / BUILDS)])
         services = {record.name for record in await self._store.services()}
-        kept_s = self._settings.logs_s
+        of_services = {logs for logs in found if logs.path.parent.name == SERVICES and logs.path.name in services}
+        kept_s, now = self._settings.logs_s, self._clock()
+        doomed = [logs for logs in found if kept_s and logs.written_at < now - kept_s and logs not in of_services]
+        gone = set(doomed) if dry_run else await self._discarded(doomed)
         for logs in found:
-            is_of_service = logs.path.parent.name == SERVICES and logs.path.name in services
-            is_old = kept_s and logs.written_at < self._clock() - kept_s
-            if is_old and not is_of_service and (dry_run or await self._is_discarded(logs)):
+            if logs in gone:
                 tally.remove(logs.size_bytes)
-                continue
-            kept_bytes += logs.size_bytes
-            tally.keep("of a service" if is_of_service else "recent", logs.size_bytes)
+            else:
+                kept_bytes += logs.size_bytes
+                tally.keep("of a service" if logs in of_services else "recent", logs.size_bytes)
         return tally, kept_bytes
 
     def _run_folders(self) -> list[Path]:
@@ -107,17 +108,21 @@ class RetainedLogs:
             ended |= await self._store.known_runs(runs[start : start + ASKED_AT_ONCE])
         return ended | dict.fromkeys((run for run in runs if self._supervisor.find(run) is not None), None)
 
-    async def _is_discarded(self, logs: _Logs) -> bool:
-        """A run that goes on again meanwhile keeps its logs: nothing happens between the question and the move."""
-        async with at_leisure():
-            if self._supervisor.find(logs.path.name) is not None:
-                return False
-            try:
-                taken = self._trash.take(logs.path)
-            except FileNotFoundError:
-                return True
-            await run_sync(self._trash.remove, taken)
-            return True
+    async def _discarded(self, doomed: Sequence[_Logs]) -> set[_Logs]:
+        """Those of them that are gone. A run that goes on again meanwhile keeps its logs: nothing happens between
+        the question and the move."""
+        gone: set[_Logs] = set()
+        for start in range(0, len(doomed), REMOVED_AT_ONCE):
+            async with at_leisure():
+                chosen = doomed[start : start + REMOVED_AT_ONCE]
+                batch = [logs for logs in chosen if self._supervisor.find(logs.path.name) is None]
+                gone.update(batch)
+                await run_sync(self._remove, [self._trash.take(logs.path) for logs in batch if logs.path.exists()])
+        return gone
+
+    def _remove(self, taken: Sequence[Path]) -> None:
+        for path in taken:
+            self._trash.remove(path)
 
 
 def _entries(folder: Path) -> Iterable[Path]:
