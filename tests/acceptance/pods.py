@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import socket
@@ -14,25 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fusemld.executors.kubernetes import names
 from fusemld.hooks.clusters import MANAGED_BY, MANAGER
 from fusemld.model.run import AttemptKey
-from tests.acceptance.daemon import EXAMPLES, Daemon
+from tests.acceptance.daemon import Daemon
 from tests.cluster import pki
 from tests.cluster.api import Api, Json, PodHistory
 from tests.cluster.images import BASE
 from tests.cluster.local import LocalCluster
-
-ROLE = EXAMPLES / "kubernetes" / "role.yaml"
-"""What operators are told to grant: the daemons of these tests have nothing else."""
-ACCOUNT = "fusemld"
-GROUPS = {
-    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts/{}",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles/{}",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings/{}",
-}
+from tests.cluster.role import grant, write_kubeconfig
 
 CANARY = "canary-$(id)-5e1f0a77-value"
 VAULT = f"""\
@@ -59,7 +48,8 @@ class PodDaemon:
         self.namespace = namespace
         self.kubeconfig = daemon.base / "kubeconfig"
         self.history = PodHistory(self.api, namespace)
-        self._grant()
+        self.token = grant(self.api, namespace)
+        self.use_server(pki.SERVER)
         self.daemon.environment |= {
             "FUSEMLD_EXECUTOR": "kubernetes",
             "FUSEMLD_KUBERNETES_KUBECONFIG": str(self.kubeconfig),
@@ -70,34 +60,9 @@ class PodDaemon:
             "FUSEMLD_STEPS_GRACE_S": "1",
         }
 
-    def _grant(self) -> None:
-        """The example's documents as an operator applies them, and a token of its account."""
-        for document in yaml.safe_load_all(ROLE.read_text()):
-            path = GROUPS[document["kind"]].format(self.namespace, document["metadata"]["name"])
-            self.api.apply(path, json.dumps(document).encode())
-        account = GROUPS["ServiceAccount"].format(self.namespace, ACCOUNT)
-        answer = self.api.create(f"{account}/token", {"spec": {"expirationSeconds": 3600}})
-        self.token = str(answer["status"]["token"])
-        self.use_server(pki.SERVER)
-
     def use_server(self, url: str) -> None:
         """From the next start of the daemon on."""
-        authority = base64.b64encode((self.cluster.pki / "ca.crt").read_bytes()).decode()
-        self.kubeconfig.write_text(
-            json.dumps(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "clusters": [
-                        {"name": "it", "cluster": {"server": url, "certificate-authority-data": authority}}
-                    ],
-                    "users": [{"name": "it", "user": {"token": self.token}}],
-                    "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-                    "current-context": "it",
-                }
-            )
-        )
-        self.kubeconfig.chmod(0o600)
+        write_kubeconfig(self.kubeconfig, self.token, self.cluster.pki / "ca.crt", self.namespace, url)
 
     def start(self, **settings: str) -> None:
         self.daemon.start(**settings)

@@ -16,11 +16,12 @@ import pytest
 
 from fusemld.model.run import RunState
 from tests.acceptance.daemon import Daemon, runs
-from tests.acceptance.pods import ACCOUNT, Gate, PodDaemon, attempts_of, bash, endings, log, workflow
+from tests.acceptance.pods import Gate, PodDaemon, attempts_of, bash, endings, log, workflow
 from tests.acceptance.proxies import SilentProxy
 from tests.cluster import pki
 from tests.cluster.api import Api, ApiError
 from tests.cluster.local import LocalCluster
+from tests.cluster.role import ACCOUNT
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.cluster, pytest.mark.timeout(400)]
 

@@ -25,7 +25,7 @@ def build(folder: Path, run: Path, log: Path) -> tuple[Path, Path]:
     base, pause = folder / "base.tar", folder / "pause.tar"
     if base.exists() and pause.exists():
         return base, pause
-    install({"debootstrap": "debootstrap", "podman": "podman", "gcc": "gcc"}, log / "apt.log")
+    install({"debootstrap": "debootstrap", "podman": "podman", "gcc": "gcc libc6-dev"}, log / "apt.log")
     root = folder / "rootfs"
     if not (root / "usr").exists():
         packages = "python3-minimal,git,ca-certificates"

@@ -19,7 +19,7 @@ from typing import Any
 from tests.cluster import pki
 from tests.cluster.api import Api
 from tests.cluster.node import NodePrograms
-from tests.cluster.packages import UnpackedPackages
+from tests.cluster.packages import UnpackedPackages, install
 from tests.cluster.programs import ClusterError, Programs, wait_for
 
 ASSETS = "KUBEBUILDER_ASSETS"
@@ -56,6 +56,7 @@ class LocalCluster:
         """etcd, API server, controller manager, scheduler. Raises `ClusterError`."""
         self._needs("kube-apiserver", "kube-controller-manager", "kube-scheduler")
         self._packages.add("etcd-server")
+        install({"openssl": "openssl"}, self.folder / "log/apt.log")
         pki.create(self.pki, self.address, self.node_name)
         data = self.folder / "data/etcd"
         data.parent.mkdir(exist_ok=True)

@@ -36,8 +36,10 @@ def mirror() -> str:
 
 
 def install(programs: Mapping[str, str], log: Path) -> None:
-    """Program to the package that has it: those that are not there are installed, from this host's release."""
-    if missing := [package for program, package in programs.items() if shutil.which(program) is None]:
+    """Program to the packages that it needs: those that are not there are installed, from this host's release."""
+    if missing := [
+        name for program, names in programs.items() if not shutil.which(program) for name in names.split()
+    ]:
         command("apt-get", "-qq", "update")
         command("apt-get", "-qq", "--yes", "--no-install-recommends", "install", *missing, log=log)
 
