@@ -9,7 +9,7 @@ from fusemld.executors.kubernetes.attempts import Attempt
 from fusemld.executors.kubernetes.delivery import Delivery
 from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import pod, secret
-from fusemld.executors.kubernetes.refusals import creating
+from fusemld.executors.kubernetes.refusals import NotNowError, creating
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.masking import encoded
 from fusemld.hooks.clusters import MANAGED_BY, Cluster, Json
@@ -92,6 +92,8 @@ class Creator:
         try:
             with creating(f"pod {attempt.name}"):
                 created = await self._cluster.create(f"{self._root}/pods", body)
+        except NotNowError:
+            raise
         except UnavailableError:
             attempt.creates_unknown = True
             raise

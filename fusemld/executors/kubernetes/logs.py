@@ -25,6 +25,8 @@ _FIRST_PAUSE_S = 2.0
 _LONGEST_PAUSE_S = 30.0
 _SILENCE_S = 10.0
 """How long a log that is only read may be silent."""
+_FOLLOWED_SILENCE_S = 300.0
+"""A log that is followed and says nothing for so long is asked for again: its connection may be dead."""
 _RECORD_BYTES = 160
 
 
@@ -221,7 +223,7 @@ class AttemptLog:
         if follow:
             params["follow"] = "true"
         came = False
-        silence_s = None if follow else _SILENCE_S
+        silence_s = _FOLLOWED_SILENCE_S if follow else _SILENCE_S
         async with self._cluster.logs(self._path, params=params, silence_s=silence_s) as chunks:
             if self._cut_to is not None:
                 with contextlib.suppress(FileNotFoundError):

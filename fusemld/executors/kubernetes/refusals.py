@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from fusemld.model.errors import (
+    ConflictError,
     ForbiddenError,
     FusemldError,
     InvalidInputError,
@@ -14,20 +15,31 @@ from fusemld.model.errors import (
     UnavailableError,
 )
 
-_NOT_NOW = ("exceeded quota", "Unauthorized")
-"""In the server's words about a refusal (401, 403) that passes: others' pods end, credentials are renewed.
-k8s.io/apiserver/pkg/admission/plugin/resourcequota/controller.go"""
+_QUOTA = "exceeded quota"
+"""k8s.io/apiserver/pkg/admission/plugin/resourcequota/controller.go"""
+_UNAUTHORIZED = "Unauthorized"
+_TAKEN = "already exists"
+"""Of a 409. Another one is that of a quota that many change at once."""
+
+
+class NotNowError(UnavailableError):
+    """the API server refuses now what it may take later; nothing was done"""
 
 
 @contextlib.contextmanager
 def creating(what: str) -> Iterator[None]:
-    """Lets `UnavailableError` and `ConflictError` through. A refusal that passes by itself becomes the former, any
-    other a `StartError` with the server's words."""
+    """Lets `UnavailableError` through, and `ConflictError` where there is something of that name. A refusal that
+    passes by itself (a quota, credentials that are being renewed) becomes a `NotNowError`, any other a
+    `StartError` with the server's words."""
     try:
         yield
+    except ConflictError as error:
+        if _TAKEN in str(error):
+            raise
+        raise NotNowError(f"cannot create {what} now: {_words(error)}") from error
     except ForbiddenError as error:
-        if any(words in str(error) for words in _NOT_NOW):
-            raise UnavailableError(f"cannot create {what} now: {_words(error)}") from error
+        if _QUOTA in str(error) or _words(error) == _UNAUTHORIZED:
+            raise NotNowError(f"cannot create {what} now: {_words(error)}") from error
         raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
     except (InvalidInputError, NotFoundError) as error:
         raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
