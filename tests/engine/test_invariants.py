@@ -83,11 +83,12 @@ class RunMachine(RuleBasedStateMachine):
             outcome = Outcome(ending=ending)
             self.send(StepFinished(at=self.world.now, step=name, attempt=attempt, outcome=outcome, outputs=values))
 
-    @rule(position=POSITIONS, ending=st.sampled_from([Ending.LOST, Ending.PROGRAM_FAILED]))
-    def go_on_to_the_next_attempt(self, position: int, ending: Ending) -> None:
-        self.end(position, 0, ending, False)
-        self.deadline(position, True)
-        self.world.admit()
+    @rule(position=POSITIONS, endings=st.lists(st.sampled_from([Ending.LOST, Ending.PROGRAM_FAILED]), max_size=4))
+    def try_again_and_again(self, position: int, endings: list[Ending]) -> None:
+        for ending in endings:
+            self.end(position, 0, ending, False)
+            self.deadline(position, True)
+            self.world.admit()
 
     @rule(position=POSITIONS, is_due=st.booleans())
     def deadline(self, position: int, is_due: bool) -> None:
@@ -135,7 +136,7 @@ class RunMachine(RuleBasedStateMachine):
     def admit_what_asked_for_nothing(self, position: int) -> None:
         name = self.name(position)
         if self.world.step(name).state is not StepState.QUEUED:
-            self.send(StepAdmitted(at=self.world.now, step=name))
+            self.world.send(StepAdmitted(at=self.world.now, step=name))
 
     @rule()
     def restart(self) -> None:
@@ -191,4 +192,4 @@ class RunMachine(RuleBasedStateMachine):
 
 
 TestRunMachine = RunMachine.TestCase
-TestRunMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=40)
+TestRunMachine.settings = settings(max_examples=settings().max_examples * 3 // 2, stateful_step_count=40)
