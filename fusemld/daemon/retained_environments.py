@@ -1,4 +1,5 @@
-"""Which built environments may go: those that nothing uses and nobody has asked for in a long time."""
+"""Which built environments may go: those that nothing uses and nobody has asked for in a long time. And what they
+were built from, where that is too much."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from fusemld.daemon.leisure import at_leisure
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.tally import Tally
 from fusemld.daemon.trash import Trash, size_bytes
-from fusemld.hooks.building import discard_environment, environments
+from fusemld.hooks.building import discard_downloads, discard_environment, environments
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.store.sqlite import Store
@@ -36,6 +37,7 @@ class RetainedEnvironments:
     def __init__(
         self,
         folders: RuntimeFolders,
+        state: Path,
         settings: RetentionSettings,
         store: Store,
         folder: Folder,
@@ -43,6 +45,7 @@ class RetainedEnvironments:
         clock: Callable[[], float],
     ) -> None:
         self._folders = folders
+        self._state = state
         self._settings = settings
         self._store = store
         self._folder = folder
@@ -70,6 +73,19 @@ class RetainedEnvironments:
                 total -= size
             else:
                 tally.keep("recent", size)
+        return tally
+
+    async def collect_downloads(self, *, dry_run: bool) -> Tally:
+        """A cache that is not below `state` is also somebody else's."""
+        tally, limit, cache = Tally("downloads of uv"), self._settings.downloads_bytes, self._folders.cache
+        is_own = cache.is_relative_to(self._state)
+        size = await run_sync(size_bytes, cache) if is_own else 0
+        if not limit or size <= limit:
+            tally.keep("within the limit" if is_own else "not in the state folder", size)
+        elif dry_run or await run_sync(discard_downloads, self._folders):
+            tally.remove(size)
+        else:
+            tally.keep("used by a build", size)
         return tally
 
     def _found(self) -> list[_Environment]:

@@ -65,7 +65,7 @@ class Retention:
         self._codesets = codesets
         self._clock = clock
         self._logs = RetainedLogs(state / "logs", settings, store, supervisor, clock)
-        self._environments = RetainedEnvironments(folders, settings, store, folder, kinds, clock)
+        self._environments = RetainedEnvironments(folders, state, settings, store, folder, kinds, clock)
         self._one_at_a_time = anyio.Lock()
 
     async def run(self) -> None:
@@ -105,6 +105,7 @@ class Retention:
             *await self._logs.collect(going if dry_run else frozenset(), dry_run=dry_run),
             await self._codeset_copies(dry_run),
             await self._environments.collect(dry_run=dry_run),
+            await self._environments.collect_downloads(dry_run=dry_run),
         )
 
     async def _runs(self, dry_run: bool) -> tuple[Tally, frozenset[str]]:

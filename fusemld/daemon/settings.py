@@ -79,6 +79,8 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Built environments, since somebody asked for them."""
     environments_bytes: int = 0
     """All built environments; those that nobody has asked for for longest go first."""
+    downloads_bytes: int = 20 * 1024**3
+    """What uv has downloaded below the state folder; when it is more, all of it goes (environments stay)."""
     codesets_s: float = 7 * 24 * 3600.0
     """Copies of codesets and mirrors of repositories, since somebody asked for them."""
 

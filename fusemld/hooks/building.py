@@ -112,6 +112,19 @@ def discard_environment(key: str, folders: RuntimeFolders, unused_since: float, 
     return True
 
 
+def discard_downloads(folders: RuntimeFolders) -> bool:
+    """Empty uv's cache, unless a build uses it now; whether it is empty. Environments keep their files; the next
+    builds download theirs again. Raises `StartError` with uv's own words."""
+    with _locked(folders.environments / ".downloads.lock", "anything", lambda _: None) as lock:
+        try:
+            Uv(folders, lock).run("cache", "clean", env={"UV_LOCK_TIMEOUT": "1"})
+        except StartError as error:
+            if "lock" not in str(error).lower():
+                raise
+            return False
+    return True
+
+
 def lock_requirements(requirements: str, python: str, folders: RuntimeFolders, note: Note) -> str:
     """The requirements with everything they need, pinned for the interpreter and this host.
 

@@ -47,7 +47,14 @@ NOW = 10_000_000.0
 DAY = 86_400.0
 KEY = "0123456789abcdef01234567"
 UNLIMITED = RetentionSettings(
-    runs_s=0, runs_keep=0, logs_s=0, logs_bytes=0, environments_s=0, environments_bytes=0, codesets_s=0
+    runs_s=0,
+    runs_keep=0,
+    logs_s=0,
+    logs_bytes=0,
+    environments_s=0,
+    environments_bytes=0,
+    downloads_bytes=0,
+    codesets_s=0,
 )
 
 
@@ -477,6 +484,40 @@ async def test_where_environments_are_too_many_those_asked_for_longest_ago_go(ho
         await there.collect(environments_bytes=2_200_000)
 
         assert [folder.exists() for folder in folders] == [False, False, True, True]
+
+
+async def test_what_was_downloaded_goes_when_it_is_too_much_and_environments_keep_their_files(
+    host: OpenHost,
+) -> None:
+    async with host() as there:
+        cache = there.folders.cache
+        (cache / "archive-v0").mkdir(parents=True)
+        (cache / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55")
+        (cache / "archive-v0" / "data").write_bytes(b"x" * 100_000)
+        kept = there.environment(KEY, 1) / "data"
+        kept.hardlink_to(cache / "archive-v0" / "data")
+
+        within = await there.collect(downloads_bytes=1_000_000)
+        would = await there.collect(dry_run=True, downloads_bytes=50_000)
+        went = await there.collect(downloads_bytes=50_000)
+
+        assert within["downloads of uv"].kept_by == {"within the limit": 1}
+        assert would["downloads of uv"] == went["downloads of uv"]
+        assert went["downloads of uv"].removed_bytes > 100_000
+        assert not (cache / "archive-v0").exists()
+        assert kept.stat().st_size == 100_000
+
+
+async def test_a_cache_elsewhere_is_left_alone(host: OpenHost, tmp_path: Path) -> None:
+    async with host() as there:
+        there.folders = RuntimeFolders(environments=there.folders.environments, cache=tmp_path / "shared")
+        there.folders.cache.mkdir()
+        (there.folders.cache / "data").write_bytes(b"x" * 100_000)
+
+        parts = await there.collect(downloads_bytes=1)
+
+        assert parts["downloads of uv"].kept_by == {"not in the state folder": 1}
+        assert (there.folders.cache / "data").exists()
 
 
 # Codesets
