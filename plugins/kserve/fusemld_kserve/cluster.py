@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import anyio
 import msgspec
@@ -90,12 +90,12 @@ class _Deployment:
                 service=service,
                 recorded=recorded,
             )
-            if update is not None:
-                self._file.write(update)
             self._store_access = await context.as_daemon(store_access(context))
             store = self._store()
             layout, address = await self._laid_out(store)
             context.note(f"applying {self._place.reference} ({layout.engine})")
+            if update is not None:
+                self._file.write(update)
             await self._apply_access(connection)
             before = await self._apply_service(layout, address)
         url = await Wait(self._cluster, self._place, self._run, before, context.note).url()
@@ -247,8 +247,10 @@ class _Deployment:
         """Remove what served before; what cannot be removed now goes with the next update."""
         update = self._file.read()
         try:
-            for reference in () if update is None else update.leftovers:
-                await self._objects.delete(_access_place(reference))
+            if update is not None:
+                for place in map(_access_place, update.leftovers):
+                    await self._objects.delete(place)
+                await self._delete_access(update.failed)
             await layouts.delete_others(store, self._below, address)
         except FusemldError as error:
             self._context.log(f"warning: cannot remove what served before: {error}")
@@ -259,16 +261,27 @@ class _Deployment:
         update = self._file.read()
         if update is None:
             return
-        if update.run == self._run:
-            found = await self._found()
-            if found is not None and self._objects.is_ours(found) and _run(found) == self._run:
-                await self._put_back(found, update.previous)
-        for place in (self._account, self._secret):
+        if update.run != self._run:  # a newer run goes on from here
+            await self._delete_access((self._run,))
+            return
+        runs = (*update.failed, self._run)
+        found = await self._found()
+        if found is not None and self._objects.is_ours(found) and _run(found) in runs:
+            await self._put_back(found, update.previous)
+        await self._delete_access(runs)
+        kept = _layout_of(_storage(update.previous), self._below)
+        await layouts.delete_others(self._store(), self._below, kept)
+        self._file.remove()
+
+    async def _delete_access(self, runs: Iterable[str]) -> None:
+        for place in self._access_of(runs):
             await self._objects.delete(place)
-        if update.run == self._run:  # else a newer run goes on from here
-            kept = _layout_of(_storage(update.previous), self._below)
-            await layouts.delete_others(self._store(), self._below, kept)
-            self._file.remove()
+
+    def _access_of(self, runs: Iterable[str]) -> Iterator[Place]:
+        for run in runs:
+            secret, account = manifests.access_places(self._place.name, self._place.namespace, run)
+            yield account
+            yield secret
 
     async def _put_back(self, found: Json, previous: Json | None) -> None:
         if previous is None:

@@ -10,18 +10,20 @@ import msgspec
 from fusemld.hooks.clusters import Json
 from fusemld.model.application import Application
 from fusemld.model.errors import StartError
-from fusemld_kserve.manifests import RUN, Place, access_places, annotation, applicable
+from fusemld_kserve.manifests import RUN, Place, annotation, applicable
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """`previous` is the service as it was, to be applied again if the update fails; None: there was none.
-    `leftovers` are the objects that are needed no more once it has succeeded. Holds no secrets."""
+    `leftovers` are the objects that are needed no more once it has succeeded. `failed` are runs before this one
+    whose update neither succeeded nor was undone. Holds no secrets."""
 
     run: str
     server: str
     service: str
     previous: Json | None = None
     leftovers: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 class UpdateFile:
@@ -68,15 +70,17 @@ def begin(
         return None
     leftovers = set(recorded.objects) if recorded is not None and recorded_run != run else set()
     previous = None if service is None else applicable(service)
+    failed: tuple[str, ...] = ()
     if known is not None:
         leftovers.update(known.leftovers)
         if known.run != recorded_run:
             previous = None if service is None else known.previous
-            leftovers.update(each.reference for each in access_places(place.name, place.namespace, known.run))
+            failed = (*known.failed, known.run)
     return Update(
         run=run,
         server=server,
         service=place.reference,
         previous=previous,
         leftovers=tuple(sorted(leftovers - {place.reference})),
+        failed=failed,
     )

@@ -26,7 +26,7 @@ from fusemld.hooks.stores import ObjectStore
 from fusemld.kube.clusters import KubeClusters
 from fusemld.kube.connecting import Connection, connect
 from fusemld.model.application import Application
-from fusemld.model.errors import ConflictError, FusemldError, StartError
+from fusemld.model.errors import ConflictError, FusemldError, NotFoundError, StartError
 from fusemld.model.extension import ResolvedService, ServiceAccess
 from fusemld.model.run import AttemptKey
 from tests.cluster import images, role
@@ -375,6 +375,34 @@ async def test_a_failed_update_puts_back_what_served_before(world: World) -> Non
     assert world.ours() == ours
     assert await world.copies() == []
     assert world.book.entries["app"] == entry
+    assert remembered(world) == []
+
+
+async def test_what_could_not_be_put_back_is_put_back_by_the_next_update_that_fails(world: World) -> None:
+    await world.deploy(world.context("sklearn"))
+    before, ours = spec(world), world.ours()
+    async with world.running(world.context("newer", run="run-2", created_at=2.0)):
+        await world.applied("run-2")
+
+    async with world.running(world.context("onnx", run="run-3", created_at=3.0)) as running:
+        await world.applied("run-3")
+        world.says(FAILED)
+        assert isinstance(await running.failure(), StartError)
+
+    assert spec(world) == before
+    assert world.ours() == ours
+    assert remembered(world) == []
+
+
+async def test_a_newer_run_that_has_nothing_to_serve_does_not_disturb_one_that_waits(world: World) -> None:
+    async with world.running(world.context("sklearn")) as older:
+        await world.applied("run-1")
+        async with world.running(world.context("absent", run="run-2", created_at=2.0)) as newer:
+            assert isinstance(await newer.failure(), NotFoundError)
+        await world.serves("run-1")
+        await older.url()
+
+    assert world.book.entries["app"].run == "run-1"
     assert remembered(world) == []
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fusemld_kserve.manifests import access_places, service_place
+from fusemld_kserve.manifests import service_place
 from fusemld_kserve.updates import Update, UpdateFile, begin
 
 from fusemld.hooks.clusters import Json
@@ -82,10 +82,10 @@ def test_after_an_update_that_never_succeeded_the_next_goes_back_to_what_served_
 
     assert of_run(update) == "r1"
     assert update is not None
-    assert set(update.leftovers) == {
-        "v1/Secret/models/old",
-        *(place.reference for place in access_places("app", "models", "r2")),
-    }
+    assert update.leftovers == ("v1/Secret/models/old",)
+    assert update.failed == ("r2",)
+    third = started(update, "r4", service("r2"), recorded("r1"))
+    assert (of_run(third), third and third.failed) == ("r1", ("r2", "r3"))
 
 
 def test_nothing_is_brought_back_that_somebody_deleted_meanwhile() -> None:
