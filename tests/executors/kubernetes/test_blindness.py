@@ -1,0 +1,54 @@
+"""A pod that came and went while the watch was away leaves no trace in any list."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from fusemld.executors.kubernetes import executor
+from fusemld.executors.kubernetes.names import pod_name
+from fusemld.kube.client import KubeCluster
+from fusemld.model.run import Ending
+from tests.cluster.local import LocalCluster
+from tests.executors.kubernetes.room import Site, launch
+
+pytestmark = pytest.mark.cluster
+
+
+class BlindCluster:
+    """The real cluster, whose watches never say anything."""
+
+    def __init__(self, cluster: KubeCluster) -> None:
+        self._cluster = cluster
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+    @contextlib.asynccontextmanager
+    async def watch(self, path: str, **_: Any) -> AsyncIterator[AsyncIterator[list[bytes]]]:
+        yield self._nothing()
+
+    async def _nothing(self) -> AsyncIterator[list[bytes]]:
+        await anyio.sleep_forever()
+        yield []
+
+
+async def test_an_attempt_whose_pod_nobody_ever_saw_ends(
+    node: LocalCluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "_SEARCH_AFTER_S", 0.3)
+    site = Site(node.kubeconfig, namespace, tmp_path)
+    asked = launch("a", "sleep 100")
+    async with site.room(wrapped=lambda cluster: cast("KubeCluster", BlindCluster(cluster))) as room:
+        await room.launch(asked)
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod_name(asked.key, site.instance)}"
+        await room.cluster.delete(path, grace_s=1)
+        ended = await room.ended(asked.key)
+
+        assert ended.outcome.ending is Ending.DELETED
+        assert room.cluster.requests["create pods"] == 1
