@@ -38,7 +38,7 @@ from fusemld.daemon.settings import Settings
 from fusemld.daemon.stored_services import StoredServices
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.systemd import notify
-from fusemld.daemon.watchdog import Watchdog
+from fusemld.daemon.watchdog import Patience, Watchdog
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Defaults
 from fusemld.executors.kubernetes.executor import KubernetesExecutor
@@ -229,7 +229,14 @@ class _Daemon:
             folders=folders,
             kinds=plugins.service_kinds,
         )
-        watchdog = Watchdog(supervisor, performer, store)
+        watchdog = Watchdog(
+            supervisor,
+            performer,
+            store,
+            patience=Patience(
+                look_s=settings.watchdog.look_s, lasts_s=settings.watchdog.lasts_s, lag_s=settings.watchdog.lag_s
+            ),
+        )
         operations = DaemonOperations(
             settings=settings,
             plugins=plugins,

@@ -85,6 +85,17 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Copies of codesets and mirrors of repositories, since somebody asked for them."""
 
 
+class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """When something that looks wrong is told: in the journal, the health report and `fuseml why`."""
+
+    look_s: float = 10.0
+    """Between two looks at all unfinished runs."""
+    lasts_s: float = 30.0
+    """How long an unfinished run may look wrong: it may be on its way to be put right."""
+    lag_s: float = 5.0
+    """How long the daemon may do nothing at all."""
+
+
 class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
     """Variables of the daemon that `from_env` may name."""
@@ -132,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     intake: IntakeSettings = IntakeSettings()
     codesets: CodesetSettings = CodesetSettings()
     retention: RetentionSettings = RetentionSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     secrets: SecretSettings = SecretSettings()
     process: ProcessSettings = ProcessSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()

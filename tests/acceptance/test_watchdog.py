@@ -1,0 +1,92 @@
+"""Nothing is stuck, and a daemon at work is not suspected of it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from fusemld.api import views
+from fusemld.api.client import Client
+from tests.acceptance.daemon import Daemon, runs
+
+pytestmark = pytest.mark.acceptance
+
+RUNS = 150
+BUSY = """\
+name: busy
+steps:
+  - {name: first, image: host, command: [sleep, "0.05"]}
+  - {name: left, image: host, needs: [first], command: ["true"]}
+  - {name: right, image: host, needs: [first], retry: {limit: 1, backoff: 1s}, command: ["false"]}
+  - {name: last, image: host, needs: [left], command: ["true"]}
+---
+""" + "---\n".join(f"{{kind: run, name: b{number}, workflow: busy, inputs: {{}}}}\n" for number in range(RUNS))
+
+SLEEPER = "name: sleeper\nsteps:\n  - {name: sleep, image: host, timeout: 1h, command: [sleep, '600']}\n"
+
+
+def test_a_busy_daemon_is_suspected_of_nothing(daemon: Daemon) -> None:
+    daemon.start(WATCHDOG_LOOK_S="0.2", WATCHDOG_LASTS_S="2", WATCHDOG_LAG_S="20", LIMITS_STEPS="8")
+
+    daemon.drop("busy.yaml", BUSY)
+    daemon.wait_for(
+        lambda: len([run for run in runs(daemon, limit="1000") if run.state == "failed"]) >= RUNS,
+        120,
+        "all runs to end",
+    )
+
+    assert "invariant.broken" not in daemon.journal()
+    health = Client(daemon.socket).get("/health", views.HealthView)
+    assert health.state is views.HealthState.OK, health.components
+
+
+def test_why_says_where_a_queued_step_stands_and_what_happens_then(daemon: Daemon) -> None:
+    daemon.start(LIMITS_STEPS="1")
+    daemon.drop("sleeper.yaml", SLEEPER)
+    first = daemon.run_of("sleeper.yaml")
+    daemon.in_state(first, "sleep", "running")
+
+    second = daemon.json("run", "sleeper")["id"]
+    why = daemon.run("fuseml", "why", second).stdout
+
+    assert "0 steps before it; all 1 slots are taken" in why
+    assert "it fails if no slot was free by then" in why
+    assert "it is stopped if it is not over by then" in daemon.run("fuseml", "why", first).stdout
+
+
+def test_a_daemon_that_hangs_gives_no_sign_of_life_and_tells_afterwards(daemon: Daemon, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        daemon.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1500000"}
+        daemon.start(WATCHDOG_LOOK_S="0.2", WATCHDOG_LAG_S="2")
+        assert daemon.process is not None
+        while systemd.recv(100) != b"WATCHDOG=1":
+            pass
+
+        daemon.process.send_signal(signal.SIGSTOP)
+        silent_since = time.monotonic()
+        systemd.setblocking(False)
+        while time.monotonic() - silent_since < 3:
+            _drain(systemd)
+            time.sleep(0.5)
+        assert _drain(systemd) == 0, "systemd would have ended it by now"
+        daemon.process.send_signal(signal.SIGCONT)
+
+        daemon.wait_for(lambda: "invariant.broken" in daemon.journal(), 20, "the silence to be told")
+    assert "nothing was done for" in daemon.journal()
+
+
+def _drain(received: socket.socket) -> int:
+    """How many messages were there."""
+    count = 0
+    while True:
+        try:
+            received.recv(100)
+        except BlockingIOError:
+            return count
+        count += 1
