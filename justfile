@@ -65,3 +65,12 @@ bench-cluster: setup
 # Kill the daemon and its keeper under load, and count what ran twice, was lost or stuck (`--kills N --runs N --seed N`).
 torture *args: setup
     PYTHONPATH=. {{ bin }}/python -m tests.torture.campaign {{ args }}
+
+# Look for files that break the reader, guided by the code that they reach (`-max_total_time=SECONDS`).
+fuzz *args: setup
+    @test -d .fuzz/atheris || {{ bin }}/uv pip install --quiet --only-binary :all: --target .fuzz/atheris 'atheris>=3'
+    PYTHONPATH=.:.fuzz/atheris {{ bin }}/python -m tests.spec.fuzz .fuzz/corpus {{ args }}
+
+# Look for histories of runs, of databases and for files that break a promise, elsewhere than the tests do each time.
+search *args: setup
+    {{ bin }}/pytest --hypothesis-profile search --timeout 3600 tests/engine tests/store tests/spec {{ args }}
