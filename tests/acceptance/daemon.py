@@ -21,6 +21,7 @@ from fusemld.api import views
 from fusemld.api.client import Client
 from fusemld.executors.process.spawning import MARKER
 from fusemld.model.errors import FusemldError
+from fusemld.model.run import RunState
 
 BIN = Path(sys.executable).parent
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -192,18 +193,30 @@ class Daemon:
     def finished(self, run: str, timeout_s: float = 60) -> dict[str, Any]:
         """The run once it is over."""
 
-        def over() -> dict[str, Any] | None:
-            view: dict[str, Any] = self.json("get", run)
-            return view if view["state"] != "running" else None
+        def over() -> bool:
+            view = self.view(run)
+            return view is not None and view.state is not RunState.RUNNING
 
-        return dict(self.wait_for(over, timeout_s, f"the end of {run}"))
+        self.wait_for(over, timeout_s, f"the end of {run}")
+        return dict(self.json("get", run))
 
     def step(self, run: str, name: str) -> dict[str, Any]:
         (found,) = [step for step in self.json("get", run)["steps"] if step["name"] == name]
         return dict(found)
 
     def in_state(self, run: str, step: str, state: str, timeout_s: float = 30) -> None:
-        self.wait_for(lambda: self.step(run, step)["state"] == state, timeout_s, f"{step} to be {state}")
+        def reached() -> bool:
+            view = self.view(run)
+            return view is not None and any(each.name == step and each.state == state for each in view.steps)
+
+        self.wait_for(reached, timeout_s, f"{step} to be {state}")
+
+    def view(self, run: str) -> views.RunView | None:
+        """Cheaper than the command line; None while nobody answers."""
+        try:
+            return Client(self.socket).get(f"/runs/{run}", views.RunView)
+        except FusemldError:
+            return None
 
 
 def processes_of_steps(daemon: Daemon) -> list[psutil.Process]:

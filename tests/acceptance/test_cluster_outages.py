@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from fusemld.api import views
+from fusemld.api.client import Client
 from fusemld.model.run import RunState
 from tests.acceptance.daemon import Daemon, runs
 from tests.acceptance.pods import Gate, PodDaemon, attempts_of, bash, endings, log, workflow
@@ -44,6 +46,10 @@ def pair(name: str) -> str:
         bash("make", f"echo {name} > /tekton/results/made", "outputs: [{name: made}]"),
         bash("use", 'echo "used $MADE"', 'env: [{name: MADE, value: "{{ steps.make.outputs.made }}"}]'),
     )
+
+
+def health(daemon: Daemon) -> views.HealthView:
+    return Client(daemon.socket).get("/health", views.HealthView)
 
 
 def all_over(daemon: Daemon, count: int) -> bool:
@@ -79,9 +85,13 @@ def test_an_api_server_that_is_away_for_a_minute_amid_twenty_runs_fails_nothing(
         over = sum(run.state is not RunState.RUNNING for run in runs(daemon))
         daemon.wait_for(lambda: time.monotonic() > back_at, OUTAGE_S + 5, "the end of the outage")
         assert len(runs(daemon)) == RUNS, "the daemon itself is there"
+        (executor,) = [each for each in health(daemon).components if each.name == "executor kubernetes"]
+        assert not executor.ok
+        assert "127.0.0.1" in executor.message
     daemon.wait_for(lambda: all_over(daemon, RUNS), 150, "the end of all runs")
 
     assert over < RUNS / 2
+    assert health(daemon).state == "ok"
     assert_undisturbed(pods, RUNS)
 
 

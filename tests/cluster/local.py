@@ -70,7 +70,7 @@ class LocalCluster:
             "controller-manager", self.assets / "kube-controller-manager",
             f"--kubeconfig={self.pki / 'controller-manager.kubeconfig'}", "--leader-elect=false",
             f"--service-account-private-key-file={self.pki}/sa.key", f"--root-ca-file={self.pki}/ca.crt",
-            "--use-service-account-credentials=true", "--node-monitor-grace-period=20s",
+            "--use-service-account-credentials=true", "--node-monitor-grace-period=30s",
         )  # fmt: skip
         self._start(
             "scheduler", self.assets / "kube-scheduler", f"--kubeconfig={self.pki / 'scheduler.kubeconfig'}",
