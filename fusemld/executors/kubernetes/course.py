@@ -22,8 +22,9 @@ from fusemld.model.run import Ending, Outcome
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
-_FOLLOW_AFTER_S = 0.5
-"""A step that runs longer has its log followed; the log of a shorter one is read once, at its end."""
+_FOLLOW_AFTER_S = 1.5
+"""A step that runs longer has its log followed; the log of a shorter one is read once, at its end. Kubelet often
+tells of an end only a second after it."""
 _LONGEST_SLEEP_S = 60.0
 """The wall clock may jump: no look is put off for longer."""
 
