@@ -16,7 +16,16 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 from msgspec.structs import replace
 
 from fusemld.model.application import Application
@@ -140,6 +149,18 @@ SIMPLE: st.SearchStrategy[Change] = st.one_of(
 )
 
 
+QUERIES = st.one_of(
+    st.builds(RunQuery, limit=st.integers(0, 3), offset=st.integers(0, 3)),
+    st.builds(
+        RunQuery,
+        workflow=st.none() | KEYS,
+        project=st.none() | st.sampled_from(["default", "lab"]),
+        state=st.none() | st.sampled_from(RunState),
+        codeset=st.none() | st.sampled_from(["default/code", "lab/data", "lab/none"]),
+    ),
+)
+
+
 class Conflict(Exception):  # noqa: N818 -- an answer of the model
     pass
 
@@ -250,10 +271,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.path.parent.mkdir()
         self.open()
 
-    @initialize()
-    def remember_who_it_is(self) -> None:
+    @initialize(target=known, first=st.lists(runs(), max_size=6))
+    def begin(self, first: list[Run]) -> MultipleResults[Run]:
         self.instance = self.portal.call(self.store.meta, INSTANCE)
         assert self.instance
+        self.write_together([(PutRun(run),) for run in first])
+        return multiple(*first)
 
     def open(self) -> None:
         self.opened: AbstractContextManager[Store] = self.portal.wrap_async_context_manager(Store.open(self.path))
@@ -367,22 +390,12 @@ class StoreMachine(RuleBasedStateMachine):
     def it_is_still_the_same(self) -> None:
         assert self.portal.call(self.store.meta, INSTANCE) == self.instance
 
-    @rule(
-        query=st.builds(
-            RunQuery,
-            workflow=st.none() | KEYS,
-            project=st.none() | st.sampled_from(["default", "lab"]),
-            state=st.none() | st.sampled_from(RunState),
-            codeset=st.none() | st.sampled_from(["default/code", "lab/data", "lab/none"]),
-            limit=st.integers(0, 3),
-            offset=st.integers(0, 3),
-        )
-    )
-    def ask_for_runs(self, query: RunQuery) -> None:
-        for page in (query, RunQuery(limit=query.limit, offset=query.offset)):
-            matching = self.model.matching(page)
-            assert self.portal.call(self.store.runs, page) == matching[page.offset : page.offset + page.limit]
-            assert self.portal.call(self.store.run_count, page) == len(matching)
+    @rule(queries=st.lists(QUERIES, min_size=3, max_size=6))
+    def ask_for_runs(self, queries: list[RunQuery]) -> None:
+        for query in queries:
+            matching = self.model.matching(query)
+            assert self.portal.call(self.store.runs, query) == matching[query.offset : query.offset + query.limit]
+            assert self.portal.call(self.store.run_count, query) == len(matching)
 
     @rule()
     def ask_for_unfinished_runs(self) -> None:
