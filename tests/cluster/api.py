@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import threading
@@ -53,6 +54,8 @@ class Api:
         except urllib.error.HTTPError as error:
             with error:
                 raise ApiError(error.code, error.read().decode(errors="replace")[:2000]) from None
+        except http.client.HTTPException as error:
+            raise ConnectionResetError(f"the answer to {method} {path} broke off") from error
 
     def get(self, path: str) -> Json:
         found: Json = json.loads(self.call("GET", path))
