@@ -4,7 +4,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from click.testing import CliRunner
 
+from fusemld.cli.commands.cleanup import cleanup
 from fusemld.daemon.cleanup import Leftovers, clean_up
 from fusemld.daemon.locking import state_lock
 from fusemld.daemon.settings import Settings, load_settings
@@ -191,3 +193,30 @@ def test_an_empty_cluster_is_seen_as_that(settings: Settings) -> None:
     clean_up(settings, asked)
 
     assert asked.shown[0].is_nothing
+
+
+@pytest.mark.cluster
+def test_the_command_shows_what_there_is_and_removes_it_once_it_is_told_to(
+    settings: Settings, api: Api, namespace: str
+) -> None:
+    instance = create_database(settings.state)
+    fill(api, namespace, instance)
+    given = {
+        "FUSEMLD_STATE": str(settings.state),
+        "FUSEMLD_EXECUTOR": "kubernetes",
+        "FUSEMLD_KUBERNETES_KUBECONFIG": str(settings.kubernetes.kubeconfig),
+    }
+
+    def fusemld(*arguments: str, typed: str = "") -> tuple[str, int]:
+        done = CliRunner(env=given).invoke(cleanup, arguments, input=typed)
+        return done.output, sum(owned(api, namespace, instance).values())
+
+    looked, after_looking = fusemld("--dry-run")
+    _, after_no = fusemld(typed="n\n")
+    _, after_yes = fusemld(typed="y\n")
+    nothing, _ = fusemld()
+
+    assert f"1 pods, 1 Secrets and 1 ConfigMaps in namespace {namespace}" in looked
+    assert "pod run-train-1-" in looked
+    assert (after_looking, after_no, after_yes) == (3, 3, 0)
+    assert "nothing of this daemon" in nothing
