@@ -13,7 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.acceptance.daemon import BIN, Daemon, daemon_of, runs
+from fusemld.api import views
+from fusemld.api.client import Client
+from tests.acceptance.daemon import BIN, Daemon, daemon_of
 
 WORKFLOW = "name: w\ninputs: [{name: number}]\nsteps: [{name: s, image: host, command: [sleep, '1000']}]\n"
 ALL_READ_S = 20.0
@@ -27,11 +29,15 @@ def main(count: int) -> None:
         for number in range(count):
             (daemon.folder / f"{number}.yaml").write_text(f"workflow: w\ninputs: {{number: '{number}'}}\n")
         print(f"first start with {count} documents: {ready(daemon)}")
-        daemon.wait_for(lambda: len(runs(daemon, limit="10000")) == min(count, 10_000), 300, "all runs")
-        for _ in range(4):
+        daemon.wait_for(lambda: active(daemon) == count, 300, "all runs")
+        for _ in range(3):
             daemon.kill()
             print(f"restart to ready: {ready(daemon)}")
             time.sleep(ALL_READ_S)
+
+
+def active(daemon: Daemon) -> int:
+    return Client(daemon.socket).get("/health", views.HealthView).runs_active
 
 
 def ready(daemon: Daemon) -> str:
