@@ -100,7 +100,7 @@ def _then(step: StepRun, chain: tuple[str, ...]) -> str:
         case StepState.QUEUED:
             return "it fails if no slot was free by then"
         case StepState.BACKOFF:
-            return f"attempt {step.attempt + 1} starts"
+            return f"attempt {step.next_attempt} starts"
         case _ if step.kill_requested is not None:
             return "it is told to stop again"
         case _:

@@ -7,7 +7,7 @@ import copy
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fusemld.engine.advance import advance
 from fusemld.engine.events import (
@@ -28,6 +28,7 @@ from tests.engine.worlds import PINS, SUCCEEDED, World, answer_all, let_time_pas
 
 POSITIONS = st.integers(0, 5)
 ENDINGS = st.sampled_from(Ending)
+PLAUSIBLE = (Ending.SUCCEEDED, Ending.SUCCEEDED, Ending.LOST, Ending.PROGRAM_FAILED)
 
 
 class RunMachine(RuleBasedStateMachine):
@@ -83,12 +84,23 @@ class RunMachine(RuleBasedStateMachine):
             outcome = Outcome(ending=ending)
             self.send(StepFinished(at=self.world.now, step=name, attempt=attempt, outcome=outcome, outputs=values))
 
-    @rule(position=POSITIONS, endings=st.lists(st.sampled_from([Ending.LOST, Ending.PROGRAM_FAILED]), max_size=4))
-    def try_again_and_again(self, position: int, endings: list[Ending]) -> None:
-        for ending in endings:
-            self.end(position, 0, ending, False)
-            self.deadline(position, True)
-            self.world.admit()
+    @rule(moves=st.lists(st.tuples(POSITIONS, st.sampled_from(PLAUSIBLE)), max_size=8))
+    def go_on_for_a_while(self, moves: list[tuple[int, Ending]]) -> None:
+        """The world does what it was asked to do: otherwise few histories would get far."""
+        if self.world.run.codesets is None:
+            self.pin()
+        self.launch_what_can_be()
+        for position, ending in moves:
+            if active := self.world.active():
+                name = active[position % len(active)].name
+                self.end(self.world.names.index(name), 0, ending, True)
+            self.launch_what_can_be()
+
+    def launch_what_can_be(self) -> None:
+        for position, name in enumerate(self.world.names):
+            if self.world.step(name).state is StepState.BACKOFF:
+                self.deadline(position, True)
+        self.world.admit()
 
     @rule(position=POSITIONS, is_due=st.booleans())
     def deadline(self, position: int, is_due: bool) -> None:
@@ -161,6 +173,13 @@ class RunMachine(RuleBasedStateMachine):
     def pin_too_little(self) -> None:
         with pytest.raises(ImpossibleTransitionError, match="without 'code'"):
             advance(self.world.run, CodesetsPinned(at=self.world.now, codesets={}), self.world.plan)
+
+    @invariant()
+    def earlier_attempts_have_no_say(self) -> None:
+        for step in self.world.run.steps.values():
+            for attempt in step.attempts[:-1]:
+                late = StepFinished(at=self.world.now, step=step.name, attempt=attempt.number, outcome=SUCCEEDED)
+                assert advance(self.world.run, late, self.world.plan).run == self.world.run
 
     def teardown(self) -> None:
         """Wherever the events have led, there is a way out."""
