@@ -23,6 +23,7 @@ from aiohttp import web
 
 NODE = "stand-in"
 LINE_LIMIT = 2**22
+KEEPALIVE_S = 3600.0
 
 
 class StandInKubelet:
@@ -128,7 +129,8 @@ async def serve_logs(tls: ssl.SSLContext) -> tuple[web.AppRunner, int]:
     """Every log is empty; the port."""
     application = web.Application()
     application.router.add_get("/containerLogs/{namespace}/{pod}/{container}", _log)
-    runner = web.AppRunner(application, access_log=None)
+    # A connection that ends just when the API server uses it again would be a log that cannot be read.
+    runner = web.AppRunner(application, access_log=None, keepalive_timeout=KEEPALIVE_S)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
