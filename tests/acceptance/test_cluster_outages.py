@@ -4,6 +4,7 @@ it that need not, and everything goes on."""
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import ssl
 import time
@@ -11,17 +12,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from fusemld.api import views
 from fusemld.api.client import Client
 from fusemld.model.run import RunState
-from tests.acceptance.daemon import Daemon, runs
+from tests.acceptance.daemon import Daemon, daemon_of, runs
 from tests.acceptance.pods import Gate, PodDaemon, attempts_of, bash, endings, log, workflow
 from tests.acceptance.proxies import SilentProxy
 from tests.cluster import pki
 from tests.cluster.api import Api, ApiError
+from tests.cluster.fixtures import create_namespace, delete_namespace
 from tests.cluster.local import LocalCluster
 from tests.cluster.role import ACCOUNT
 
@@ -230,28 +233,55 @@ def test_a_storm_of_429_slows_down_and_fails_nothing(pods: PodDaemon) -> None:
     assert_undisturbed(pods, 6)
 
 
-def test_a_node_that_falls_silent_and_is_deleted_loses_its_pods_and_the_run_goes_on_elsewhere(
-    pods: PodDaemon, gate: Gate
+@pytest.fixture
+def patient_pods(node: LocalCluster, api: Api, tmp_path: Path) -> Iterator[PodDaemon]:
+    """Another daemon in a namespace of its own."""
+    name = f"fusemld-test-{secrets.token_hex(4)}"
+    create_namespace(api, name)
+    try:
+        with daemon_of(tmp_path / "patient") as daemon:
+            made = PodDaemon(daemon, node, name)
+            yield made
+            made.history.close()
+    finally:
+        delete_namespace(api, name)
+
+
+def test_a_node_that_falls_silent_and_is_deleted_loses_its_pods_and_the_runs_go_on_elsewhere(
+    pods: PodDaemon, patient_pods: PodDaemon, gate: Gate
 ) -> None:
-    daemon, cluster = pods.daemon, pods.cluster
+    """One daemon gives up a node that says nothing, the other waits until its pod is gone."""
+    cluster = pods.cluster
     pods.start(KUBERNETES_NODE_LOST_AFTER_S="2")
-    daemon.drop("long.yaml", workflow("long", bash("only", gate.wait)))
-    run = daemon.run_of("long.yaml")
-    gate.await_arrivals(1)
-    daemon.in_state(run, "only", "running")
+    patient_pods.start(KUBERNETES_NODE_LOST_AFTER_S="3600")
+    found = {}
+    for each in (pods, patient_pods):
+        each.daemon.drop("long.yaml", workflow("long", bash("only", gate.wait)))
+        found[each] = each.daemon.run_of("long.yaml")
+    gate.await_arrivals(2)
+    for each, run in found.items():
+        each.daemon.in_state(run, "only", "running")
+
+    def attempts(each: PodDaemon) -> int:
+        view = each.daemon.view(found[each])
+        return 0 if view is None else len(view.steps[0].attempts)
 
     cluster.kill_kubelet()
     try:
-        daemon.wait_for(lambda: len(daemon.step(run, "only")["attempts"]) == 2, 120, "the node to be given up")
+        pods.daemon.wait_for(lambda: attempts(pods) == 2, 120, "the node to be given up")
+        assert attempts(patient_pods) == 1
         assert pods.api.delete(f"/api/v1/nodes/{cluster.node_name}")
+        patient_pods.daemon.wait_for(lambda: attempts(patient_pods) == 2, 120, "the pod to be gone")
     finally:
         cluster.start_node()
-    gate.await_arrivals(2, 120)
+    gate.await_arrivals(4, 120)
     gate.open()
-    view = daemon.finished(run, 120)
 
-    assert view["state"] == "succeeded"
-    assert endings(view, "only") == ["node lost", "succeeded"]
-    assert cluster.node_name in attempts_of(view, "only")[0]["message"]
-    pods.assert_one_pod_per_attempt()
-    pods.assert_nothing_left(90)
+    for each, run in found.items():
+        view = each.daemon.finished(run, 120)
+        assert view["state"] == "succeeded"
+        assert endings(view, "only") == ["node lost", "succeeded"]
+        each.assert_one_pod_per_attempt()
+        each.assert_nothing_left(90)
+        lost = attempts_of(view, "only")[0]["message"]
+        assert (cluster.node_name if each is pods else "does not exist any more") in lost
