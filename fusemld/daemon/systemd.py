@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
+
+SEND_S = 1.0
+"""How long the daemon stands still for a systemd that does not take messages."""
 
 
 def notify(state: str) -> None:
-    """`sd_notify(3)`; nothing happens where no systemd listens."""
+    """`sd_notify(3)`; nothing happens where no systemd can be reached: it acts on silence by itself."""
     address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        address = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify_socket:
+    if not address:
+        return
+    address = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify_socket:
+        notify_socket.settimeout(SEND_S)
+        with suppress(OSError):
             notify_socket.connect(address)
             notify_socket.sendall(state.encode())
 
