@@ -26,7 +26,8 @@ from fusemld.store.sqlite import Store
 COALESCE_S = 0.05
 """Between two views of a changing run."""
 COUNTED = 100
-"""Where more steps of a run are queued, their lines do not say how many are before each: counting is quadratic."""
+"""Where more steps of a run are queued, or more runs are listed, the lines do not say how many are before each:
+counting is quadratic."""
 LOOK_S = 1.0
 """Between two looks at the log of a running step, which nobody tells us about."""
 
@@ -65,7 +66,11 @@ class RunOperations:
             limit=wanted.limit,
         )
         found = [self._supervisor.find(run.id) or run for run in await self._store.runs(query)]
-        return [present.run_summary(*await self._with_workflow(run), self._activity(run)) for run in found]
+        is_long = len(found) > COUNTED
+        return [
+            present.run_summary(*await self._with_workflow(run), self._activity(run, is_long=is_long))
+            for run in found
+        ]
 
     async def run(self, run: str) -> views.RunView:
         return await self._view(await self._found(run))
@@ -197,12 +202,12 @@ class RunOperations:
         )
         return {key.step: line for key in keys if (line := last_line(self._performer.log_path(key)))}
 
-    def _activity(self, run: Run) -> dict[str, str]:
+    def _activity(self, run: Run, *, is_long: bool = False) -> dict[str, str]:
         """The live line of every step that has one; where codesets are fetched, that of every waiting step."""
         if run.state is not RunState.RUNNING:
             return {}
         pinning = self._performer.pinning.get(run.id)
-        is_long = sum(step.state is StepState.QUEUED for step in run.steps.values()) > COUNTED
+        is_long = is_long or sum(step.state is StepState.QUEUED for step in run.steps.values()) > COUNTED
         lines: dict[str, str] = {}
         for step in run.steps.values():
             line = self._step_activity(run, step, is_long=is_long) or (
