@@ -211,7 +211,7 @@ async def test_what_an_earlier_daemon_launched_is_stopped_where_it_runs(room: Op
         second.executor.reachable.set()
         with anyio.fail_after(10):
             while not second.executor.kills:
-                await anyio.sleep(0.01)
+                await anyio.lowlevel.checkpoint()
         second.executor.ended(ONE, Ending.SIGNALLED)
         run = await second.over()
 
