@@ -63,13 +63,13 @@ def main() -> None:
         kubeconfig = plane.write_kubeconfig(DAEMON, Path(folder) / "kubeconfig")
         daemon.start(EXECUTOR="kubernetes", KUBERNETES_KUBECONFIG=str(kubeconfig), LIMITS_STEPS="100000")
         bench = _Bench(plane, daemon)
-        for chains, length, what in (
-            (CHAINS, LENGTH, f"{CHAINS} chains of {LENGTH} pods"),
-            (1, LONG, "one chain"),
+        for chains, length, what, goal in (
+            (CHAINS, LENGTH, f"{CHAINS} chains of {LENGTH} pods", f" (goal {GOAL})"),
+            (1, LONG, f"one chain of {LONG} pods", ""),
         ):
             bench.warm_up(chains, length)
             rounds = [(bench.bare(chains, length), bench.daemon(chains, length)) for _ in range(ROUNDS)]
-            _print(what, [bare for bare, _ in rounds], [whole for _, whole in rounds])
+            _print(what, goal, [bare for bare, _ in rounds], [whole for _, whole in rounds])
 
 
 class _Bench:
