@@ -11,7 +11,7 @@ from fusemld.daemon import cluster_access
 from fusemld.daemon.check_pod import CheckPod
 from fusemld.daemon.findings import Finding, fail, ok, warn
 from fusemld.daemon.settings import Settings
-from fusemld.executors.kubernetes.permissions import PERMISSIONS, SERVING_GROUP, Need, Permission
+from fusemld.executors.kubernetes.permissions import PERMISSIONS, SERVING_GROUP, SERVING_VERSION, Need, Permission
 from fusemld.kube import library
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import connect
@@ -22,7 +22,6 @@ OLDEST = (1, 29)
 """Native sidecars are on from there on."""
 INSTALL = "pip install 'fusemld[kubernetes]'"
 ROLE = "kubectl apply --namespace {} -f examples/kubernetes/role.yaml"
-SERVING_VERSION = "v1beta1"
 
 Bad = Callable[[str, str, str], Finding]
 

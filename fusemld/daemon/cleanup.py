@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import anyio
@@ -14,6 +14,7 @@ from fusemld.daemon.locking import state_lock
 from fusemld.daemon.removal import Removal
 from fusemld.daemon.settings import Settings
 from fusemld.executors.kubernetes import names
+from fusemld.executors.kubernetes.permissions import SERVING_GROUP, SERVING_VERSION
 from fusemld.executors.kubernetes.sweeping import Removed, remove_everything
 from fusemld.hooks.clusters import IN_CLUSTER_URL
 from fusemld.hooks.environments import Note
@@ -21,7 +22,7 @@ from fusemld.hooks.services import ServiceAddress, ServiceRequest
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.clusters import KubeClusters
 from fusemld.model.application import Application
-from fusemld.model.errors import InvalidInputError, StartError
+from fusemld.model.errors import InvalidInputError, NotFoundError, StartError
 from fusemld.registry.registry import Registry
 from fusemld.store.changes import DeleteApplication
 from fusemld.store.keys import INSTANCE
@@ -32,7 +33,8 @@ _PAGE = "500"
 
 class Leftovers(msgspec.Struct, frozen=True, kw_only=True):
     """What of an instance is in the namespace. `pods` are names; of Secrets and ConfigMaps only the number can be
-    known, because the daemon may not list them. `applications` are those with objects in this cluster."""
+    known, because the daemon may not list them. `applications` are those with objects in this cluster, `models`
+    the InferenceServices that no application names: the step that made them was never over."""
 
     server: str
     namespace: str
@@ -40,10 +42,11 @@ class Leftovers(msgspec.Struct, frozen=True, kw_only=True):
     secrets: int
     config_maps: int
     applications: tuple[Application, ...]
+    models: tuple[str, ...]
 
     @property
     def is_nothing(self) -> bool:
-        return not (self.pods or self.secrets or self.config_maps or self.applications)
+        return not (self.pods or self.secrets or self.config_maps or self.applications or self.models)
 
 
 def clean_up(
@@ -71,13 +74,43 @@ async def _clean_up(
         applications = () if keep_applications else tuple(filter(_is_here, await store.applications()))
         async with cluster_access.configured(settings, instance) as cluster:
             assert cluster is not None
-            if not agree(await _look(cluster, applications)):
+            models = () if keep_applications else await _models(cluster, applications)
+            if not agree(await _look(cluster, applications, models)):
                 return None
             removal = Removal(_NoServices(), KubeClusters(cluster), Registry(), {})
             for application in applications:
                 await removal.remove(replace(application, copies=()))
                 await store.write(DeleteApplication(application.name))
-            return await remove_everything(cluster)
+            removed = await remove_everything(cluster)
+            if not keep_applications:
+                await _remove_models(cluster, models)
+            return removed
+
+
+async def _models(cluster: KubeCluster, applications: Iterable[Application]) -> tuple[str, ...]:
+    """The InferenceServices of this instance that none of the applications names."""
+    known = {reference.rpartition("/")[2] for application in applications for reference in application.objects}
+    try:
+        found = await cluster.get(_services(cluster), {"labelSelector": _selector(cluster)})
+    except NotFoundError:  # KServe is not there
+        return ()
+    return tuple(sorted({item["metadata"]["name"] for item in found["items"]} - known))
+
+
+async def _remove_models(cluster: KubeCluster, models: Iterable[str]) -> None:
+    """With every Secret and ServiceAccount that any served model of this instance has had."""
+    for name in models:
+        await cluster.delete(f"{_services(cluster)}/{name}")
+    for resource in ("secrets", "serviceaccounts"):
+        await cluster.delete_collection(f"/api/v1/namespaces/{cluster.namespace}/{resource}", _selector(cluster))
+
+
+def _services(cluster: KubeCluster) -> str:
+    return f"/apis/{SERVING_GROUP}/{SERVING_VERSION}/namespaces/{cluster.namespace}/inferenceservices"
+
+
+def _selector(cluster: KubeCluster) -> str:
+    return ",".join(f"{name}={value}" for name, value in names.owned(cluster.instance).items())
 
 
 def _is_here(application: Application) -> bool:
@@ -101,7 +134,7 @@ class _NoServices:
         raise StartError(f"cannot find {name}: no daemon is running")
 
 
-async def _look(cluster: KubeCluster, applications: tuple[Application, ...]) -> Leftovers:
+async def _look(cluster: KubeCluster, applications: tuple[Application, ...], models: tuple[str, ...]) -> Leftovers:
     root = f"/api/v1/namespaces/{cluster.namespace}"
     return Leftovers(
         server=cluster.name,
@@ -114,6 +147,7 @@ async def _look(cluster: KubeCluster, applications: tuple[Application, ...]) -> 
             f"{root}/configmaps", names.codesets_selector(cluster.instance), dry_run=True
         ),
         applications=applications,
+        models=models,
     )
 
 

@@ -176,6 +176,38 @@ def test_served_models_go_with_their_records_unless_they_are_kept(
 
 
 @pytest.mark.cluster
+def test_a_model_whose_first_update_was_interrupted_goes_with_its_account(
+    settings: Settings, api: Api, namespace: str, inferenceservices: str
+) -> None:
+    instance = create_database(settings.state)
+    services = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices"
+    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+    for name, owner in (("ours", instance), ("theirs", STRANGER)):
+        metadata = {"name": name, "labels": names.owned(owner)}
+        api.create(accounts, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+        api.create(secrets, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+        model = {"modelFormat": {"name": "sklearn"}, "storageUri": "s3://m/x"}
+        api.create(
+            services,
+            {
+                "apiVersion": "serving.kserve.io/v1beta1",
+                "kind": "InferenceService",
+                "metadata": metadata,
+                "spec": {"predictor": {"model": model, "serviceAccountName": name}},
+            },
+        )
+    asked = Asked(True)
+
+    clean_up(settings, asked)
+
+    left = {kind: {each["metadata"]["name"] for each in api.items(kind)} for kind in (services, accounts, secrets)}
+    assert asked.shown[0].models == ("ours",)
+    assert {kind: "ours" in found for kind, found in left.items()} == dict.fromkeys(left, False)
+    assert {kind: "theirs" in found for kind, found in left.items()} == dict.fromkeys(left, True)
+
+
+@pytest.mark.cluster
 def test_nothing_goes_where_somebody_says_no(settings: Settings, api: Api, namespace: str) -> None:
     instance = create_database(settings.state)
     fill(api, namespace, instance)

@@ -40,4 +40,5 @@ def _described(found: Leftovers) -> str:
     for application in found.applications:
         stays = f"; its copies stay: {', '.join(application.copies)}" if application.copies else ""
         named.append(f"  application {application.name} at {application.url}{stays}")
+    named += [f"  InferenceService {name}, which no application names" for name in found.models]
     return "\n".join((f"{counts} {place}", *named))

@@ -12,6 +12,7 @@ import msgspec
 from fusemld.kube.review import Check
 
 SERVING_GROUP = "serving.kserve.io"
+SERVING_VERSION = "v1beta1"
 
 
 class Need(enum.StrEnum):
@@ -65,7 +66,7 @@ def _all() -> Iterator[Permission]:
         (Need.MODELS, SERVING_GROUP, "inferenceservices", "create get list watch patch delete"),
         # Access of a served model to the object store, applied together with the InferenceService.
         (Need.MODELS, "", "secrets", "create patch delete"),
-        (Need.MODELS, "", "serviceaccounts", "create patch delete"),
+        (Need.MODELS, "", "serviceaccounts", "create patch delete deletecollection"),
         # What KServe makes to run a model, with or without Knative.
         (Need.ROLLOUTS, "apps", "deployments", "list watch"),
         (Need.ROLLOUTS, "serving.knative.dev", "services", "list watch"),
