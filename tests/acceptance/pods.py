@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import socket
 import threading
 import time
@@ -134,13 +135,18 @@ class Gate:
         """The host names of those who came, which are the names of their pods."""
         self._waiting: list[socket.socket] = []
         self._is_open = False
+        self._word = f"go-{secrets.token_hex(4)}"
         self._lock = threading.Lock()
         threading.Thread(target=self._serve, name="gate", daemon=True).start()
 
     @property
     def wait(self) -> str:
         """A command of bash that comes back when the gate is opened."""
-        return f'exec 3<>/dev/tcp/{self.address}/{self.port}; echo "$HOSTNAME" >&3; read -r go <&3;'
+        place = f"/dev/tcp/{self.address}/{self.port}"
+        refusal = 'echo "not the gate: $go" >&2; exit 1'
+        return (
+            f'exec 3<>{place}; echo "$HOSTNAME" >&3; read -r go <&3; [ "$go" = {self._word} ] || {{ {refusal}; }};'
+        )
 
     def open(self) -> None:
         """For those who wait and those who come later."""
@@ -157,6 +163,8 @@ class Gate:
             time.sleep(0.05)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # closing alone leaves it listening as long as `accept` waits
         self._server.close()
         with self._lock:
             for connection in self._waiting:
@@ -178,7 +186,7 @@ class Gate:
 
     def _let_through(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):  # its pod may be gone
-            connection.sendall(b"go\n")
+            connection.sendall(f"{self._word}\n".encode())
 
 
 @contextmanager
