@@ -11,7 +11,7 @@ import anyio.to_thread
 from fusemld.executors.kubernetes import results
 from fusemld.executors.kubernetes.attempts import Attempt
 from fusemld.executors.kubernetes.logs import Logs
-from fusemld.executors.kubernetes.pod import SIDECAR, STEP
+from fusemld.executors.kubernetes.pod import STEP, sidecars
 from fusemld.executors.kubernetes.results import Results
 from fusemld.hooks.clusters import Json
 from fusemld.model.backoff import backoff_s
@@ -95,25 +95,38 @@ class Collector:
         return "its node does not answer"
 
     async def _outputs(self, attempt: Attempt, note: Callable[[Attempt, str], None]) -> Results:
+        parts: dict[str, Results] = dict.fromkeys(sidecars(attempt.outputs), Results())
+
+        async def take(sidecar: str, names: Sequence[str]) -> None:
+            parts[sidecar] = await self._part(attempt, sidecar, names, note)
+
+        async with anyio.create_task_group() as tasks:
+            for sidecar, names in sidecars(attempt.outputs).items():
+                tasks.start_soon(take, sidecar, names, name=f"{sidecar} of {attempt.key}")
+        return results.together(parts.values())
+
+    async def _part(
+        self, attempt: Attempt, sidecar: str, names: Sequence[str], note: Callable[[Attempt, str], None]
+    ) -> Results:
         found = Results(damage="nothing was handed over")
 
         async def read() -> None:
             nonlocal found
             try:
-                found = await _parsed(await self._handed_over(attempt), attempt.outputs)
+                found = await _parsed(await self._handed_over(attempt, sidecar), names)
             except UnavailableError as error:
                 note(attempt, f"its outputs cannot be read yet: {error}")
                 raise
-            if not found.is_complete and not attempt.is_gone and not _has_ended(attempt.last, SIDECAR):
+            if not found.is_complete and not attempt.is_gone and not _has_ended(attempt.last, sidecar):
                 raise UnavailableError(f"cannot read the outputs of {attempt.key}: {found.damage}")
 
         why = await self._patiently(attempt, read, self._outputs_patience_s)
         return Results(damage=why) if why else found
 
-    async def _handed_over(self, attempt: Attempt) -> bytes:
-        """The log of the sidecar, until it says that this is all."""
+    async def _handed_over(self, attempt: Attempt, sidecar: str) -> bytes:
+        """The log of a sidecar, until it says that this is all."""
         path = f"{self._pods}/{attempt.name}/log"
-        params = {"container": SIDECAR, "follow": "true"}
+        params = {"container": sidecar, "follow": "true"}
         data = bytearray()
         async with self._cluster.logs(path, params=params, silence_s=_SIDECAR_SILENCE_S) as chunks:
             async for chunk in chunks:

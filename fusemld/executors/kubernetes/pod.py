@@ -5,7 +5,7 @@ Nothing of a pod but what `Launch` carries can be reached from a workflow; the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
@@ -66,7 +66,7 @@ def pod(
         helpers.append(_fetch(launch, settings, fetched, instance))
     if launch.outputs and not _is_small(launch):
         volumes.append({"name": "results", "emptyDir": {}})
-        helpers.append(_sidecar(launch, settings))
+        helpers += [_sidecar(launch, settings, *one) for one in sidecars(launch.outputs).items()]
     spec: Json = {
         "restartPolicy": "Never",
         "enableServiceLinks": False,
@@ -125,6 +125,15 @@ def small_output(found: Json) -> str | None:
         if container["name"] == STEP and path.is_relative_to(RESULTS):
             return path.name
     return None
+
+
+def sidecars(outputs: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The containers that hand outputs over, and which of them each does."""
+    return {SIDECAR + (f"-{n}" if n else ""): names for n, names in enumerate(results.batches(outputs))}
+
+
+def is_sidecar(container: str) -> bool:
+    return container.partition("-")[0] == SIDECAR
 
 
 # Containers
@@ -205,13 +214,13 @@ def _fetch(
     )
 
 
-def _sidecar(launch: Launch, settings: KubernetesSettings) -> Json:
+def _sidecar(launch: Launch, settings: KubernetesSettings, name: str, outputs: Sequence[str]) -> Json:
     return _container(
-        SIDECAR,
+        name,
         settings.helper_image,
         settings,
         restartPolicy="Always",
-        command=_script(results.SCRIPT, results.arguments(launch.outputs, str(RESULTS))),
+        command=_script(results.SCRIPT, results.arguments(outputs, str(RESULTS))),
         volumeMounts=[{"name": "results", "mountPath": str(RESULTS), "readOnly": True}],
         resources=resources.beside_the_step(launch, settings),
     )

@@ -1,6 +1,6 @@
-"""Outputs on their way out of a pod: what the sidecar says in its log, and what is read from it.
+"""Outputs on their way out of a pod: what a sidecar says in its log, and what is read from it.
 
-The sidecar waits for SIGTERM, which kubelet sends it once the step's container has terminated, and then prints one
+A sidecar waits for SIGTERM, which kubelet sends it once the step's container has terminated, and then prints one
 frame per output, in the order of the declaration:
 
     fusemld results 1
@@ -9,13 +9,12 @@ frame per output, in the order of the declaration:
     .
     absent 1
     large 2 2097152                    larger than one output may be
-    crowded 3 1048576                  larger than what is left of the total
-    odd 4                              not a plain file
-    unreadable 5
+    odd 3                              not a plain file
+    unreadable 4
     end
 
-So a missing, an empty and a truncated output cannot be mistaken for each other. The total stays below the 10 MiB
-at which kubelets rotate logs, with what a container runtime adds to every line.
+So a missing, an empty and a truncated output cannot be mistaken for each other. A step with many outputs has
+several sidecars, so that each log stays below the 10 MiB at which kubelets rotate it.
 """
 
 from __future__ import annotations
@@ -34,8 +33,9 @@ from fusemld.executors.masking import holds_any
 from fusemld.executors.outputs import OUTPUT_LIMIT_BYTES, missing, refused, text
 from fusemld.model.run import Ending, Outcome
 
-TOTAL_LIMIT_BYTES: Final = 6 * 1024 * 1024
-"""Of the base64 text of all outputs of a step. In lines of 76 characters with 42 more each it is 9.3 MiB."""
+BATCH: Final = 4
+"""Outputs of one sidecar. The largest make 8.3 MiB of log, in lines of 76 characters to which a container runtime
+adds 42 each."""
 MESSAGE_LIMIT_BYTES: Final = 4096
 """What kubelet keeps of a termination message; it keeps the end of a longer one."""
 COMPLETE: Final = b"\nend\n"
@@ -43,8 +43,8 @@ COMPLETE: Final = b"\nend\n"
 
 SCRIPT: Final = r"""
 cd "$1" || exit 1
-left=$2 limit=$3
-shift 3
+limit=$2
+shift 2
 trap : TERM INT
 tail -f /dev/null &
 wait "$!"
@@ -73,19 +73,13 @@ for name in "$@"; do
         echo "large $index $size"
         continue
     fi
-    way=plain packed=$size
+    way=plain
     if [ "$size" -gt 1024 ]; then
         zipped=$(gzip -c <"./$name" | wc -c)
         if [ "$zipped" -lt $((size / 8 * 7)) ]; then
-            way=gzip packed=$zipped
+            way=gzip
         fi
     fi
-    packed=$(((packed + 2) / 3 * 4))
-    if [ "$packed" -gt "$left" ]; then
-        echo "crowded $index $size"
-        continue
-    fi
-    left=$((left - packed))
     sum=$(sha256sum <"./$name")
     echo "output $index $size ${sum%% *} $way"
     case $way in
@@ -96,8 +90,7 @@ for name in "$@"; do
 done
 echo end
 """
-"""POSIX sh for busybox and dash, with base64, gzip and sha256sum. Arguments: the folder, the two limits,
-the names."""
+"""POSIX sh for busybox and dash, with base64, gzip and sha256sum. Arguments: the folder, the limit, the names."""
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,11 +108,30 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 def arguments(names: Sequence[str], folder: str) -> list[str]:
     """Of the script."""
-    return [folder, str(TOTAL_LIMIT_BYTES), str(OUTPUT_LIMIT_BYTES), *names]
+    return [folder, str(OUTPUT_LIMIT_BYTES), *names]
+
+
+def batches(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """What each sidecar hands over."""
+    return [tuple(names[first : first + BATCH]) for first in range(0, len(names), BATCH)]
+
+
+def together(parts: Iterable[Results]) -> Results:
+    """What several sidecars said, in their order."""
+    values: dict[str, bytes] = {}
+    absent: list[str] = []
+    reasons: dict[str, str] = {}
+    damage = ""
+    for part in parts:
+        values |= part.values
+        absent += part.missing
+        reasons |= part.refused
+        damage = damage or part.damage
+    return Results(values=values, missing=tuple(absent), refused=reasons, damage=damage)
 
 
 def parse(log: bytes, names: Sequence[str]) -> Results:
-    """What the sidecar of a step with these outputs said. Any bytes are taken: a log that was cut gives
+    """What the sidecar of these outputs said. Any bytes are taken: a log that was cut gives
     `damage`."""
     lines = log.split(b"\n")
     starts = [number for number, line in enumerate(lines) if line == _HEADER]
@@ -180,13 +192,12 @@ _HEADER: Final = b"fusemld results 1"
 _END: Final = b"end"
 _FRAME: Final = re.compile(
     rb"(output) ([0-9]+) ([0-9]{1,7}) ([0-9a-f]{64}) (gzip|plain)|(absent|odd|unreadable) ([0-9]+)"
-    rb"|(large|crowded) ([0-9]+) ([0-9]+)"
+    rb"|(large) ([0-9]+) ([0-9]+)"
 )
 _REASONS: Final = {
     "odd": "it is not a plain file",
     "unreadable": "its rights do not let the sidecar read it",
     "large": f"it has {{}} bytes; at most {OUTPUT_LIMIT_BYTES} are allowed",
-    "crowded": "its {} bytes are too many together with the other outputs of the step",
 }
 
 

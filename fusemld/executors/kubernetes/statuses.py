@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fusemld.executors.kubernetes.pod import SIDECAR, STEP
+from fusemld.executors.kubernetes.pod import STEP, is_sidecar
 from fusemld.hooks.clusters import Json
 
 FAILED: Final = "Failed"
@@ -79,7 +79,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_sidecar(self) -> bool:
         """Its outputs can be read only as long as it is there."""
-        return any(helper.name == SIDECAR for helper in self.helpers)
+        return any(is_sidecar(helper.name) for helper in self.helpers)
 
     def has(self, condition: str) -> bool:
         found = self.conditions.get(condition)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from fusemld.executors.kubernetes.endings import said
-from fusemld.executors.kubernetes.pod import FETCH, SIDECAR, UNPACK
+from fusemld.executors.kubernetes.pod import FETCH, SIDECAR, UNPACK, is_sidecar
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.kubernetes.statuses import Container, Pod, Warned
 from fusemld.model.run import Ending
@@ -33,13 +33,11 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """`words` say what it waits for. With `ending` that is no ordinary wait: it ends the attempt at `until`.
-    `needs_events`: the pod alone does not tell."""
+    """`words` say what it waits for. With `ending` that is no ordinary wait: it ends the attempt at `until`."""
 
     words: str = ""
     ending: Ending | None = None
     until: float | None = None
-    needs_events: bool = False
 
 
 _IMAGE: Final = frozenset(
@@ -92,9 +90,14 @@ def _unplaced(pod: Pod, until: float) -> Trouble:
     return Trouble(words=words, ending=Ending.UNSCHEDULABLE, until=until)
 
 
+def _helper(container: str) -> str | None:
+    return _HELPERS.get(SIDECAR if is_sidecar(container) else container)
+
+
 def _held_up(container: Container, since: float, warnings: Sequence[Warned], patience: Patience) -> Trouble:
     reason, words = container.waiting, container.message
-    whose = f" of {_HELPERS[container.name]}" if container.name in _HELPERS else ""
+    helper = _helper(container.name)
+    whose = f" of {helper}" if helper else ""
     if reason == "InvalidImageName":
         return Trouble(
             words=said(f"image{whose} has an invalid name", words), ending=Ending.IMAGE_UNAVAILABLE, until=since
@@ -110,16 +113,14 @@ def _held_up(container: Container, since: float, warnings: Sequence[Warned], pat
             words=said(f"image{whose} cannot be pulled", words or reason),
             ending=Ending.IMAGE_UNAVAILABLE,
             until=_began(told, since) + patience.image_pull_s,
-            needs_events=True,
         )
     told = _events(
         warnings, _CONTAINER_EVENTS, lambda one: one.message.startswith("Error:") and "Image" not in one.message
     )
     return Trouble(
-        words=said(f"{_HELPERS.get(container.name, 'its container')} cannot be made ({reason})", words),
+        words=said(f"{helper or 'its container'} cannot be made ({reason})", words),
         ending=Ending.MISCONFIGURED,
         until=_began(told, since) + patience.misconfigured_s,
-        needs_events=True,
     )
 
 
@@ -133,16 +134,14 @@ def _unprepared(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Tro
             words=said("a volume cannot be mounted", volumes[-1].message),
             ending=Ending.MISCONFIGURED,
             until=_began(volumes, since) + patience.misconfigured_s,
-            needs_events=True,
         )
     if network:
         return Trouble(
             words=said(f"its node {pod.node} cannot start it", network[-1].message),
             ending=Ending.NODE_LOST,
             until=_began(network, since) + patience.node_lost_after_s,
-            needs_events=True,
         )
-    return Trouble(words=_starting(pod), needs_events=True)
+    return Trouble(words=_starting(pod))
 
 
 def _starting(pod: Pod) -> str:

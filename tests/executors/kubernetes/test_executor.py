@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import anyio
@@ -15,18 +16,12 @@ from fusemld.kube.client import KubeCluster
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending
 from tests.cluster.images import BASE
-from tests.cluster.local import LocalCluster
 from tests.executors.kubernetes.room import SETTINGS, Site, launch
 
 pytestmark = pytest.mark.cluster
 
 TOKEN = "canary-7d1c-value"
 SECRET = {"secret_env": {"TOKEN": TOKEN}, "secrets": frozenset({TOKEN})}
-
-
-@pytest.fixture
-def site(node: LocalCluster, namespace: str, tmp_path: Path) -> Site:
-    return Site(node.kubeconfig, namespace, tmp_path)
 
 
 @pytest.fixture
@@ -55,6 +50,19 @@ async def test_a_step_is_one_pod_that_leaves_its_log_and_outputs_and_then_nothin
         assert room.log(key) == b"the content\nteam"
         assert ended.outcome.tail == "the content\nteam"
         assert [type(one) for one in room.reports if not hasattr(one, "text")] == [AttemptStarted, AttemptFinished]
+
+
+async def test_every_output_may_have_its_mebibyte_however_many_there_are(site: Site) -> None:
+    names = tuple(f"x{number}" for number in range(9))
+    script = "for x in 0 1 2 3 4 5 6 7 8; do (head -c 1048575 /dev/urandom; printf .) >/tekton/results/x$x; done"
+    async with site.room() as room:
+        key = await room.shell("many", script + "; cd /tekton/results; sha256sum x*", outputs=names)
+
+        ended = await room.ended(key)
+
+        digests = [hashlib.sha256(ended.outputs[name].encode("utf-8", "surrogateescape")) for name in names]
+        told = "\n".join(f"{digest.hexdigest()}  {name}" for digest, name in zip(digests, names, strict=True))
+        assert room.log(key).decode() == told + "\n"
 
 
 async def test_a_short_step_costs_one_create_one_delete_and_one_look_at_its_log(
@@ -159,7 +167,7 @@ async def test_a_pod_that_somebody_deletes_ends_its_attempt_with_what_is_known_o
         await room.started(key)
 
         path = f"/api/v1/namespaces/{room.cluster.namespace}/pods/{pod_name(key, site.instance)}"
-        await room.cluster.delete(path, grace_s=1)
+        await room.admin.delete(path, grace_s=1)
         ended = await room.ended(key)
 
         assert ended.outcome.ending is Ending.DELETED
@@ -226,9 +234,7 @@ async def test_pods_of_attempts_that_nobody_waits_for_go_with_their_secrets(site
     async with site.room() as again:
         await again.until_gone("pods", "secrets")
         late = AttemptKey("run", "late", 1)
-        await again.cluster.create(
-            f"/api/v1/namespaces/{again.cluster.namespace}/pods", a_pod(late, site.instance)
-        )
+        await again.admin.create(f"/api/v1/namespaces/{again.cluster.namespace}/pods", a_pod(late, site.instance))
         await again.until_gone("pods")
 
         assert again.reports == []
@@ -240,7 +246,7 @@ async def test_a_pod_of_the_same_name_that_is_somebody_elses_is_left_alone(site:
     foreign["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "another-tool"}
     async with site.room() as room:
         pods = f"/api/v1/namespaces/{room.cluster.namespace}/pods"
-        made = await room.cluster.create(pods, foreign)
+        made = await room.admin.create(pods, foreign)
 
         with pytest.raises(StartError, match="belongs to another-tool, and it is left alone"):
             await room.shell("a", "true")
@@ -248,7 +254,7 @@ async def test_a_pod_of_the_same_name_that_is_somebody_elses_is_left_alone(site:
         await room.executor.forget(key)
         await room.shell("b", "true")
 
-        found = await room.cluster.get(f"{pods}/{made['metadata']['name']}")
+        found = await room.admin.get(f"{pods}/{made['metadata']['name']}")
         assert found["metadata"]["uid"] == made["metadata"]["uid"]
         assert "deletionTimestamp" not in found["metadata"]
 
@@ -257,13 +263,13 @@ async def test_a_quota_that_is_used_up_is_waited_for(site: Site) -> None:
     async with site.room() as room:
         quota = f"/api/v1/namespaces/{room.cluster.namespace}/resourcequotas"
         body = {"metadata": {"name": "full"}, "spec": {"hard": {"pods": "0"}}}
-        await room.cluster.create(quota, body)
-        await quota_in_force(room.cluster, f"{quota}/full")
+        await room.admin.create(quota, body)
+        await quota_in_force(room.admin, f"{quota}/full")
         asked = launch("a", "true")
 
         with pytest.raises(UnavailableError, match="exceeded quota: full"):
             await room.launch(asked)
-        await room.cluster.delete(f"{quota}/full")
+        await room.admin.delete(f"{quota}/full")
         await launch_patiently(room.executor.launch, asked)
 
         assert (await room.ended(asked.key)).outcome.ending is Ending.SUCCEEDED

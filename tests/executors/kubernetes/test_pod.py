@@ -263,7 +263,8 @@ def test_helpers_are_there_only_where_they_are_needed() -> None:
     large = codeset("/large", "large", url="https://git.example.org/x.git")
     by_what = {
         (): launch(),
-        (SIDECAR,): launch(outputs=("x", "y")),
+        (SIDECAR,): launch(outputs=("a", "b", "c", "d")),
+        (SIDECAR, f"{SIDECAR}-1"): launch(outputs=("a", "b", "c", "d", "e")),
         (UNPACK,): launch(codesets=(codeset(), codeset("/more"))),
         (FETCH,): launch(codesets=(large,)),
         (UNPACK, FETCH, SIDECAR): launch(codesets=(codeset(), large), outputs=("x",)),

@@ -14,8 +14,8 @@ import pytest
 
 from fusemld.executors.kubernetes.bundles import Bundle, Entry, bundle, config_maps, pack
 from fusemld.executors.kubernetes.diagnosis import Diagnosis, Patience, Phase, diagnose
-from fusemld.executors.kubernetes.pod import SIDECAR, STEP, pod, secret, small_output
-from fusemld.executors.kubernetes.results import Results, from_message, parse
+from fusemld.executors.kubernetes.pod import STEP, pod, secret, sidecars, small_output
+from fusemld.executors.kubernetes.results import Results, from_message, parse, together
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.hooks.clusters import Json
 from fusemld.hooks.executors import Launch, MountedCodeset
@@ -89,7 +89,7 @@ class Runner:
         return self._api.call("GET", f"{self._path}/pods/{seen['metadata']['name']}/log?container={container}")
 
     def outputs(self, seen: Json, *names: str) -> Results:
-        return parse(self.log(seen, SIDECAR), names)
+        return together(parse(self.log(seen, one), some) for one, some in sidecars(names).items())
 
 
 @pytest.fixture

@@ -17,15 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemld.executors.kubernetes.results import (
+    BATCH,
     COMPLETE,
     MESSAGE_LIMIT_BYTES,
     SCRIPT,
-    TOTAL_LIMIT_BYTES,
     Results,
     arguments,
+    batches,
     conclude,
     from_message,
     parse,
+    together,
 )
 from fusemld.executors.outputs import OUTPUT_LIMIT_BYTES
 from fusemld.model.run import Ending, Outcome
@@ -95,6 +97,22 @@ def test_of_a_sidecar_that_was_started_again_the_last_word_counts() -> None:
     first, second = frames([b"first"])[:-8], frames([b"second"])
 
     assert parse(first + b"\n" + second, ["x"]).values == {"x": b"second"}
+
+
+@given(st.lists(st.none() | st.binary(max_size=20), max_size=20))
+def test_what_several_sidecars_say_is_what_one_would_have_said(contents: list[bytes | None]) -> None:
+    declared = names(contents)
+    logs = [frames(contents[first : first + BATCH]) for first in range(0, len(contents), BATCH)]
+
+    found = together(parse(log, some) for log, some in zip(logs, batches(declared), strict=True))
+
+    assert found == (parse(frames(contents), declared) if contents else Results())
+
+
+def test_what_one_of_several_sidecars_could_not_say_is_damage() -> None:
+    parts = [parse(frames([b"1"]), ["x"]), parse(frames([b"2"])[:-4], ["y"])]
+
+    assert together(parts).damage == parts[1].damage != ""
 
 
 def test_outputs_that_were_not_declared_are_damage() -> None:
@@ -213,18 +231,15 @@ def test_what_is_too_large_is_refused_with_its_size_and_not_printed(hand_over: H
     assert parse(log, ["x"]).refused == {"x": "it has 1099511627776 bytes; at most 1048576 are allowed"}
 
 
-def test_all_outputs_together_stay_below_what_makes_kubelet_rotate_the_log(hand_over: HandOver) -> None:
-    written = {f"x{number}": random.Random(number).randbytes(OUTPUT_LIMIT_BYTES) for number in range(6)}
+def test_all_outputs_of_a_sidecar_stay_below_what_makes_kubelet_rotate_the_log(hand_over: HandOver) -> None:
+    written = {f"x{number}": random.Random(number).randbytes(OUTPUT_LIMIT_BYTES) for number in range(BATCH)}
 
     log = hand_over(list(written), written)
 
     found = parse(log, list(written))
     overhead = len("2026-11-23T11:32:22.821820715Z stdout F ")
     assert len(log) + log.count(b"\n") * overhead < 10 * 1024 * 1024
-    assert len(found.values) == TOTAL_LIMIT_BYTES * 3 // 4 // OUTPUT_LIMIT_BYTES
-    assert found.refused == dict.fromkeys(
-        ("x4", "x5"), "its 1048576 bytes are too many together with the other outputs of the step"
-    )
+    assert found.values == written
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
