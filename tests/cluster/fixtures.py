@@ -16,6 +16,7 @@ import pytest
 from tests.cluster.api import Api, ApiError
 from tests.cluster.local import ASSETS, LocalCluster, assets, has_control_plane
 from tests.cluster.programs import wait_for
+from tests.cluster.role import grant, write_kubeconfig
 
 REQUIRED = "FUSEMLD_TEST_CLUSTER_REQUIRED"
 CRDS = Path(__file__).parent / "crds"
@@ -68,6 +69,16 @@ def namespace(api: Api) -> Iterator[str]:
         yield name
     finally:
         delete_namespace(api, name)
+
+
+@pytest.fixture
+def role_kubeconfig(
+    cluster: LocalCluster, api: Api, namespace: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Of somebody who may do in the namespace exactly what the example's Role says: of what acts for a daemon."""
+    file = tmp_path_factory.mktemp("role") / "kubeconfig"
+    write_kubeconfig(file, grant(api, namespace), cluster.pki / "ca.crt", namespace, api.server)
+    return file
 
 
 def create_namespace(api: Api, name: str) -> None:

@@ -16,9 +16,7 @@ from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, ForbiddenError, UnavailableError
 from fusemld.model.extension import Endpoint, Extension, ResolvedService, Service, ServiceAccess
 from fusemld.registry.registry import Registry
-from tests.cluster import role
 from tests.cluster.api import Api
-from tests.cluster.local import LocalCluster
 from tests.daemon.room import NoServices
 
 OURS = "i-removal"
@@ -88,8 +86,8 @@ def application(namespace: str = "models", *names: str, **more: object) -> Appli
 
 
 @pytest.fixture
-async def connected(kubeconfig: Path, namespace: str) -> AsyncIterator[KubeCluster]:
-    async with connect(Connection(kubeconfig=kubeconfig, namespace=namespace), instance=OURS) as cluster:
+async def connected(role_kubeconfig: Path, namespace: str) -> AsyncIterator[KubeCluster]:
+    async with connect(Connection(kubeconfig=role_kubeconfig, namespace=namespace), instance=OURS) as cluster:
         yield cluster
 
 
@@ -117,18 +115,14 @@ async def test_exactly_the_objects_of_the_application_that_are_ours_are_removed_
 
 @pytest.mark.cluster
 async def test_secrets_are_removed_by_somebody_who_may_not_read_them(
-    api: Api, cluster: LocalCluster, namespace: str, tmp_path: Path
+    api: Api, namespace: str, connected: KubeCluster
 ) -> None:
     ours = create(api, namespace, "ours", OURS)
     foreign = create(api, namespace, "foreign", "i-other")
-    role.write_kubeconfig(
-        tmp_path / "kubeconfig", role.grant(api, namespace), cluster.pki / "ca.crt", namespace, cluster.api.server
-    )
 
-    async with connect(Connection(kubeconfig=tmp_path / "kubeconfig"), instance=OURS) as limited:
-        with pytest.raises(ForbiddenError):
-            await limited.get(ours)
-        await removal(KubeClusters(limited)).remove(application(namespace, "Secret/ours", "Secret/foreign"))
+    with pytest.raises(ForbiddenError):
+        await connected.get(ours)
+    await removal(KubeClusters(connected)).remove(application(namespace, "Secret/ours", "Secret/foreign"))
 
     assert api.find(ours) is None
     assert api.find(foreign) is not None

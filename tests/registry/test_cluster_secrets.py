@@ -11,6 +11,7 @@ from fusemld.model.extension import Credentials, Extension, SecretReference, Sel
 from fusemld.registry.cluster_secrets import read_secrets
 from fusemld.registry.matching import Candidate, match
 from tests.cluster.api import Api
+from tests.cluster.role import ACCOUNT
 
 
 def candidate(**configuration: str) -> Candidate:
@@ -58,9 +59,20 @@ async def test_without_references_nothing_is_asked_of_anybody() -> None:
     assert await read_secrets(candidate(), (), None) == {}
 
 
+def allow_reading(api: Api, namespace: str, *names: str) -> None:
+    """What the example's Role leaves to operators: `get` on the Secrets that their records refer to."""
+    rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": list(names), "verbs": ["get"]}
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    api.create(f"{rbac}/roles", {"metadata": {"name": "reader"}, "rules": [rule]})
+    binding = {"metadata": {"name": "reader"}, "subjects": [subject], "roleRef": reference}
+    api.create(f"{rbac}/rolebindings", binding)
+
+
 @pytest.mark.cluster
 async def test_values_are_read_from_the_cluster_and_errors_name_what_is_missing_but_no_value(
-    api: Api, kubeconfig: Path, namespace: str
+    api: Api, role_kubeconfig: Path, namespace: str
 ) -> None:
     api.create(
         f"/api/v1/namespaces/{namespace}/secrets",
@@ -70,7 +82,8 @@ async def test_values_are_read_from_the_cluster_and_errors_name_what_is_missing_
             "data": {"raw": "/w=="},
         },
     )
-    async with connect(Connection(kubeconfig=kubeconfig), instance="i") as cluster:
+    allow_reading(api, namespace, "keys", "absent")
+    async with connect(Connection(kubeconfig=role_kubeconfig), instance="i") as cluster:
         values = await read(cluster, ID=f"{namespace}/keys/id", KEY=f"{namespace}/keys/key.txt")
         assert values == {f"{namespace}/keys/id": "ann", f"{namespace}/keys/key.txt": "hunter2"}
         assert cluster.requests["get secrets"] == 1

@@ -13,7 +13,6 @@ from fusemld.kube.clusters import KubeClusters
 from fusemld.kube.connecting import Connection, connect
 from fusemld.model.errors import NotFoundError, StartError
 from fusemld.model.extension import Extension, ResolvedService, ServiceAccess
-from tests.cluster.api import Api
 
 NO_CLUSTERS = KubeClusters(None)
 INFERENCE_SERVICES = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/inferenceservices.serving.kserve.io"
@@ -45,8 +44,8 @@ async def offered(executor: str, clusters: KubeClusters) -> Extension:
 
 
 @asynccontextmanager
-async def configured(kubeconfig: Path) -> AsyncGenerator[KubeClusters]:
-    async with connect(Connection(kubeconfig=kubeconfig, namespace="models"), instance="i") as cluster:
+async def configured(role_kubeconfig: Path) -> AsyncGenerator[KubeClusters]:
+    async with connect(Connection(kubeconfig=role_kubeconfig, namespace="models"), instance="i") as cluster:
         yield KubeClusters(cluster)
 
 
@@ -76,8 +75,8 @@ async def test_what_is_not_offered_is_not_found() -> None:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("inferenceservices")
-async def test_kserve_is_found_where_it_is_installed_in_the_configured_cluster(kubeconfig: Path) -> None:
-    async with configured(kubeconfig) as clusters:
+async def test_kserve_is_found_where_it_is_installed_in_the_configured_cluster(role_kubeconfig: Path) -> None:
+    async with configured(role_kubeconfig) as clusters:
         record = await offered("kubernetes", clusters)
         checked = await KServeResolver().check(access(IN_CLUSTER_URL), clusters)
 
@@ -89,9 +88,9 @@ async def test_kserve_is_found_where_it_is_installed_in_the_configured_cluster(k
 
 
 @pytest.mark.cluster
-async def test_a_cluster_without_kserve_is_named_with_what_it_lacks(kubeconfig: Path, api: Api) -> None:
+async def test_a_cluster_without_kserve_is_named_with_what_it_lacks(role_kubeconfig: Path) -> None:
     """An API server always has other APIs: one of them stands for a cluster without KServe."""
-    async with configured(kubeconfig) as clusters:
+    async with configured(role_kubeconfig) as clusters:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fusemld_kserve.resolver.GROUP_VERSION", "serving.example.com/v1")
             with pytest.raises(

@@ -1,4 +1,4 @@
-"""Shells that the scripts of helper containers must work in."""
+"""Shells that the scripts of helper containers must work in, and where executors live."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.cluster.local import LocalCluster
+from tests.executors.kubernetes.room import Site
 
 Shell = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -41,3 +44,9 @@ def shell(shell_argv: tuple[list[str], str]) -> Shell:
         )
 
     return run
+
+
+@pytest.fixture
+def site(node: LocalCluster, role_kubeconfig: Path, namespace: str, tmp_path: Path) -> Site:
+    """Executors have the rights of the example's Role."""
+    return Site(role_kubeconfig, node.kubeconfig, namespace, tmp_path)

@@ -24,10 +24,13 @@ Reported = AttemptStarted | AttemptNoted | AttemptFinished
 
 
 class Room:
-    """`reports` are those of one life of the executor."""
+    """`reports` are those of one life of the executor. `cluster` is its own access, `admin` that of the test."""
 
-    def __init__(self, cluster: KubeCluster, executor: KubernetesExecutor, state: Path) -> None:
+    def __init__(
+        self, cluster: KubeCluster, admin: KubeCluster, executor: KubernetesExecutor, state: Path
+    ) -> None:
         self.cluster = cluster
+        self.admin = admin
         self.executor = executor
         self.state = state
         self.known: frozenset[AttemptKey] = frozenset()
@@ -68,9 +71,9 @@ class Room:
         return path.read_bytes() if path.exists() else b""
 
     async def names(self, kind: str) -> set[str]:
-        """Of all things of a kind (`pods`) that this daemon made. Needs rights that the executor does without."""
+        """Of all things of a kind (`pods`) that this daemon made."""
         path = f"/api/v1/namespaces/{self.cluster.namespace}/{kind}"
-        listed = await self.cluster.get(path, {"labelSelector": f"fusemld.io/instance={self.cluster.instance}"})
+        listed = await self.admin.get(path, {"labelSelector": f"fusemld.io/instance={self.cluster.instance}"})
         return {item["metadata"]["name"] for item in listed["items"]}
 
     async def until_gone(self, *kinds: str) -> None:
@@ -89,10 +92,12 @@ class Room:
 
 
 class Site:
-    """Where rooms are opened one after the other: a daemon that is started again."""
+    """Where rooms are opened one after the other: a daemon that is started again. It may do what `kubeconfig` lets
+    it, and the test everything."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, state: Path) -> None:
+    def __init__(self, kubeconfig: Path, admin: Path, namespace: str, state: Path) -> None:
         self.connection = Connection(kubeconfig=kubeconfig, namespace=namespace)
+        self.admin = Connection(kubeconfig=admin, namespace=namespace)
         self.instance = f"test-{secrets.token_hex(4)}"
         self.state = state
 
@@ -106,11 +111,14 @@ class Site:
         log_limit_bytes: int = 1024 * 1024,
     ) -> AsyncIterator[Room]:
         """Leaving it ends the daemon, and what runs goes on. `wrapped` comes between it and the cluster."""
-        async with connect(self.connection, instance=self.instance) as cluster:
+        async with (
+            connect(self.connection, instance=self.instance) as cluster,
+            connect(self.admin, instance=self.instance) as admin,
+        ):
             executor = KubernetesExecutor(
                 wrapped(cluster), settings, state=self.state, log_limit_bytes=log_limit_bytes
             )
-            opened = Room(cluster, executor, self.state)
+            opened = Room(cluster, admin, executor, self.state)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(executor.run, opened.report)
                 opened.known = await executor.recover(list(recorded))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -14,7 +13,6 @@ from fusemld.executors.kubernetes import executor
 from fusemld.executors.kubernetes.names import pod_name
 from fusemld.kube.client import KubeCluster
 from fusemld.model.run import Ending
-from tests.cluster.local import LocalCluster
 from tests.executors.kubernetes.room import Site, launch
 
 pytestmark = pytest.mark.cluster
@@ -38,16 +36,13 @@ class BlindCluster:
         yield []
 
 
-async def test_an_attempt_whose_pod_nobody_ever_saw_ends(
-    node: LocalCluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_attempt_whose_pod_nobody_ever_saw_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "_SEARCH_AFTER_S", 0.3)
-    site = Site(node.kubeconfig, namespace, tmp_path)
     asked = launch("a", "sleep 100")
     async with site.room(wrapped=lambda cluster: cast("KubeCluster", BlindCluster(cluster))) as room:
         await room.launch(asked)
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod_name(asked.key, site.instance)}"
-        await room.cluster.delete(path, grace_s=1)
+        path = f"/api/v1/namespaces/{room.cluster.namespace}/pods/{pod_name(asked.key, site.instance)}"
+        await room.admin.delete(path, grace_s=1)
         ended = await room.ended(asked.key)
 
         assert ended.outcome.ending is Ending.DELETED

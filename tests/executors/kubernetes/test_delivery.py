@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
@@ -11,9 +11,10 @@ from fusemld.executors.kubernetes.delivery import UNUSED_S, Delivery, entries
 from fusemld.hooks.executors import MountedCodeset
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import Connection, connect
-from tests.cluster.local import LocalCluster
+from tests.cluster.api import Api
 
 LIMIT_BYTES = 4 * 1024 * 1024
+There = Callable[[], set[str]]
 
 
 class Clock:
@@ -24,10 +25,22 @@ class Clock:
 
 
 @pytest.fixture
-async def cluster(cluster: LocalCluster, namespace: str) -> AsyncIterator[KubeCluster]:
-    connection = Connection(kubeconfig=cluster.kubeconfig, namespace=namespace)
+async def granted(role_kubeconfig: Path, namespace: str) -> AsyncIterator[KubeCluster]:
+    """With the rights of the example's Role."""
+    connection = Connection(kubeconfig=role_kubeconfig, namespace=namespace)
     async with connect(connection, instance="test-delivery") as connected:
         yield connected
+
+
+@pytest.fixture
+def there(api: Api, namespace: str) -> There:
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+
+    def found() -> set[str]:
+        names = {item["metadata"]["name"] for item in api.items(path)}
+        return {name for name in names if "codeset" in name}
+
+    return found
 
 
 @pytest.fixture
@@ -40,11 +53,6 @@ def codeset(tmp_path: Path) -> MountedCodeset:
 
 def mounted(source: Path, digest: str) -> MountedCodeset:
     return MountedCodeset(path="/project", project="team", name="mnist", version="1", digest=digest, source=source)
-
-
-async def there(cluster: KubeCluster) -> set[str]:
-    listed = await cluster.get(f"/api/v1/namespaces/{cluster.namespace}/configmaps")
-    return {item["metadata"]["name"] for item in listed["items"] if "codeset" in item["metadata"]["name"]}
 
 
 def test_everything_in_a_folder_is_packed_but_what_is_no_file(tmp_path: Path) -> None:
@@ -61,41 +69,45 @@ def test_everything_in_a_folder_is_packed_but_what_is_no_file(tmp_path: Path) ->
 
 @pytest.mark.cluster
 async def test_attempts_that_start_together_create_a_codeset_once(
-    cluster: KubeCluster, codeset: MountedCodeset
+    granted: KubeCluster, there: There, codeset: MountedCodeset
 ) -> None:
-    delivery = Delivery(cluster, LIMIT_BYTES)
+    delivery = Delivery(granted, LIMIT_BYTES)
     async with anyio.create_task_group() as tasks:
         for _ in range(8):
             tasks.start_soon(delivery.deliver, [codeset, codeset])
 
-    assert cluster.requests["create configmaps"] == 1
-    assert len(await there(cluster)) == 1
+    assert granted.requests["create configmaps"] == 1
+    assert len(there()) == 1
 
 
 @pytest.mark.cluster
-async def test_what_an_earlier_daemon_created_is_used(cluster: KubeCluster, codeset: MountedCodeset) -> None:
-    first = await Delivery(cluster, LIMIT_BYTES).deliver([codeset])
+async def test_what_an_earlier_daemon_created_is_used(
+    granted: KubeCluster, there: There, codeset: MountedCodeset
+) -> None:
+    first = await Delivery(granted, LIMIT_BYTES).deliver([codeset])
 
-    again = await Delivery(cluster, LIMIT_BYTES).deliver([codeset])
+    again = await Delivery(granted, LIMIT_BYTES).deliver([codeset])
 
     assert first == again
-    assert {name for bundle in first.values() for name in bundle.names} == await there(cluster)
+    assert {name for bundle in first.values() for name in bundle.names} == there()
 
 
 @pytest.mark.cluster
-async def test_a_codeset_that_is_too_large_is_left_to_others(cluster: KubeCluster, tmp_path: Path) -> None:
+async def test_a_codeset_that_is_too_large_is_left_to_others(
+    granted: KubeCluster, there: There, tmp_path: Path
+) -> None:
     (tmp_path / "large").write_bytes(bytes(range(256)) * 100)
 
-    assert await Delivery(cluster, 100).deliver([mounted(tmp_path, "d-2")]) == {}
-    assert await there(cluster) == set()
+    assert await Delivery(granted, 100).deliver([mounted(tmp_path, "d-2")]) == {}
+    assert there() == set()
 
 
 @pytest.mark.cluster
 async def test_only_what_nobody_has_used_for_a_while_is_swept(
-    cluster: KubeCluster, codeset: MountedCodeset, tmp_path: Path
+    granted: KubeCluster, there: There, codeset: MountedCodeset, tmp_path: Path
 ) -> None:
     clock = Clock()
-    delivery = Delivery(cluster, LIMIT_BYTES, clock)
+    delivery = Delivery(granted, LIMIT_BYTES, clock)
     other = tmp_path / "other"
     other.mkdir()
     used = next(iter((await delivery.deliver([mounted(other, "d-2")])).values()))
@@ -104,47 +116,47 @@ async def test_only_what_nobody_has_used_for_a_while_is_swept(
     delivery.release(unused.names)
     for clock.now in (10.0, UNUSED_S + 9.0):
         await delivery.sweep_unused()
-        assert set(unused.names) <= await there(cluster)
+        assert set(unused.names) <= there()
 
     clock.now = UNUSED_S + 10.0
     await delivery.sweep_unused()
-    assert await there(cluster) == set(used.names)
+    assert there() == set(used.names)
 
     await delivery.deliver([codeset])
-    assert await there(cluster) == {*used.names, *unused.names}
+    assert there() == {*used.names, *unused.names}
 
 
 @pytest.mark.cluster
 async def test_what_an_earlier_daemon_left_goes_but_what_an_adopted_pod_uses(
-    cluster: KubeCluster, codeset: MountedCodeset, tmp_path: Path
+    granted: KubeCluster, there: There, codeset: MountedCodeset, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    earlier = Delivery(cluster, LIMIT_BYTES)
+    earlier = Delivery(granted, LIMIT_BYTES)
     used = next(iter((await earlier.deliver([mounted(other, "d-2")])).values()))
     await earlier.deliver([codeset])
 
     clock = Clock()
-    delivery = Delivery(cluster, LIMIT_BYTES, clock)
+    delivery = Delivery(granted, LIMIT_BYTES, clock)
     delivery.hold(used.names)
     await delivery.sweep_unknown()
-    assert await there(cluster) == set(used.names)
+    assert there() == set(used.names)
 
     delivery.release(used.names)
     clock.now = UNUSED_S
     await delivery.sweep_unused()
-    assert await there(cluster) == set()
+    assert there() == set()
 
 
 @pytest.mark.cluster
 async def test_what_somebody_removed_is_created_again_once_there_is_doubt(
-    cluster: KubeCluster, codeset: MountedCodeset
+    granted: KubeCluster, api: Api, there: There, codeset: MountedCodeset
 ) -> None:
-    delivery = Delivery(cluster, LIMIT_BYTES)
+    delivery = Delivery(granted, LIMIT_BYTES)
     made = next(iter((await delivery.deliver([codeset])).values()))
-    await cluster.delete(f"/api/v1/namespaces/{cluster.namespace}/configmaps/{made.names[0]}")
+    assert api.delete(f"/api/v1/namespaces/{granted.namespace}/configmaps/{made.names[0]}")
     delivery.doubt()
 
     await delivery.deliver([codeset])
 
-    assert await there(cluster) == set(made.names)
+    assert there() == set(made.names)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import Connection, connect
 from fusemld.model.errors import ForbiddenError, UnavailableError
 from fusemld.model.run import AttemptKey
-from tests.cluster.local import LocalCluster
+from tests.cluster.api import Api
 
 INSTANCE = "test-sweeping"
 KEPT = AttemptKey("a run with spaces", "a", 1)
@@ -18,47 +19,51 @@ LEFT = AttemptKey("left", "a", 1)
 
 
 @pytest.fixture
-async def cluster(cluster: LocalCluster, namespace: str) -> AsyncIterator[KubeCluster]:
-    connection = Connection(kubeconfig=cluster.kubeconfig, namespace=namespace)
+async def granted(role_kubeconfig: Path, namespace: str) -> AsyncIterator[KubeCluster]:
+    """With the rights of the example's Role."""
+    connection = Connection(kubeconfig=role_kubeconfig, namespace=namespace)
     async with connect(connection, instance=INSTANCE) as connected:
         yield connected
 
 
-async def add_secret(cluster: KubeCluster, key: AttemptKey, instance: str = INSTANCE) -> str:
+def add_secret(api: Api, namespace: str, key: AttemptKey, instance: str = INSTANCE) -> str:
     metadata = {
         "name": pod_name(key, instance),
         "labels": labels(key, "flow", instance),
         "annotations": notes(key, "flow"),
     }
-    await cluster.create(f"/api/v1/namespaces/{cluster.namespace}/secrets", {"metadata": metadata})
+    api.create(f"/api/v1/namespaces/{namespace}/secrets", {"metadata": metadata})
     return pod_name(key, instance)
 
 
-async def secrets(cluster: KubeCluster) -> set[str]:
-    listed = await cluster.get(f"/api/v1/namespaces/{cluster.namespace}/secrets")
-    return {item["metadata"]["name"] for item in listed["items"]}
+def secrets(api: Api, namespace: str) -> set[str]:
+    return {item["metadata"]["name"] for item in api.items(f"/api/v1/namespaces/{namespace}/secrets")}
 
 
 @pytest.mark.cluster
-async def test_secrets_of_runs_that_are_over_are_swept_and_no_others(cluster: KubeCluster) -> None:
-    kept = await add_secret(cluster, KEPT)
-    await add_secret(cluster, LEFT)
-    others = await add_secret(cluster, LEFT, "another-daemon")
+async def test_secrets_of_runs_that_are_over_are_swept_and_no_others(
+    granted: KubeCluster, api: Api, namespace: str
+) -> None:
+    kept = add_secret(api, namespace, KEPT)
+    add_secret(api, namespace, LEFT)
+    others = add_secret(api, namespace, LEFT, "another-daemon")
 
-    await sweep_secrets(cluster, [KEPT])
+    await sweep_secrets(granted, [KEPT])
 
-    assert await secrets(cluster) == {kept, others}
+    assert secrets(api, namespace) == {kept, others}
 
 
 @pytest.mark.cluster
-async def test_removing_everything_leaves_what_is_another_daemons(cluster: KubeCluster) -> None:
-    await add_secret(cluster, LEFT)
-    others = await add_secret(cluster, LEFT, "another-daemon")
+async def test_removing_everything_leaves_what_is_another_daemons(
+    granted: KubeCluster, api: Api, namespace: str
+) -> None:
+    add_secret(api, namespace, LEFT)
+    others = add_secret(api, namespace, LEFT, "another-daemon")
 
-    removed = await remove_everything(cluster)
+    removed = await remove_everything(granted)
 
     assert removed == Removed(pods=0, secrets=1, config_maps=0)
-    assert await secrets(cluster) == {others}
+    assert secrets(api, namespace) == {others}
 
 
 async def test_a_sweep_waits_for_the_api_server_and_gives_way_to_its_refusal() -> None:
