@@ -1,9 +1,13 @@
-"""Real models, a real keeper and supervisor; the object store is a folder."""
+"""Where models are served on this machine and on a cluster.
+
+On this machine models, keeper and supervisor are real and the object store is a folder.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -14,21 +18,24 @@ import anyio
 import msgspec
 import pytest
 from fusemld_kserve.inference import InferenceServer
+from fusemld_s3.service import RcloneKind
 
 from fusemld.executors.process.client import Keeper
 from fusemld.hooks.building import build_environment
 from fusemld.hooks.environments import Environments, EnvironmentSpec
-from fusemld.hooks.services import Services
+from fusemld.hooks.services import ServiceAddress, Services
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.hooks.stores import ObjectStore, StoreConnection, StoredObject
-from fusemld.model.application import Application
+from fusemld.kube.connecting import Connection, connect
 from fusemld.model.codeset import PinnedCodeset
-from fusemld.model.errors import ConflictError, NotFoundError
+from fusemld.model.errors import NotFoundError
 from fusemld.model.extension import ResolvedService, ServiceAccess
 from fusemld.model.run import AttemptKey
 from fusemld.model.service import ServiceRecord
 from fusemld.services.environments import KeeperEnvironments
 from fusemld.services.supervisor import ServiceSupervisor
+from tests.cluster.api import Api
+from tests.cluster.serving import BUCKET, KEYS, ONNX, SKLEARN, Book, ClusterWorld
 
 TRAINER = EnvironmentSpec(
     label="the trainer", requirements="mlflow==3.17.2\nscikit-learn==1.7.2\nskops==0.16.0\npandas\n"
@@ -76,22 +83,6 @@ class FolderStore:
 
     def _path(self, url: str) -> Path:
         return self._root / url.removeprefix("s3://")
-
-
-class Book:
-    """Applications in memory, with the refusal that the daemon's have."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, Application] = {}
-
-    async def get(self, name: str) -> Application | None:
-        return self.entries.get(name)
-
-    async def record(self, application: Application) -> None:
-        known = self.entries.get(application.name)
-        if known is not None and known.run_created_at > application.run_created_at:
-            raise ConflictError(f"cannot update application {application.name}: a newer run has updated it")
-        self.entries[application.name] = application
 
 
 class Records:
@@ -254,3 +245,32 @@ def open_world(tmp_path: Path, runtime_folders: RuntimeFolders, bucket: Path) ->
 async def _nothing_left(tmp_path: Path) -> AsyncIterator[None]:
     yield
     await Keeper(tmp_path / "state").shutdown(grace_s=1.0)
+
+
+@pytest.fixture(scope="session")
+def object_store(start_service: Callable[..., ServiceAddress]) -> ServiceAddress:
+    """Its bucket holds models that nobody loads here."""
+    address = start_service(RcloneKind(), KEYS)
+    models = {
+        "sklearn": {"MLmodel": SKLEARN, "model.pkl": "pickle", "requirements.txt": "scikit-learn==1.7.2\n"},
+        "newer": {"MLmodel": SKLEARN, "model.pkl": "newer pickle"},
+        "onnx": {"MLmodel": ONNX, "model.onnx": "graph", "tensors": "weights", "conda.yaml": "name: x\n"},
+        "skops": {"MLmodel": "flavors:\n  sklearn: {pickled_model: model.skops}\n", "model.skops": "zip"},
+        "spark": {"MLmodel": "flavors:\n  spark: {}\n", "data": "x"},
+    }
+    for model, files in models.items():
+        for file, text in files.items():
+            target = address.folder / "data" / BUCKET / model / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+    return address
+
+
+@pytest.fixture
+async def world(
+    api: Api, role_kubeconfig: Path, namespace: str, object_store: ServiceAddress, tmp_path: Path
+) -> AsyncIterator[ClusterWorld]:
+    """The daemon's part acts with the rights of the example's Role."""
+    connection = Connection(kubeconfig=role_kubeconfig, namespace=namespace)
+    async with connect(connection, instance=f"i-{secrets.token_hex(4)}") as connected:
+        yield ClusterWorld(api, connected, object_store, tmp_path)

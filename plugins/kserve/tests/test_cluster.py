@@ -14,7 +14,7 @@ from fusemld.model.errors import ConflictError
 from tests.cluster import role
 from tests.cluster.api import Api
 from tests.cluster.local import LocalCluster
-from tests.serving import BUCKET, KEYS, URL, ClusterWorld, access, remembered, served
+from tests.cluster.serving import BUCKET, KEYS, URL, ClusterWorld, access, remembered, served
 
 pytestmark = [pytest.mark.cluster, pytest.mark.services, pytest.mark.usefixtures("inferenceservices")]
 
