@@ -129,12 +129,14 @@ class Remover:
     async def _insist(self, name: str, request: Callable[[], Awaitable[None]]) -> None:
         """Until it is done: what stands in the way (an API server that is away, permissions) may pass."""
         tries = 0
+        is_told = False
         while True:
             try:
                 async with self._slots:
                     return await request()
             except FusemldError as error:
                 tries += 1
-                if not isinstance(error, UnavailableError) and tries == 1:
+                if not is_told and not isinstance(error, UnavailableError):
+                    is_told = True
                     _log.warning("pod.not_removed", name=name, error=str(error))
             await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
