@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-_RETRIABLE = "state IN ('failed', 'cancelled')"
-_HELD = f"(finished_at IS NULL OR {_RETRIABLE})"
+_RETRIABLE = "runs.state IN ('failed', 'cancelled')"
+_HELD = f"(runs.finished_at IS NULL OR {_RETRIABLE})"
 """A run that goes on, or that can be made to."""
 
 
@@ -76,7 +76,8 @@ def unused_workflows(connection: sqlite3.Connection, going: Collection[str]) -> 
 def pinned_digests(connection: sqlite3.Connection) -> set[str]:
     """The contents of codesets that runs need which go on, or which can be made to."""
     found = connection.execute(
-        "SELECT DISTINCT json_extract(pin.value, '$.digest') FROM runs JOIN run_details ON run = runs.id,"  # noqa: S608
+        "SELECT DISTINCT json_extract(pin.value, '$.digest')"  # noqa: S608
+        " FROM runs JOIN run_details ON run_details.run = runs.id,"
         f" json_each(run_details.data, '$.codesets') AS pin WHERE {_HELD}"
     )
     return {str(row[0]) for row in found}
@@ -85,10 +86,12 @@ def pinned_digests(connection: sqlite3.Connection) -> set[str]:
 def run_naming(connection: sqlite3.Connection, text: str) -> str | None:
     """A run that goes on, or that can be made to, and has this text in an output, its inputs or its workflow."""
     row = connection.execute(
-        f"SELECT id FROM runs WHERE {_HELD} AND ("  # noqa: S608
-        "EXISTS (SELECT 1 FROM outputs WHERE run = id AND instr(value, CAST(:text AS BLOB)))"
-        " OR EXISTS (SELECT 1 FROM run_details WHERE run = id AND instr(data, :text))"
-        " OR EXISTS (SELECT 1 FROM workflows WHERE digest = workflow_digest AND instr(canonical, :text))) LIMIT 1",
+        f"SELECT runs.id FROM runs WHERE {_HELD} AND ("  # noqa: S608
+        "EXISTS (SELECT 1 FROM outputs WHERE outputs.run = runs.id AND instr(outputs.value, CAST(:text AS BLOB)))"
+        " OR EXISTS (SELECT 1 FROM run_details"
+        " WHERE run_details.run = runs.id AND instr(run_details.data, :text))"
+        " OR EXISTS (SELECT 1 FROM workflows"
+        " WHERE workflows.digest = runs.workflow_digest AND instr(workflows.canonical, :text))) LIMIT 1",
         {"text": text},
     ).fetchone()
     return None if row is None else str(row[0])
