@@ -61,10 +61,10 @@ class _Reader:
         if self.done:
             return
         label = f"{file.step:<{width}} | ".encode()
-        if file.attempt > 1 and not self._titled:
-            yield (label if self._labelled else b"") + f"--- attempt {file.attempt} ---\n".encode()
-        self._titled = True
         for chunk in self._chunks(file):
+            if file.attempt > 1 and not self._titled:
+                yield (label if self._labelled else b"") + f"--- attempt {file.attempt} ---\n".encode()
+            self._titled = True
             if self._labelled:
                 *lines, self._rest = (self._rest + chunk).split(b"\n")
                 yield b"".join(label + line + b"\n" for line in lines)

@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from fusemld.api import views
+from fusemld.api.client import url
 from fusemld.cli.options import connect, run_argument, socket_option
 
 
@@ -19,10 +21,27 @@ def logs(run: str, step: str | None, follow: bool, attempt: int | None) -> None:
     """Show the log of a STEP of RUN as it was written, or all logs with the step's name before each line."""
     if attempt and not step:
         raise click.UsageError("--attempt needs a STEP")
-    is_empty = True
-    for chunk in connect().logs(run, step, attempt, follow):
+    is_empty, client = True, connect()
+    for chunk in client.logs(run, step, attempt, follow):
         is_empty = False
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
     if is_empty:
-        click.echo(f"nothing was logged; what happened says: fuseml why {run}", err=True)
+        said = _nothing(client.get(url("runs", run), views.RunView), step, attempt)
+        click.echo(f"{said}; what happened says: fuseml why {run}", err=True)
+
+
+def _nothing(run: views.RunView, step: str | None, attempt: int | None) -> str:
+    """Why there is no log, as far as the record of the run tells."""
+    attempts = [
+        each
+        for one in run.steps
+        if step in (None, one.name)
+        for each in one.attempts
+        if attempt in (None, each.number)
+    ]
+    if any(each.tail for each in attempts):
+        return "the log is gone: retention removes what is old or too much"
+    if any(each.ended_at is not None for each in attempts):
+        return "nothing was logged, or the log is gone: retention removes what is old or too much"
+    return "nothing was logged so far"
