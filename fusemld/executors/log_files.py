@@ -29,10 +29,6 @@ class LogFile:
         self._closed = False
 
     @property
-    def is_full(self) -> bool:
-        return self.size_bytes >= self._limit
-
-    @property
     def is_settled(self) -> bool:
         """All that was fed is in the file: nothing is held back because it may be the beginning of a secret."""
         return not self._masker.holds_back

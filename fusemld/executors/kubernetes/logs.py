@@ -226,7 +226,7 @@ class AttemptLog:
         silence_s = _FOLLOWED_SILENCE_S if follow else _SILENCE_S
         async with self._cluster.logs(self._path, params=params, silence_s=silence_s) as chunks:
             if self._cut_to is not None:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # where it is there, the first write fails too, and tells
                     os.truncate(self._file_path, self._cut_to)
                 self._cut_to = None
             async for chunk in chunks:
@@ -238,7 +238,8 @@ class AttemptLog:
 
 
 class Marker:
-    """A position on the disk: one write of one size, which a kill cannot tear."""
+    """A position on the disk: one write of one size, which a kill cannot tear. One that cannot be written costs
+    the next daemon a second reading, and nothing else."""
 
     def __init__(self, path: Path) -> None:
         self.is_used = False

@@ -196,3 +196,14 @@ async def test_a_log_has_a_limit_and_a_note_but_its_last_lines_are_known(tmp_pat
     note = "[fusemld: the log is limited to 8 bytes: 18 more were dropped here]"
     assert (tmp_path / "a.log").read_text() == f"one\ntwo \n{note}\n"
     assert log.tail == f"one\ntwo sesame\nthree\nfour\n\n{note}"
+
+
+async def test_a_log_that_cannot_be_written_is_read_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.log").mkdir()
+    log = attempt_log(StutteringNode(LOG, []), tmp_path)
+    log.open((), resumed=True)
+    await log.read()
+    log.close()
+
+    assert log.tail.startswith("one\ntwo sesame\nthree\nfour\n")
+    assert "the log is not complete: Is a directory" in log.tail
