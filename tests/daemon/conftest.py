@@ -45,8 +45,10 @@ def room(tmp_path: Path, engine: OpenEngine) -> OpenRoom:
     """`async with room() as running`: like `engine`, with the real performer."""
 
     @asynccontextmanager
-    async def life(script: ScriptedStep | None = None, *, is_started: bool = True) -> AsyncGenerator[Room]:
-        async with engine(is_started=False) as running:
+    async def life(
+        script: ScriptedStep | None = None, slots: int | None = None, *, is_started: bool = True
+    ) -> AsyncGenerator[Room]:
+        async with engine(slots, is_started=False) as running:
             made = Room(running, tmp_path / "state", script)
             if is_started:
                 await made.start()

@@ -11,6 +11,7 @@ import pytest
 
 from fusemld.api.views import HealthState, RunFilter
 from fusemld.codesets.codesets import Codesets
+from fusemld.daemon import run_operations
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
@@ -134,7 +135,7 @@ class Desk:
         await self.room.over(run)
 
 
-Open = Callable[[], AbstractAsyncContextManager[Desk]]
+Open = Callable[..., AbstractAsyncContextManager[Desk]]
 
 
 @pytest.fixture
@@ -142,8 +143,8 @@ def desk(room: OpenRoom) -> Open:
     """With the documents of `FILES`."""
 
     @asynccontextmanager
-    async def life() -> AsyncGenerator[Desk]:
-        async with room() as running:
+    async def life(slots: int | None = None) -> AsyncGenerator[Desk]:
+        async with room(slots=slots) as running:
             made = Desk(running)
             await made.see(**FILES)
             yield made
@@ -336,6 +337,24 @@ async def test_what_a_queued_step_waits_for_is_in_its_line(desk: Open) -> None:
 
         assert [step.state for step in view.steps] == [StepState.RUNNING, StepState.WAITING]
         assert view.steps[1].reason == "waiting for one"
+
+
+async def test_a_long_list_of_runs_does_not_count_who_is_before_each(
+    desk: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_operations, "COUNTED", 2)
+    async with desk(slots=1) as there:
+        for _ in range(3):
+            await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        await there.room.launched(1)
+
+        short = [run.now for run in await there.operations.runs(RunFilter(limit=2))]
+        long = [run.now for run in await there.operations.runs(RunFilter(limit=3))]
+
+        queued = [text for text in short if "slots are taken" in text]
+        assert queued
+        assert all("before it" in text for text in queued)
+        assert sorted(long)[:2] == ["one: all 1 slots are taken"] * 2
 
 
 async def test_the_daemon_is_well_until_a_run_breaks_or_the_folder_goes(desk: Open) -> None:
