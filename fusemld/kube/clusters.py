@@ -15,8 +15,8 @@ from fusemld.model.extension import ServiceAccess
 class KubeClusters:
     """Implements `fusemld.hooks.clusters.Clusters`.
 
-    `fusemld.kube.config.given` says which keys of a record's configuration are credentials. `instance` labels what
-    is created in the clusters of records.
+    `fusemld.kube.records.given` says which keys of a record's configuration are credentials. `instance` labels
+    what is created in the clusters of records.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ class Delivery:
             packed.is_there = False
 
     async def sweep_unknown(self) -> None:
-        """Remove what an earlier daemon left and nobody holds."""
+        """Remove what an earlier daemon left and nobody holds; nothing where a selector cannot name what is."""
         async with self._sweeping:
             held = {name.rpartition("-")[0] for name in self._held}
             if len(held) > _MOST_NAMED:

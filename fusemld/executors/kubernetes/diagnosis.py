@@ -33,7 +33,7 @@ class Phase(enum.StrEnum):
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """`note` tells a person what the attempt waits for. `outcome` is set from `step_ended` on, where it
     may come a moment later; a success still needs its outputs. `check_again_at` is when time alone may change the
-    verdict. `needs_events`: the events of the pod may say more. Times are those of the cluster's clocks."""
+    verdict. Times are those of the cluster's clocks."""
 
     phase: Phase
     note: str = ""
@@ -41,7 +41,6 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     ended_at: float | None = None
     check_again_at: float | None = None
-    needs_events: bool = False
 
 
 def diagnose(
@@ -72,9 +71,7 @@ def diagnose(
     if trouble.ending is not None and trouble.until is not None and now >= trouble.until:
         outcome = Outcome(ending=trouble.ending, message=trouble.words)
         return Diagnosis(phase=Phase.OVER, outcome=outcome)
-    return Diagnosis(
-        phase=Phase.WAITING, note=trouble.words, check_again_at=trouble.until, needs_events=trouble.needs_events
-    )
+    return Diagnosis(phase=Phase.WAITING, note=trouble.words, check_again_at=trouble.until)
 
 
 _UNKNOWN: Final = Verdict(Ending.LOST, "its pod has ended and nobody can tell how")

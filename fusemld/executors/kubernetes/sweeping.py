@@ -59,7 +59,8 @@ async def remove_everything(cluster: KubeCluster) -> Removed:
 
 
 async def sweep_secrets(cluster: KubeCluster, kept: Iterable[AttemptKey]) -> None:
-    """Remove the Secrets of all runs of this instance but those of `kept`. Nothing may create one meanwhile."""
+    """Remove the Secrets of all runs of this instance but those of `kept`; none where these are more than a
+    selector names. Nothing may create one meanwhile."""
     runs = sorted({names.label_value(key.run) for key in kept})
     if len(runs) > _MOST_NAMED:
         return
