@@ -1,5 +1,7 @@
 """What every test of the project and its plugins can use."""
 
+import signal
+
 from hypothesis import settings
 
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -9,3 +11,7 @@ pytest_plugins = ["tests.cluster.fixtures"]
 settings.register_profile("fusemld", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=5000)
 settings.load_profile("fusemld")
+
+# Whoever ends a test run with SIGTERM, as `timeout` does, leaves no more behind than with Ctrl-C: no daemon, no
+# cluster.
+signal.signal(signal.SIGTERM, signal.default_int_handler)

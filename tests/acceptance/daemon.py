@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import psutil
 from fusemld.api import views
 from fusemld.api.client import Client
 from fusemld.executors.process.spawning import MARKER
+from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import RunState
 
@@ -57,11 +58,20 @@ class Daemon:
     def start(self, **settings: str) -> None:
         """Start it and wait until it answers; `settings` are `FUSEMLD_*` variables without the prefix."""
         self.environment |= {f"FUSEMLD_{name}": text for name, text in settings.items()}
+        self.spawn()
+        self.wait_for(self._answers, START_S, "the daemon to answer")
+
+    def spawn(self, fault: str = "") -> subprocess.Popen[bytes]:
+        """Start it, and let it, or a keeper that it starts, die at the fault point."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "fusemld", "run"], env=self.environment, stdout=log, stderr=log, start_new_session=True
+                [BIN / "fusemld", "run"],
+                env=self.environment | ({faults.VARIABLE: fault} if fault else {}),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
-        self.wait_for(self._answers, START_S, "the daemon to answer")
+        return self.process
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -266,11 +276,21 @@ def daemon_of(folder: Path) -> Iterator[Daemon]:
         try:
             yield made
         finally:
-            made.close()
-            left = made.processes()
-            for process in left:
-                process.kill()
-            assert not left, f"left over: {[process.cmdline() for process in left]}"
+            try:
+                made.close()
+            finally:
+                left = [(process, _words(process)) for process in made.processes()]
+                for process, _ in left:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+            assert not left, f"left over: {[words for _, words in left]}"
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 @contextmanager

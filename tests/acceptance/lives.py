@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 
-from fusemld.model import faults
 from fusemld.model.run import RunState
-from tests.acceptance.daemon import BIN, Daemon, gone, keepers, runs
+from tests.acceptance.daemon import Daemon, gone, keepers, runs
 
 
 class Life:
     """A daemon, and keepers that it starts, that die at a fault point."""
 
     def __init__(self, daemon: Daemon, fault: str) -> None:
-        with daemon.log.open("ab") as journal:
-            self.process = subprocess.Popen(
-                [BIN / "fusemld", "run"],
-                env=daemon.environment | {faults.VARIABLE: fault},
-                stdout=journal,
-                stderr=journal,
-                start_new_session=True,
-            )
-        daemon.process = self.process
+        self.process = daemon.spawn(fault)
         self._daemon = daemon
         self._keepers: set[int] = set()
 

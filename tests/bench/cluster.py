@@ -13,7 +13,7 @@ def main() -> int:
     if not has_control_plane():
         print(f"cannot measure: no Kubernetes control plane in {assets()}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended on the way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended on the way
     cluster_throughput.main()
     cluster_chain.main()
     return 0

@@ -7,6 +7,7 @@ hits both.
 from __future__ import annotations
 
 import asyncio
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ RUNS = 1000
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended on the way
     with tempfile.TemporaryDirectory(prefix="fusemld-bench-") as folder, daemon_of(Path(folder)) as daemon:
         daemon.start(LIMITS_STEPS=str(AT_ONCE))
         compare("chain of 100 `true`, per step", 2.0, floor_chain, lambda: run_s(daemon, chain()) / CHAIN)

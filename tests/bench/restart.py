@@ -5,7 +5,7 @@ Every document is a run request whose run has not ended. The first restart comes
 
 from __future__ import annotations
 
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -15,7 +15,7 @@ import psutil
 
 from fusemld.api import views
 from fusemld.api.client import Client
-from tests.acceptance.daemon import BIN, Daemon, daemon_of
+from tests.acceptance.daemon import Daemon, daemon_of
 
 WORKFLOW = "name: w\ninputs: [{name: number}]\nsteps: [{name: s, image: host, command: [sleep, '1000']}]\n"
 ALL_READ_S = 20.0
@@ -23,6 +23,7 @@ ALL_READ_S = 20.0
 
 
 def main(count: int) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended on the way
     with tempfile.TemporaryDirectory(prefix="fusemld-bench-") as folder, daemon_of(Path(folder)) as daemon:
         daemon.environment["FUSEMLD_LIMITS_STEPS"] = "1"
         daemon.drop("w.yaml", WORKFLOW)
@@ -44,18 +45,16 @@ def ready(daemon: Daemon) -> str:
     daemon.log.touch()
     seen = daemon.log.stat().st_size
     started = time.perf_counter()
-    with daemon.log.open("ab") as log:
-        daemon.process = subprocess.Popen(
-            [BIN / "fusemld", "run"], env=daemon.environment, stdout=log, stderr=log, start_new_session=True
-        )
+    process = daemon.spawn()
     with daemon.log.open("rb") as journal:
         journal.seek(seen)
         text = b""
         while b"daemon.ready" not in text:
+            assert process.poll() is None, f"the daemon ended:\n{daemon.journal()[-3000:]}"
             text = text[-100:] + journal.read()
             time.sleep(0.005)
     took = time.perf_counter() - started
-    times = psutil.Process(daemon.process.pid).cpu_times()
+    times = psutil.Process(process.pid).cpu_times()
     return f"{took:.2f} s, {times.user + times.system:.2f} s of processor time"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from fusemld.api.client import Client, url
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import Ending
-from tests.acceptance.daemon import BIN, START_S, Daemon, daemon_of, keepers, processes_of_steps, runs
+from tests.acceptance.daemon import START_S, Daemon, daemon_of, keepers, processes_of_steps, runs
 from tests.torture.assaults import Assault, Fault, Kill, Stop, Victim, plan
 from tests.torture.verdict import Violation, damage, is_given_up, judge, read_ledger
 from tests.torture.workload import STEERING_PLUGIN, Requests, kinds
@@ -113,7 +112,7 @@ class Campaign:
     def conduct(self, say: Callable[[str], None]) -> Report:
         begun = time.monotonic()
         self._prepare()
-        self._start()
+        self._daemon.spawn()
         for number, assault in enumerate(self._assaults, start=1):
             done = min(self._total_runs, self._total_runs * self.report.kills.total() // self._kills)
             self._quota = max(self._quota, done, min(self._total_runs, len(self._kinds)))
@@ -139,17 +138,6 @@ class Campaign:
 
     # The daemon's lives
 
-    def _start(self, fault: str = "") -> None:
-        daemon = self._daemon
-        with daemon.log.open("ab") as journal:
-            daemon.process = subprocess.Popen(
-                [BIN / "fusemld", "run"],
-                env=daemon.environment | ({faults.VARIABLE: fault} if fault else {}),
-                stdout=journal,
-                stderr=journal,
-                start_new_session=True,
-            )
-
     def _is_alive(self) -> bool:
         assert self._daemon.process is not None
         return self._daemon.process.poll() is None
@@ -158,7 +146,7 @@ class Campaign:
         """Whether it answers. One that ended by itself instead is reported and started again."""
         if not self._is_alive():
             self._note_own_end()
-            self._start()
+            self._daemon.spawn()
         with suppress(FusemldError):
             self._client.get("/health", views.HealthView)
             return True
@@ -219,7 +207,7 @@ class Campaign:
         if self._is_alive():
             return
         self._go_on(down_s)
-        self._start()
+        self._daemon.spawn()
 
     def _stop(self, stop: Stop) -> None:
         with _stopped(self._pids(stop.victim)):
@@ -233,7 +221,7 @@ class Campaign:
         self._note_own_end()
         self._end_life(and_keeper=is_keepers)
         self._heard = self._daemon.log.stat().st_size
-        self._start(f"{fault.point}:{fault.count}")
+        self._daemon.spawn(f"{fault.point}:{fault.count}")
         deadline = time.monotonic() + _FAULT_WITHIN_S
         # A point may need a run of a certain kind to be reached.
         self._requests.ask_for_every_kind()
@@ -385,6 +373,7 @@ def conduct(folder: Path, kills: int, total_runs: int, seed: int, say: Callable[
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder to keep journal, ledger and state in")
 def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None) -> None:
     """Kill the daemon and its keeper under load, and count what was started twice, lost or stuck."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended on the way
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="fusemld-torture-") as folder:
