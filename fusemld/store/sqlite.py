@@ -19,6 +19,7 @@ from typing import TypeVar, cast
 
 import aiosqlite
 import anyio
+import structlog
 
 from fusemld.model import faults
 from fusemld.model.application import Application
@@ -35,9 +36,13 @@ from fusemld.store.restoring import stamp
 from fusemld.store.schema import migrate
 from fusemld.store.upkeep import Aged
 
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 T = TypeVar("T")
 
 CLOSE_S = 10.0
+WAL_BYTES = 6 * 1024 * 1024
+"""More than the 1,000 pages after which SQLite writes the log of changes from its beginning again."""
 
 
 class _Connection(aiosqlite.Connection):
@@ -276,8 +281,22 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(
             "INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (INSTANCE, secrets.token_hex(8))
         )
+        _enlarge_wal(path)
     except sqlite3.Error as error:
         raise unavailable("prepare", error) from error
+
+
+def _enlarge_wal(path: Path) -> None:
+    """Give the log of changes its full size at once: a commit that enlarges the file costs the file system one of
+    its own. What is behind the last valid frame means nothing to SQLite."""
+    try:
+        with open(f"{path}-wal", "r+b", buffering=0) as wal:  # noqa: PTH123 - the name has no suffix
+            missing = WAL_BYTES - wal.seek(0, os.SEEK_END)
+            if missing > 0:
+                wal.write(bytes(missing))
+                os.fsync(wal.fileno())
+    except OSError as error:
+        _log.warning("store.wal_not_enlarged", error=str(error))  # commits are slower
 
 
 def _commit(connection: sqlite3.Connection, batch: Sequence[tuple[Change, ...]]) -> list[Exception | None]:

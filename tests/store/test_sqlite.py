@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -251,6 +252,23 @@ async def test_a_full_disk_is_an_error_that_may_pass_and_leaves_nothing_half_wri
         await store._writer.call(lambda c: c.execute("PRAGMA max_page_count = 1000000"))
         await store.write(PutMeta("k", "v"), PutRun(huge))
         assert await store.run("r2") == huge
+
+
+async def test_the_log_of_changes_does_not_grow_and_what_is_in_it_is_found_after_a_kill(path: Path) -> None:
+    wal, copy = Path(f"{path}-wal"), path.with_name("copy.db")
+
+    async with Store.open(path) as store:
+        size = wal.stat().st_size
+        for number in range(20):
+            await store.write(PutRun(make_run(f"r{number}", created_at=number)))
+        # What a killed daemon leaves is the files as they are.
+        shutil.copy(path, copy)
+        shutil.copy(wal, f"{copy}-wal")
+        assert wal.stat().st_size == size
+    async with Store.open(copy) as found:
+        runs = await found.runs()
+
+    assert [run.id for run in runs] == [f"r{number}" for number in reversed(range(20))]
 
 
 async def test_runs_are_listed_newest_first_and_filtered(path: Path) -> None:
