@@ -14,7 +14,13 @@ import msgspec
 import structlog
 from anyio.abc import TaskStatus
 
-from fusemld.executors.process.folders import AttemptFolder, AttemptNote, attempt_folder, remove_all_but
+from fusemld.executors.process.folders import (
+    AttemptFolder,
+    AttemptNote,
+    attempt_folder,
+    remove_all,
+    remove_all_but,
+)
 from fusemld.executors.process.images import Images
 from fusemld.executors.process.outcomes import MemoryPressure, diagnose, oom_kills
 from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
@@ -36,6 +42,8 @@ _LONGEST_VARIABLE_BYTES = 128 * 1024 - 1
 _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 """Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
+_FORGET_AFTER_S = 0.05
+"""How long what has ended waits for company: removing a folder may wait for the disk, and nobody waits for it."""
 
 
 class _Boot(msgspec.Struct, frozen=True):
@@ -83,7 +91,8 @@ class ProcessExecutor:
         self._base_env = _base_environment(self._home, settings.pass_env)
         self._passwords = passwords(self._base_env.items())
         self._memory = MemoryPressure()
-        self._leftovers: list[AttemptKey] = []
+        self._leftovers: dict[AttemptKey, bool] = {}
+        """What is to be forgotten, and whether the keeper knows it."""
         self._has_leftovers = anyio.Event()
         processes.observe(_PREFIX, self._observe)
 
@@ -96,11 +105,15 @@ class ProcessExecutor:
         task_status.started()
         while True:
             await self._has_leftovers.wait()
+            await anyio.sleep(_FORGET_AFTER_S)
             self._has_leftovers = anyio.Event()
-            while self._leftovers:
-                key = self._leftovers.pop()
-                await self._remove_folder(key)
-                await self._processes.forget(_name(key))
+            going, self._leftovers = self._leftovers, {}
+            # In this order: what the keeper still knows, the next daemon forgets.
+            await anyio.to_thread.run_sync(remove_all, self._settings.state, tuple(going))
+            faults.point("executor.removed")
+            for key, is_known in going.items():
+                if is_known:
+                    await self._processes.forget(_name(key))
 
     async def launch(self, launch: Launch) -> None:
         known = self._attempts.get(launch.key)
@@ -120,7 +133,7 @@ class ProcessExecutor:
             faults.point("executor.spawned")
         except StartError:
             self._attempts.pop(launch.key, None)
-            await self._remove_folder(launch.key)
+            await anyio.to_thread.run_sync(remove_all, self._settings.state, (launch.key,))
             raise
         attempt.spawned = True
         if launch.key in self._stopped:
@@ -152,12 +165,7 @@ class ProcessExecutor:
 
     async def forget(self, key: AttemptKey) -> None:
         self._stopped.discard(key)
-        known = self._attempts.pop(key, None)
-        # In this order: what the keeper still knows, the next daemon forgets.
-        await self._remove_folder(key)
-        faults.point("executor.removed")
-        if known is not None:
-            await self._processes.forget(_name(key))
+        self._abandon(key, is_known=self._attempts.pop(key, None) is not None)
 
     def condition(self) -> Condition:
         return Condition(ok=True)
@@ -174,14 +182,9 @@ class ProcessExecutor:
             attempt.unwanted = True
             await self._processes.stop(_name(key), _UNWANTED_GRACE_S)
 
-    def _abandon(self, key: AttemptKey) -> None:
-        self._leftovers.append(key)
+    def _abandon(self, key: AttemptKey, *, is_known: bool = True) -> None:
+        self._leftovers[key] = is_known or self._leftovers.get(key, False)
         self._has_leftovers.set()
-
-    async def _remove_folder(self, key: AttemptKey) -> None:
-        folder = attempt_folder(self._settings.state, key)
-        if not folder.remove_if_empty():
-            await anyio.to_thread.run_sync(folder.remove)
 
     def _lost_with_the_host(self, unknown: frozenset[AttemptKey]) -> frozenset[AttemptKey]:
         """Of attempts that the keeper does not know, those that may have run before the host went down.

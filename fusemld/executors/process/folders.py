@@ -107,6 +107,14 @@ def attempt_folder(state: Path, key: AttemptKey) -> AttemptFolder:
     return AttemptFolder(f"{state}/attempts/{key.run}.{key.step}.{key.attempt}")
 
 
+def remove_all(state: Path, keys: Iterable[AttemptKey]) -> None:
+    """Remove the folders of these attempts."""
+    for key in keys:
+        folder = attempt_folder(state, key)
+        if not folder.remove_if_empty():
+            folder.remove()
+
+
 def remove_all_but(state: Path, keys: Iterable[AttemptKey]) -> None:
     """Remove the folders of all other attempts."""
     kept = {Path(attempt_folder(state, key).path).name for key in keys}

@@ -291,14 +291,16 @@ async def test_folders_that_a_killed_daemon_left_of_attempts_that_are_over_are_r
     assert left == {"run-1.wanted.1", "run-1.wanted.1.parts"}
 
 
-async def test_forgetting_removes_the_folder_and_keeps_the_log(bench: BenchFactory, state: Path) -> None:
+async def test_forgetting_removes_the_folder_and_keeps_the_log(
+    bench: BenchFactory, state: Path, until: Until
+) -> None:
     async with bench() as opened:
         await opened.shell("echo x > $TMPDIR/left; echo kept")
         assert (state / "attempts" / "run-1.step.1").exists()
 
         await opened.executor.forget(key())
 
-        assert [path.name for path in (state / "attempts").iterdir()] == ["boot.json"]
+        await until(lambda: [path.name for path in (state / "attempts").iterdir()] == ["boot.json"])
         assert opened.log() == "kept\n"
         await opened.executor.forget(key("unknown"))
 
