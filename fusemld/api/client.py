@@ -68,9 +68,9 @@ class Client:
     ) -> T:
         return self._answered("POST", path, answer, {}, body, timeout_s)
 
-    def send(self, method: str, path: str, body: msgspec.Struct | None = None) -> None:
+    def send(self, method: str, path: str, body: msgspec.Struct | None = None, **query: str | None) -> None:
         """For what answers with nothing."""
-        with self._request(method, path, {}, body) as response:
+        with self._request(method, path, query, body) as response:
             response.read()
 
     def logs(self, run: str, step: str | None, attempt: int | None, follow: bool) -> Iterator[bytes]:

@@ -172,7 +172,7 @@ async def get_application(call: Call) -> views.ApplicationView:
 
 
 async def delete_application(call: Call) -> None:
-    await call.operations.delete_application(call.path["name"])
+    await call.operations.delete_application(call.path["name"], orphan=call.flag("orphan"))
 
 
 async def services(call: Call) -> Sequence[views.ServiceView]:

@@ -26,6 +26,10 @@ _QUERY: Mapping[str, tuple[Schema, str]] = {
     "label": ({"type": "string"}, "Only what has this label"),
     "limit": ({"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100}, "At most so many"),
     "name": ({"type": "string"}, "Only the workflow of this name"),
+    "orphan": (
+        {"type": "string", "enum": ["0", "1"]},
+        "Leave what it has in a cluster or an object store, and only forget it",
+    ),
     "project": ({"type": "string"}, "Only what belongs to this project"),
     "state": ({"type": "string"}, "Only runs in this state"),
     "status": ({"type": "string"}, "Only runs of this status, in any case"),

@@ -106,7 +106,8 @@ class Operations(Protocol):
 
     async def application(self, name: str) -> ApplicationView: ...
 
-    async def delete_application(self, name: str) -> None:
-        """Stop what serves it and forget it."""
+    async def delete_application(self, name: str, *, orphan: bool = False) -> None:
+        """Stop what serves it and forget it; with `orphan`, whatever it has in a cluster or an object store is
+        left there."""
 
     async def services(self) -> Sequence[ServiceView]: ...

@@ -52,7 +52,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/applications/{name}", "One application", handlers.get_application, views.ApplicationView,
           reference=True),
     Route("DELETE", "/applications/{name}", "Stop and forget an application", handlers.delete_application,
-          status=204, reference=True),
+          status=204, query=("orphan",), reference=True),
     Route("GET", "/extensions", "The Extension Registry", handlers.list_extensions, list[views.ExtensionView],
           body=reference.ExtensionQuery, reference=True),
     Route("GET", "/extensions/{id}", "One record", handlers.get_extension, views.ExtensionView, reference=True),

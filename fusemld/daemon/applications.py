@@ -34,12 +34,12 @@ class ApplicationBook:
                 )
             await self._store.write(PutApplication(application))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str, *, orphan: bool = False) -> None:
         """Remove what belongs to it, then forget it: killed in between, or where something cannot be reached
-        now, it stays and can be deleted again."""
+        now, it stays and can be deleted again. With `orphan` what it has elsewhere is left there."""
         async with self._lock:
             known = await self.get(name)
             if known is None:
                 raise NotFoundError(f"cannot delete application {name}: there is none of that name")
-            await self._removal.remove(known)
+            await self._removal.remove(known, orphan=orphan)
             await self._store.write(DeleteApplication(name))

@@ -161,8 +161,8 @@ class DaemonOperations(RunOperations, RegisteredOperations):
                 return view
         raise NotFoundError(f"cannot show application {name}: there is none of that name")
 
-    async def delete_application(self, name: str) -> None:
-        await self._applications.delete(name)
+    async def delete_application(self, name: str, *, orphan: bool = False) -> None:
+        await self._applications.delete(name, orphan=orphan)
 
     async def services(self) -> Sequence[views.ServiceView]:
         return [

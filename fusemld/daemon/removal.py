@@ -45,19 +45,22 @@ class Removal:
         self._registry = registry
         self._object_stores = object_stores
 
-    async def remove(self, application: Application) -> None:
+    async def remove(self, application: Application, *, orphan: bool = False) -> None:
         """Its objects in their cluster (those that this daemon made), its services, and its copies in the object
-        store.
+        store. With `orphan` only its services: the rest is left where it is, reachable or not.
 
         Raises `UnavailableError` where they cannot be reached now, `ConflictError` where nobody can tell any
         more how.
         """
-        if application.objects:
+        if application.objects and not orphan:
             await self._remove_objects(application)
         for service in application.services:
             await self._services.remove(service)
-        if application.copies:
+        if application.copies and not orphan:
             await self._remove_copies(application)
+        if orphan:
+            left = [*application.objects, *application.copies]
+            log.warning("application.orphaned", application=application.name, left=left)
 
     async def _remove_objects(self, application: Application) -> None:
         async with self._cluster(application) as cluster:
@@ -66,7 +69,7 @@ class Removal:
                 raise ConflictError(
                     f"cannot delete application {application.name}: it was made in the cluster "
                     f"{application.server}, and the cluster {cluster.name}, which is used now, has none of "
-                    "its objects"
+                    "its objects; `--orphan` forgets it and leaves them"
                 )
 
     @asynccontextmanager
@@ -82,7 +85,8 @@ class Removal:
         except (NotFoundError, StartError) as error:
             raise ConflictError(
                 f"cannot delete application {application.name}: its cluster cannot be found again ({error}); "
-                "configure or register it as it was when the application was made"
+                "configure or register it as it was when the application was made, or leave what is there with "
+                "--orphan"
             ) from error
         if access is None:
             assert self._clusters.configured is not None

@@ -29,6 +29,7 @@ class MemoryOperations:
         self.codeset_views: list[views.CodesetView] = []
         self.extension_views: list[views.ExtensionView] = []
         self.application_views: list[views.ApplicationView] = []
+        self.orphaned: list[str] = []
         self.service_views: list[views.ServiceView] = []
         self.explanation: views.ExplanationView | None = None
         self.checks: list[views.CheckView] = []
@@ -175,8 +176,9 @@ class MemoryOperations:
                 return each
         raise NotFoundError(f"cannot show application {name}: there is none of that name")
 
-    async def delete_application(self, name: str) -> None:
+    async def delete_application(self, name: str, *, orphan: bool = False) -> None:
         found = await self.application(name)
+        self.orphaned += [name] if orphan else []
         self.application_views.remove(found)
 
     async def services(self) -> Sequence[views.ServiceView]:

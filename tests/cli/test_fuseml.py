@@ -294,6 +294,19 @@ def test_an_application_that_is_deleted_is_gone(fuseml: Cli, operations: MemoryO
     assert fuseml("application", "delete", "iris").returncode == 3
 
 
+def test_an_application_whose_cluster_is_gone_is_deleted_by_leaving_what_is_there(
+    fuseml: Cli, operations: MemoryOperations
+) -> None:
+    left = views.ObjectView(name="iris", kind="InferenceService")
+    made = views.ApplicationView(name="iris", type="predictor", url="http://x", k8s_resources=(left,))
+    operations.application_views = [made]
+
+    said = fuseml("application", "delete", "--orphan", "iris").stdout
+
+    assert said == "application iris is deleted\nleft where it is: InferenceService/iris\n"
+    assert operations.orphaned == ["iris"]
+
+
 def test_an_explanation_shows_what_was_picked_and_what_was_not(fuseml: Cli, operations: MemoryOperations) -> None:
     miss = views.NearMissView(extension_id="old", service_id="s3", selector="version", reason="1.0 is not >=2")
     requirement = views.ExplainedRequirement(

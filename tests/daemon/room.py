@@ -41,13 +41,16 @@ services:
 
 
 class NoServices:
-    """A host without embedded services."""
+    """A host without embedded services; `removed` are those that were to be removed all the same."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
 
     async def ensure(self, request: ServiceRequest, note: Note) -> ServiceAddress:
         raise StartError(f"cannot start {request.name}: there are no services here")
 
     async def remove(self, name: str) -> None:
-        pass
+        self.removed.append(name)
 
     def find(self, name: str) -> ServiceAddress | None:
         return None

@@ -171,6 +171,16 @@ async def test_a_cluster_that_nobody_can_name_any_more_is_a_conflict(
         await removal(KubeClusters(None)).remove(application("models", "Secret/x", cluster=served_in))
 
 
+async def test_what_is_out_of_reach_for_good_can_be_left_behind_but_no_service_of_this_host() -> None:
+    services = NoServices()
+    removal = Removal(services, KubeClusters(None), Registry(), {})
+    made = application("models", "Secret/x", services=("predictor",), copies=("s3://b/app/",), store=STORE)
+
+    await removal.remove(made, orphan=True)
+
+    assert services.removed == ["predictor"]
+
+
 async def test_copies_of_the_model_are_deleted_and_those_that_may_not_be_stay() -> None:
     registry, store = Registry(), ForgetfulStore(refuses="s3://b/refused/")
     registry.upsert(Extension(id="minio", services=(Service(id="s3", endpoints=(Endpoint(url="http://minio"),)),)))

@@ -63,13 +63,17 @@ def get(name: str, output: Output) -> None:
 
 @application.command("delete")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--orphan", is_flag=True, help="Leave what it has in a cluster or an object store: it may be gone.")
 @socket_option
-def delete(names: tuple[str, ...]) -> None:
+def delete(names: tuple[str, ...], orphan: bool) -> None:
     """Stop what serves each application and forget it."""
     client = connect()
     for name in names:
-        client.send("DELETE", url("applications", name))
+        left = client.get(url("applications", name), views.ApplicationView).k8s_resources if orphan else []
+        client.send("DELETE", url("applications", name), orphan="1" if orphan else None)
         click.echo(f"application {name} is deleted")
+        for each in left:
+            click.echo(f"left where it is: {each.kind}/{each.name}")
 
 
 def _row(application: views.ApplicationView) -> tuple[str, ...]:
