@@ -11,6 +11,7 @@ import collections
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -42,6 +43,13 @@ BATCH = 1000
 
 class Performer(Protocol):
     """Performs effects: returns at once, answers by `Supervisor.post`."""
+
+    def anticipate(self, run: Run, plan: Plan, effect: effects.LaunchStep) -> None:
+        """The effect is to be performed as soon as what led to it is durable. Whatever may be done before, and
+        is of no harm if it never comes to that, can be done now: `perform` or `dismiss` follows."""
+
+    def dismiss(self, key: AttemptKey) -> None:
+        """What was anticipated does not come."""
 
     def perform(self, run: Run, plan: Plan, effect: effects.AnyEffect, *, recovered: bool) -> None: ...
 
@@ -380,7 +388,10 @@ class Supervisor:
         if not batch.changes:
             return
         try:
-            await self._written([change for changes in batch.changes.values() for change in changes])
+            await self._written(
+                [change for changes in batch.changes.values() for change in changes],
+                partial(self._anticipate, batch),
+            )
         except Exception:  # noqa: BLE001 - whose it is, and what, is found out and logged there
             await self._commit_each(batch)
 
@@ -392,6 +403,9 @@ class Supervisor:
             except Exception as error:
                 log.exception("run.broken", run=run_id)
                 self._refuse(batch, run_id, str(error))
+        for run_id, effect in batch.effects:
+            if run_id not in batch.runs and isinstance(effect, effects.LaunchStep):
+                self._performer_now.dismiss(AttemptKey(run_id, effect.step, effect.attempt))
         batch.effects = [(run_id, effect) for run_id, effect in batch.effects if run_id in batch.runs]
         batch.ended = [key for key in batch.ended if key.run in batch.runs or key.run not in batch.changes]
 
@@ -406,10 +420,17 @@ class Supervisor:
             if name == run_id:
                 done.error = ConflictError(f"cannot change run {run_id}: {why}")
 
-    async def _written(self, changes: Sequence[Change]) -> None:
+    def _anticipate(self, batch: _Batch) -> None:
+        """While the disk is at work there is time for what comes next."""
+        for run_id, effect in batch.effects:
+            plan = batch.entries[run_id].plan if run_id in batch.runs else None
+            if isinstance(effect, effects.LaunchStep) and plan is not None:
+                self._performer_now.anticipate(batch.runs[run_id], plan, effect)
+
+    async def _written(self, changes: Sequence[Change], committing: Callable[[], None] | None = None) -> None:
         while True:
             try:
-                await self._store.write(*changes)
+                await self._store.write(*changes, committing=committing)
             except StoreError as error:
                 if self.trouble is None:
                     log.error("store.unavailable", error=str(error))

@@ -83,6 +83,8 @@ class ProcessExecutor:
         self._settings = settings
         self._images = Images(runtimes, folders, settings)
         self._attempts: dict[AttemptKey, _Attempt] = {}
+        self._prepared: dict[AttemptKey, tuple[Launch, ProcessRequest, AttemptNote]] = {}
+        """With their folders, and not launched."""
         self._stopped: set[AttemptKey] = set()
         """Told to stop before the keeper knew them."""
         self._report: Report | None = None
@@ -115,14 +117,28 @@ class ProcessExecutor:
                 if is_known:
                     await self._processes.forget(_name(key))
 
+    async def prepare(self, launch: Launch) -> None:
+        """What belongs to an attempt that is known here is left alone."""
+        if not launch.recovered and launch.key not in self._attempts:
+            try:
+                self._prepared[launch.key] = launch, *await self._prepare(launch)
+            except StartError:
+                await anyio.to_thread.run_sync(remove_all, self._settings.state, (launch.key,))
+                raise
+            faults.point("executor.anticipated")
+
     async def launch(self, launch: Launch) -> None:
+        prepared = self._prepared.pop(launch.key, None)
         known = self._attempts.get(launch.key)
         attempt = known or _Attempt()
         self._attempts[launch.key] = attempt
         if (launch.recovered or known is not None) and await self._is_known(launch.key):
             return
         try:
-            request, attempt.note = await self._prepare(launch)
+            if prepared is not None and prepared[0] is launch:
+                _, request, attempt.note = prepared
+            else:
+                request, attempt.note = await self._prepare(launch)
             if launch.key in self._stopped:
                 outcome = Outcome(ending=Ending.CANCELLED, message="it was told to stop before it was started")
                 self._finish(launch.key, attempt, time.time(), outcome, {})
@@ -165,6 +181,7 @@ class ProcessExecutor:
 
     async def forget(self, key: AttemptKey) -> None:
         self._stopped.discard(key)
+        self._prepared.pop(key, None)
         self._abandon(key, is_known=self._attempts.pop(key, None) is not None)
 
     def condition(self) -> Condition:
