@@ -11,6 +11,7 @@ from typing import Final
 
 from fusemld.model.template import Reference, Template
 from fusemld.model.workflow import InputType
+from fusemld.spec.leaves import shown_name
 
 CODESET_FIELDS: Final = ("name", "project", "version", "url")
 EXTENSION_FIELDS: Final = ("url", "product", "version", "zone", "service_resource", "service_category")
@@ -191,7 +192,7 @@ def _splits(text: str, separator: str) -> list[tuple[str, str]]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = sorted(names)
+    shown = [shown_name(name) for name in sorted(names)]
     return (", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")) or "none"
 
 

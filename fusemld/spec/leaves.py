@@ -14,6 +14,11 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,254}")
 _NOWHERE: Final = ScalarNode(place=Place(line=1, column=1), text="")
 
 
+def shown_name(name: str) -> str:
+    """A name as messages list it; what can be none is quoted and cut short."""
+    return name if _NAME.fullmatch(name) else repr(name[:60])
+
+
 class Text(str):
     """Text as the user wrote it; anything goes. `node` is where it stands."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fusemld.spec.leaves import shown_name
 from fusemld.spec.nodes import Place
 from fusemld.spec.reader import Findings
 
@@ -38,7 +39,7 @@ def check_precedence(needs: Mapping[str, Sequence[Need]], findings: Findings) ->
                     findings.error(_forward(step, need), need.place)
                 elif frozenset(cycle) not in cycles:
                     cycles.add(frozenset(cycle))
-                    way = " -> ".join((step, *cycle))
+                    way = " -> ".join(map(shown_name, (step, *cycle)))
                     findings.error(
                         f"the steps wait for each other in a cycle: {way} (each needs the next): "
                         "remove one of these needs",

@@ -235,6 +235,24 @@ steps:
             )
         ],
     ),
+    "names that are none": (
+        """\
+steps:
+  - {name: "a\\n", image: i, needs: [b]}
+  - {name: b, image: "{{ steps.zzz.outputs.x }}", needs: ["a\\n"]}
+""",
+        [
+            (
+                r"f:6:12: 'name' of a step: 'a\n' is not a valid name: use up to 100 letters, digits, "
+                "'.', '_' and '-', and start with a letter or digit"
+            ),
+            (
+                r"f:6:37: the steps wait for each other in a cycle: 'a\n' -> b -> 'a\n' (each needs the next): "
+                "remove one of these needs"
+            ),
+            r"f:7:26: unknown step 'zzz': the steps are 'a\n', b",
+        ],
+    ),
     "two steps of one name": (
         """\
 steps:
