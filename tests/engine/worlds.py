@@ -309,9 +309,14 @@ def answer_all(world: World) -> None:
 
 
 def let_time_pass(world: World) -> None:
-    """Nobody answers any more: there are only deadlines, each told when it is due."""
+    """Nobody answers any more: there are only deadlines, each told when it is due. It is over when nothing is left
+    but attempts that are told to end, again and again."""
     for _ in range(8 * len(world.names) + 8):
-        due = [step.deadline for step in world.run.steps.values() if step.deadline is not None]
+        due = [
+            step.deadline
+            for step in world.run.steps.values()
+            if step.deadline is not None and step.kill_requested is None
+        ]
         if not due:
             return
         world.now = max(world.now, min(due))
