@@ -62,6 +62,10 @@ bench: setup
 bench-cluster: setup
     PYTHONPATH=. {{ bin }}/python -m tests.bench.cluster
 
+# What a step costs in other systems, each in an environment of its own, measured in the same run.
+bench-peers: setup
+    PYTHONPATH=. {{ bin }}/python -m tests.bench.peers
+
 # Kill the daemon and its keeper under load, and count what ran twice, was lost or stuck (`--kills N --runs N --seed N`).
 torture *args: setup
     PYTHONPATH=. {{ bin }}/python -m tests.torture.campaign {{ args }}

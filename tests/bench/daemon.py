@@ -51,19 +51,19 @@ def compare(what: str, goal: float, floor: Callable[[], float], result: Callable
     print(f"{what}: floor {floor_ms:.2f} ms, fusemld {result_ms:.2f} ms, ratio {ratio:.2f} (goal {goal})")
 
 
-def floor_chain() -> float:
-    """A bare asyncio loop that spawns and reaps the same command, one after the other."""
+def floor_chain(count: int = CHAIN) -> float:
+    """A bare asyncio loop that spawns and reaps the same command, one after the other. Seconds a command."""
 
     async def loop() -> float:
         started = time.perf_counter()
-        for _ in range(CHAIN):
+        for _ in range(count):
             await (await asyncio.create_subprocess_exec("true")).wait()
-        return (time.perf_counter() - started) / CHAIN
+        return (time.perf_counter() - started) / count
 
     return asyncio.run(loop())
 
 
-def floor_fan() -> float:
+def floor_fan(count: int = FAN) -> float:
     """The same with 32 at once."""
 
     async def loop() -> float:
@@ -75,20 +75,20 @@ def floor_fan() -> float:
 
         started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            for _ in range(FAN):
+            for _ in range(count):
                 group.create_task(one())
-        return (time.perf_counter() - started) / FAN
+        return (time.perf_counter() - started) / count
 
     return asyncio.run(loop())
 
 
-def chain() -> str:
-    return "".join(f"  - name: s{number}\n    image: host\n    command: ['true']\n" for number in range(CHAIN))
+def chain(count: int = CHAIN) -> str:
+    return "".join(f"  - name: s{number}\n    image: host\n    command: ['true']\n" for number in range(count))
 
 
-def fan() -> str:
+def fan(count: int = FAN) -> str:
     step = "  - name: s{}\n    image: host\n    command: ['true']\n    needs: []\n"
-    return "".join(step.format(number) for number in range(FAN))
+    return "".join(step.format(number) for number in range(count))
 
 
 def run_s(daemon: Daemon, steps: str) -> float:
