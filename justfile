@@ -57,6 +57,7 @@ demo *args: setup
 bench: setup
     PYTHONPATH=. {{ bin }}/python -m tests.bench.daemon
     PYTHONPATH=. {{ bin }}/python tests/bench/keeper.py
+    PYTHONPATH=. {{ bin }}/python -m tests.bench.scale
 
 # What steps as pods cost, on an API server and a node of this machine.
 bench-cluster: setup
