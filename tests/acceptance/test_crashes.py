@@ -7,17 +7,16 @@ import os
 import signal
 import subprocess
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from fusemld.executors.process import recovery
-from fusemld.executors.process.spawning import MARKER, boot_id
+from fusemld.executors.process.spawning import boot_id
 from fusemld.model import faults
 from tests.acceptance.daemon import BIN, EXAMPLES, Daemon, gone, keepers, processes_of_steps, runs
+from tests.acceptance.ledger import Ledger, attempts, numbers, step
 from tests.acceptance.lives import Life
 
 pytestmark = pytest.mark.acceptance
@@ -92,33 +91,6 @@ steps:
 """
 
 
-class Ledger:
-    """What the steps themselves write down: `began RUN/STEP/ATTEMPT`, `ended RUN/STEP/ATTEMPT`."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.file = daemon.base / "ledger"
-        self.file.touch()
-
-    @property
-    def work(self) -> str:
-        """The beginning of a step's script. `MARKER` holds what names the attempt, after a colon."""
-        return f"echo began ${{{MARKER}#*:step/}} >> {self.file}; echo begun;"
-
-    @property
-    def done(self) -> str:
-        return f"echo ended ${{{MARKER}#*:step/}} >> {self.file}; echo done"
-
-    def count(self, word: str) -> Counter[str]:
-        return Counter(line.split()[1] for line in self.file.read_text().splitlines() if line.startswith(word))
-
-    def assert_nothing_twice(self, steered: str = "steer") -> None:
-        """Plugin steps are resumed at the same attempt: that is promised to be safe."""
-        began = self.count("began")
-        twice = [key for key, times in began.items() if times > 1 and f"/{steered}/" not in key]
-        assert not twice, self.file.read_text()
-        assert max(self.count("ended").values(), default=0) <= 1, self.file.read_text()
-
-
 @pytest.fixture
 def ledger(daemon: Daemon) -> Ledger:
     return Ledger(daemon)
@@ -127,19 +99,6 @@ def ledger(daemon: Daemon) -> Ledger:
 @pytest.fixture
 def steering(daemon: Daemon) -> None:
     daemon.install_plugin("steering", STEERING)
-
-
-def step(name: str, script: str, more: str = "") -> str:
-    return f"  - name: {name}\n    image: host\n    command: [sh, -c, '{script}']\n{more}"
-
-
-def attempts(run: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    (found,) = [entry["attempts"] for entry in run["steps"] if entry["name"] == name]
-    return list(found)
-
-
-def numbers(run: dict[str, Any]) -> dict[str, list[int]]:
-    return {entry["name"]: [attempt["number"] for attempt in entry["attempts"]] for entry in run["steps"]}
 
 
 def log(daemon: Daemon, run: str, name: str) -> str:
