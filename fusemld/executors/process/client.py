@@ -203,7 +203,7 @@ class Keeper:
             await anyio.sleep(0.02)
 
     async def _start_keeper(self) -> None:
-        """The keeper's own log has the words of one that cannot start. One that was killed may be tried again."""
+        """Raises `StartError` with the words of one that cannot start. One that was killed may be tried again."""
         folder = keeper_folder(self._state_folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = (sys.executable, "-m", "fusemld.executors.process.keeper")
@@ -211,7 +211,6 @@ class Keeper:
             result = await anyio.run_process(
                 [*command, str(self._state_folder), str(self._idle_s)],
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
                 stderr=log,
                 env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
                 check=False,
@@ -219,7 +218,8 @@ class Keeper:
         if result.returncode < 0:
             _log.warning("keeper.killed", signal=-result.returncode)
         elif result.returncode:
-            raise StartError(f"it ended with exit status {result.returncode}, see {folder / 'keeper.log'}")
+            said = result.stdout.decode(errors="replace") or f"it ended with exit status {result.returncode}"
+            raise StartError(f"{said} (see {folder / 'keeper.log'})")
 
 
 def _encoded(text: str) -> bytes:

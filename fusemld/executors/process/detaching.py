@@ -14,6 +14,8 @@ from fusemld.executors.process.spawning import LISTENER_DESCRIPTOR
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_SCORE = -500
 _FIRST_FREE_DESCRIPTOR = 10
+_READY = b"."
+_LONGEST_PROBLEM_BYTES = 1000
 
 
 @contextlib.contextmanager
@@ -22,34 +24,50 @@ def detached(folder: Path) -> Iterator[Callable[[], None] | None]:
 
     Yields a function to call when the keeper is ready: only then the process that was started goes on; there,
     None is yielded. Standard error is the keeper's log afterwards. Ends the process where another keeper has
-    the lock.
+    the lock. An OSError before the keeper is ready is what the process that was started prints and ends with.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     if os.fork():
         os.close(writer)
-        os.read(reader, 1)  # a byte, or the end of the pipe if there is nothing (more) to wait for
+        # A byte, what went wrong, or the end of the pipe if there is nothing (more) to wait for.
+        if (told := os.read(reader, _LONGEST_PROBLEM_BYTES)) not in (b"", _READY):
+            os.write(1, told)
+            os._exit(1)
         yield None
         return
     os.setsid()
     if os.fork():
         os._exit(0)
-    writer = _keep_only(folder, writer)
+    is_ready = False
+
+    def ready() -> None:
+        nonlocal is_ready
+        is_ready = True
+        os.write(writer, _READY)
+        os.close(writer)
+
+    try:
+        writer = _keep_only(folder, writer)
+        _lock(folder)
+        os.chdir(folder)
+        # Whoever loses its parent becomes a child of the keeper, so that nothing of a step gets out of sight.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        yield ready
+    except OSError as error:
+        if not is_ready:
+            os.write(writer, str(error).encode(errors="replace")[:_LONGEST_PROBLEM_BYTES])
+        raise
+
+
+def _lock(folder: Path) -> None:
+    """Have the lock of the folder until the process ends, or end it."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os._exit(0)
-    os.chdir(folder)
-    # Whoever loses its parent becomes a child of the keeper, so that nothing of a step gets out of sight.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-    def ready() -> None:
-        os.write(writer, b".")
-        os.close(writer)
-
-    yield ready
 
 
 def _keep_only(folder: Path, writer: int) -> int:

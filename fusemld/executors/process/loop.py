@@ -85,6 +85,7 @@ def survive(callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> N
 
 
 def log(text: str) -> None:
-    """Standard error is the keeper's log."""
+    """Standard error is the keeper's log, a file. On a full disk the text is lost, and nothing else."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    print(f"{stamp} keeper[{os.getpid()}] {text}", file=sys.stderr, flush=True)  # noqa: T201 - its own log file
+    with contextlib.suppress(OSError):
+        print(f"{stamp} keeper[{os.getpid()}] {text}", file=sys.stderr, flush=True)  # noqa: T201 - its own log file

@@ -14,9 +14,10 @@ import anyio.to_thread
 import psutil
 import pytest
 
+from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.wire import connect, keeper_folder
 from fusemld.hooks.processes import Listener, ProcessEnded
-from fusemld.model.errors import UnavailableError
+from fusemld.model.errors import StartError, UnavailableError
 
 if TYPE_CHECKING:
     from tests.executors.process.conftest import HostFactory
@@ -387,3 +388,20 @@ def _peer_pid(state: Path) -> int:
     with connect(keeper_folder(state)) as connection:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(credentials[:4], "little")
+
+
+async def test_a_keeper_whose_log_is_on_a_full_disk_works(host: HostFactory, state: Path) -> None:
+    folder = keeper_folder(state)
+    folder.mkdir()
+    (folder / "keeper.log").symlink_to("/dev/full")
+
+    async with host() as opened:
+        assert (await opened.shell("a", "exit 3")).exit_status == 3
+
+
+async def test_a_keeper_that_cannot_start_says_why_at_once(state: Path) -> None:
+    (keeper_folder(state) / "journal").mkdir(parents=True)
+    keeper = Keeper(state)
+
+    with anyio.fail_after(10), pytest.raises(StartError, match="Is a directory"):
+        await keeper.run()
