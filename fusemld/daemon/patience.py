@@ -9,7 +9,7 @@ import anyio
 
 from fusemld.hooks.environments import Note
 from fusemld.model.backoff import backoff_s
-from fusemld.model.errors import UnavailableError
+from fusemld.model.errors import UnavailableError, may_pass
 
 T = TypeVar("T")
 
@@ -20,13 +20,16 @@ LONGEST_S = 60.0
 async def patiently(
     action: Callable[[], Awaitable[T]], note: Note, *, may_wait: Callable[[float], bool] = lambda _: True
 ) -> T:
-    """Repeat the action, with growing pauses, as long as it raises `UnavailableError` and the caller is not
-    cancelled. `may_wait` is asked about each pause (in seconds): where it says no, the error is raised."""
+    """Repeat the action, with growing pauses, as long as it raises `UnavailableError` (or `OSError` for want of
+    something that comes back) and the caller is not cancelled. `may_wait` is asked about each pause (in seconds):
+    where it says no, the error is raised."""
     tries = 0
     while True:
         try:
             return await action()
-        except UnavailableError as error:
+        except (UnavailableError, OSError) as error:
+            if isinstance(error, OSError) and not may_pass(error):
+                raise
             tries += 1
             pause_s = backoff_s(tries, FIRST_S, LONGEST_S)
             if not may_wait(pause_s):

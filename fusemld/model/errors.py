@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class FusemldError(Exception):
     """something went wrong"""
@@ -43,3 +45,14 @@ class StartError(FusemldError):
 
 class ImpossibleTransitionError(FusemldError):
     """an event does not fit the state of its run: a bug, raised with the history of the run"""
+
+
+_PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether it is for want of something that comes back: room on a disk, one that can be written, descriptors,
+    memory. It says nothing about what was to be done."""
+    return error.errno in _PASSING

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import anyio
 import pytest
 
@@ -34,6 +36,19 @@ async def test_what_is_out_of_reach_is_tried_again_and_said() -> None:
 
     assert reached == "reached"
     assert notes == [f"cannot reach it; trying again in {s} s" for s in ("0.001", "0.002", "0.002")]
+
+
+async def test_want_of_room_is_waited_for_and_other_errors_of_the_system_are_not() -> None:
+    notes: list[str] = []
+    errors = [OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "Permission denied")]
+
+    async def fails() -> None:
+        raise errors.pop(0)
+
+    with pytest.raises(PermissionError):
+        await patiently(fails, notes.append)
+
+    assert notes == ["[Errno 28] No space left on device; trying again in 0.001 s"]
 
 
 async def test_who_may_not_wait_any_longer_gets_the_error() -> None:

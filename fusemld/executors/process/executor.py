@@ -31,7 +31,7 @@ from fusemld.hooks.executors import PROCESS, AttemptFinished, AttemptStarted, Co
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, ProcessRuntime, RuntimeFolders
 from fusemld.model import faults
-from fusemld.model.errors import StartError
+from fusemld.model.errors import StartError, UnavailableError, may_pass
 from fusemld.model.run import AttemptKey, Ending, Outcome
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -137,11 +137,9 @@ class ProcessExecutor:
         try:
             if prepared is not None and prepared[0] is launch:
                 _, request, attempt.note = prepared
-            else:
+            elif not self._is_stopped(launch.key, attempt):
                 request, attempt.note = await self._prepare(launch)
-            if launch.key in self._stopped:
-                outcome = Outcome(ending=Ending.CANCELLED, message="it was told to stop before it was started")
-                self._finish(launch.key, attempt, time.time(), outcome, {})
+            if self._is_stopped(launch.key, attempt):
                 return
             attempt.oom_kills = self._memory.kills()
             faults.point("executor.prepared")
@@ -154,6 +152,14 @@ class ProcessExecutor:
         attempt.spawned = True
         if launch.key in self._stopped:
             await self._processes.stop(_name(launch.key), 0)
+
+    def _is_stopped(self, key: AttemptKey, attempt: _Attempt) -> bool:
+        """Whether it was told to stop before it was started: that is its end."""
+        if key not in self._stopped:
+            return False
+        outcome = Outcome(ending=Ending.CANCELLED, message="it was told to stop before it was started")
+        self._finish(key, attempt, time.time(), outcome, {})
+        return True
 
     async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
         wanted = frozenset(keys)
@@ -230,23 +236,24 @@ class ProcessExecutor:
         return False
 
     async def _prepare(self, launch: Launch) -> tuple[ProcessRequest, AttemptNote]:
-        """Raises `StartError`; nothing was started then."""
+        """Raises `StartError`, and `UnavailableError` for what may pass; nothing was started then."""
         local = await self._images.command(launch)
         folder = attempt_folder(self._settings.state, launch.key)
         has_outputs = bool(launch.outputs)
+        is_sandboxed = self._bwrap is not None and (
+            self._settings.sandbox == "bwrap" or bool(launch.codesets or has_outputs or launch.secret_env)
+        )
+        note = AttemptNote(outputs=launch.outputs, is_sandboxed=is_sandboxed)
         try:
             if launch.codesets:
                 await anyio.to_thread.run_sync(folder.prepare, launch.codesets, has_outputs)
             else:
                 folder.prepare((), has_outputs)
+            if is_sandboxed or has_outputs:
+                folder.remember(note)
         except OSError as error:
-            raise StartError(f"cannot prepare the folder of {launch.key}: {error}") from error
-        is_sandboxed = self._bwrap is not None and (
-            self._settings.sandbox == "bwrap" or bool(launch.codesets or has_outputs or launch.secret_env)
-        )
-        note = AttemptNote(outputs=launch.outputs, is_sandboxed=is_sandboxed)
-        if is_sandboxed or has_outputs:
-            folder.remember(note)
+            problem = f"cannot prepare the folder of {launch.key}: {error}"
+            raise (UnavailableError(problem) if may_pass(error) else StartError(problem)) from error
         codesets = [
             Path(codeset.path) if is_sandboxed else folder.codeset(index)
             for index, codeset in enumerate(launch.codesets)

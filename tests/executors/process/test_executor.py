@@ -18,8 +18,9 @@ from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
 from fusemld.hooks.processes import Processes
 from fusemld.hooks.steps import LocalCommand, RuntimeFolders, StepInputs
-from fusemld.model.errors import StartError
+from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending
+from tests.acceptance.mishaps import few_descriptors
 
 if TYPE_CHECKING:
     from tests.executors.process.conftest import HostFactory
@@ -398,3 +399,34 @@ async def test_a_sandbox_that_is_demanded_and_not_there_is_said_at_once(
         with pytest.RaisesGroup(pytest.RaisesExc(StartError, match="bubblewrap .* is not installed")):
             async with anyio.create_task_group() as tasks:
                 await tasks.start(made.executor.run, made.report)
+
+
+async def test_an_attempt_that_lacks_what_comes_back_may_be_launched_later(
+    bench: BenchFactory, codeset: MountedCodeset
+) -> None:
+    async with bench() as made:
+        launch = shell("sh train.sh", codesets=(codeset,))
+        with few_descriptors([os.getpid()]), pytest.raises(UnavailableError, match="Too many open files"):
+            await made.executor.launch(launch)
+
+        await made.executor.launch(launch)
+        done = await made.finished(launch.key)
+
+        assert done.outcome.ending is Ending.SUCCEEDED
+        assert made.log() == "training\n"
+
+
+async def test_an_attempt_that_is_told_to_stop_while_it_waits_for_that_is_not_started(
+    bench: BenchFactory, codeset: MountedCodeset
+) -> None:
+    async with bench() as made:
+        launch = shell("sh train.sh", codesets=(codeset,))
+        with few_descriptors([os.getpid()]):
+            with pytest.raises(UnavailableError):
+                await made.executor.launch(launch)
+            await made.executor.kill(launch.key, 1.0)
+            await made.executor.launch(launch)
+            done = await made.finished(launch.key)
+
+        assert done.outcome.ending is Ending.CANCELLED
+        assert not made.executor.log_path(launch.key).exists()
