@@ -65,6 +65,8 @@ class Folder:
         """Files at rest that still have something to start."""
         self._remembered = {file.path for file in settled}
         self._scanned = Pulse()
+        self.trouble = ""
+        """Why what was seen in the folder cannot be stored now."""
 
     def registered(self, kind: Kind) -> Mapping[str, Document]:
         return self.catalog.registered(kind)
@@ -201,10 +203,12 @@ class Folder:
         await self._write(*changes)
 
     async def _write(self, *changes: Change) -> None:
-        await patiently(
-            lambda: self._store.write(*changes),
-            lambda text: log.warning("store.unavailable", error=text),
-        )
+        def note(text: str) -> None:
+            self.trouble = text
+            log.warning("store.unavailable", error=text)
+
+        await patiently(lambda: self._store.write(*changes), note)
+        self.trouble = ""
 
     def _register_extensions(self) -> None:
         declared = {name: document.declared for name, document in self.registered(Kind.EXTENSION).items()}

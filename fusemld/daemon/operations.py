@@ -84,10 +84,9 @@ class DaemonOperations(RunOperations, RegisteredOperations):
         catalog = self._folder.catalog
         folder = str(self._settings.folder)
         away = f"{folder} cannot be seen; what it declared stays" if not catalog.available else catalog.warning
+        trouble = self._supervisor.trouble or self._folder.trouble
         components = (
-            views.ComponentHealth(
-                name="store", ok=self._supervisor.trouble is None, message=self._supervisor.trouble or ""
-            ),
+            views.ComponentHealth(name="store", ok=not trouble, message=trouble),
             views.ComponentHealth(name="watched folder", ok=catalog.available and not away, message=away),
             *(
                 views.ComponentHealth(name=f"executor {name}", ok=condition.ok, message=condition.message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from pathlib import PurePath
 
 import anyio
@@ -11,7 +12,7 @@ import pytest
 
 from fusemld.api.views import HealthState, RunFilter
 from fusemld.codesets.codesets import Codesets
-from fusemld.daemon import run_operations
+from fusemld.daemon import patience, run_operations
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
@@ -374,6 +375,28 @@ async def test_the_daemon_is_well_until_a_run_breaks_or_the_folder_goes(desk: Op
         assert (well.state, well.runs_active, well.steps_active) == (HealthState.OK, 1, 1)
         assert ill.state is HealthState.DEGRADED
         assert [part.name for part in ill.components if not part.ok] == ["watched folder", f"run {run.id}"]
+
+
+async def test_what_was_seen_and_cannot_be_stored_is_in_the_health_report(
+    desk: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_S", 0.001)
+    async with desk() as there, anyio.create_task_group() as tasks:
+        writer = there.room.engine.store._writer
+        await writer.call(lambda connection: connection.execute("PRAGMA query_only = ON"))
+        tasks.start_soon(partial(there.see, new="name: new\nsteps: [{name: one, image: host}]"))
+        with anyio.fail_after(5):
+            while (ill := await there.operations.health()).state is HealthState.OK:
+                await anyio.lowlevel.checkpoint()
+        await writer.call(lambda connection: connection.execute("PRAGMA query_only = OFF"))
+        with anyio.fail_after(5):
+            while (well := await there.operations.health()).state is not HealthState.OK:
+                await anyio.lowlevel.checkpoint()
+
+        (component,) = [part for part in ill.components if not part.ok]
+        assert component.name == "store"
+        assert component.message.startswith("cannot write to the database: attempt to write a readonly database")
+        assert all(part.message == "" for part in well.components)
 
 
 async def test_applications_are_listed_and_deleted(desk: Open) -> None:
