@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterable
 
 from fusemld.executors.masking import holds_any
+from fusemld.executors.process.spawning import lacks_descriptors
 
 
 def collect(
@@ -15,7 +16,7 @@ def collect(
     """The outputs that exist, and the reasons why others were refused.
 
     Only plain files are read, and no link is followed: a step in a sandbox must not make the keeper, which is
-    outside, read for it.
+    outside, read for it. Raises OSError for want of descriptors.
     """
     outputs: dict[str, bytes] = {}
     refused: dict[str, str] = {}
@@ -27,6 +28,8 @@ def collect(
         except ValueError as error:
             refused[name] = str(error)
         except OSError as error:
+            if lacks_descriptors(error):
+                raise
             refused[name] = f"it cannot be read: {os.strerror(error.errno or 0)}"
         else:
             if holds_any(data, patterns):

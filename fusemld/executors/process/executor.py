@@ -168,6 +168,8 @@ class ProcessExecutor:
         for key, event in found.items():
             attempt = self._attempts.setdefault(key, _Attempt())
             attempt.spawned = True
+            # Now, where it can be read: its end may come when there are no descriptors.
+            attempt.note = attempt_folder(self._settings.state, key).note()
             if key in wanted:
                 self._observe(event)
             else:

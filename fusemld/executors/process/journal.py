@@ -167,13 +167,18 @@ class Journal:
                 self.entries.pop(record.key, None)
 
     def _compact(self) -> None:
-        """Write the file anew with what is not forgotten; the old one counts until the new one is complete."""
+        """Write the file anew with what is not forgotten; the old one counts until the new one is complete. Where
+        that cannot be done now, it goes on growing."""
+        replacement = self._path.with_suffix(".new")
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        try:
+            descriptor = os.open(replacement, flags, 0o600)
+        except OSError:
+            return
         records: list[Record] = [] if self.opened is None else [self.opened]
         for entry in self.entries.values():
             records += entry.records()
         data = memoryview(b"".join(_encoder.encode(record) + b"\n" for record in records))
-        replacement = self._path.with_suffix(".new")
-        descriptor = os.open(replacement, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             size = 0
             while size < len(data):

@@ -64,6 +64,8 @@ _DRAIN_S = 0.2
 _DRAIN_READS = 4
 """More than a pipe holds, but not for ever: somebody may still be writing."""
 _SWEEP_EVERY_S = 5.0
+_AGAIN_S = 0.5
+"""Between two tries of what descriptors are wanting for."""
 _TERMINATED_GRACE_S = 5.0
 _GONE_WITHIN_S = 5.0
 
@@ -125,8 +127,7 @@ class Keeper:
         for end in ends:
             log(f"lost {end.key}: {end.lost}")
         self._loop.watch_signals()
-        server = listen(self._folder)
-        self._loop.watch(server.fileno(), lambda _mask: self._accept(server))
+        self._listen(listen(self._folder))
 
     def serve(self) -> None:
         """Until told to shut down, or idle for long enough with nobody connected."""
@@ -168,13 +169,19 @@ class Keeper:
 
     # Connections
 
+    def _listen(self, server: socket.socket) -> None:
+        self._loop.watch(server.fileno(), lambda _mask: self._accept(server))
+
     def _accept(self, server: socket.socket) -> None:
         try:
             peer, _address = server.accept()
         except BlockingIOError:
             return
         except OSError as error:
+            # The connection stays where it is, and would wake the loop again at once.
             log(f"cannot accept a connection: {error}")
+            self._loop.unwatch(server.fileno())
+            self._loop.after(_AGAIN_S, lambda: self._listen(server))
             return
         if not is_allowed(peer):
             peer.close()
@@ -333,7 +340,10 @@ class Keeper:
         self._by_key[request.key] = child
         self._loop.watch(reader, lambda _mask: self._pump(child))
         started = ProcessStarted(key=request.key, at=time.time(), pid=pid)
-        self._journal.add(Spawned(key=request.key, at=started.at, pid=pid, ticks=start_ticks(pid)))
+        ticks = 0
+        with contextlib.suppress(OSError):
+            ticks = start_ticks(pid)
+        self._journal.add(Spawned(key=request.key, at=started.at, pid=pid, ticks=ticks))
         self._latest[request.key] = started
         self._news.append(started)
         return Reply(id=request.id)
@@ -423,10 +433,9 @@ class Keeper:
         if now < child.drain_until:
             self._loop.after(0.02, lambda: self._settle_again(child))
         elif not child.swept:
-            child.swept = True
-            child.drain_until = now + _DRAIN_S
-            self._sweep({child.key})
-            self._loop.after(0.02, lambda: self._settle_again(child))
+            child.swept = self._sweep({child.key})
+            child.drain_until = now + (_DRAIN_S if child.swept else _AGAIN_S)
+            self._loop.after(0.02 if child.swept else _AGAIN_S, lambda: self._settle_again(child))
         else:
             self._finish(child)
 
@@ -435,10 +444,15 @@ class Keeper:
             self._settle(child)
 
     def _finish(self, child: Child) -> None:
+        try:
+            outputs, refused = collect(child.results, child.outputs, child.output_limit_bytes, child.patterns)
+        except OSError as error:
+            log(f"cannot read the outputs of {child.key} now: {error}")
+            self._loop.after(_AGAIN_S, lambda: self._settle_again(child))
+            return
         del self._by_key[child.key]
         self._loop.unwatch(child.pump.descriptor)
         child.pump.close()
-        outputs, refused = collect(child.results, child.outputs, child.output_limit_bytes, child.patterns)
         code = os.waitstatus_to_exitcode(child.status or 0)
         self._record_end(
             ProcessEnded(
@@ -463,25 +477,35 @@ class Keeper:
         if event.key in self._forgotten_early:
             self._forget((event.key,))
 
-    def _sweep(self, keys: set[str]) -> None:
-        """Kill what left its group (by a session of its own) and still carries the mark of an ended key."""
-        for pid, key in marked(self._marker).items():
+    def _sweep(self, keys: set[str]) -> bool:
+        """Kill what left its group (by a session of its own) and still carries the mark of an ended key. False
+        where that has to be tried again."""
+        try:
+            found = marked(self._marker)
+        except OSError as error:
+            log(f"cannot look for processes now: {error}")
+            return False
+        for pid, key in found.items():
             if key in keys:
                 kill(pid)
+        return True
 
     def _sweep_ended(self) -> None:
-        keys, self._ended_since_sweep = self._ended_since_sweep, set()
-        self._sweep(keys)
+        if self._sweep(self._ended_since_sweep):
+            self._ended_since_sweep = set()
+        else:
+            self._loop.after(_SWEEP_EVERY_S, self._sweep_ended)
 
     def _leave_nothing(self) -> None:
         """Nothing runs any more, so whoever still carries the mark had left its group: until nobody does."""
         deadline = time.monotonic() + _GONE_WITHIN_S
         while time.monotonic() < deadline:
-            left = [pid for pid in marked(self._marker) if start_ticks(pid)]
-            if not left:
-                return
-            for pid in left:
-                kill(pid)
+            with contextlib.suppress(OSError):
+                left = [pid for pid in marked(self._marker) if start_ticks(pid)]
+                if not left:
+                    return
+                for pid in left:
+                    kill(pid)
             time.sleep(0.005)
 
     def _forget(self, keys: tuple[str, ...]) -> None:

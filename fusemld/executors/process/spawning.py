@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -64,11 +65,14 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int:
-    """When the process started, in clock ticks since boot; 0 if it is not there."""
+    """When the process started, in clock ticks since boot; 0 if it is not there. Raises OSError for want of
+    descriptors: then nobody knows."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - 50,000 times a minute
             data = file.read(4096)
-    except OSError:
+    except OSError as error:
+        if lacks_descriptors(error):
+            raise
         return 0
     # The name in parentheses may hold anything; the state follows it, the start time is field 22.
     fields = data[data.rfind(b")") + 2 :].split()
@@ -76,7 +80,8 @@ def start_ticks(pid: int) -> int:
 
 
 def marked(marker: str) -> dict[int, str]:
-    """The living processes that carry the marker, with their keys, wherever they moved in the process tree."""
+    """The living processes that carry the marker, with their keys, wherever they moved in the process tree. Raises
+    OSError for want of descriptors."""
     found: dict[int, str] = {}
     prefix = f"{MARKER}={marker}:".encode()
     for name in os.listdir("/proc"):  # noqa: PTH208 - as above
@@ -85,13 +90,20 @@ def marked(marker: str) -> dict[int, str]:
         try:
             with open(f"/proc/{name}/environ", "rb", buffering=0) as file:  # noqa: PTH123 - as above
                 environ = file.read()
-        except OSError:
+        except OSError as error:
+            if lacks_descriptors(error):
+                raise
             continue
         for variable in environ.split(b"\0"):
             if variable.startswith(prefix):
                 found[int(name)] = variable[len(prefix) :].decode(errors="replace")
                 break
     return found
+
+
+def lacks_descriptors(error: OSError) -> bool:
+    """Whether nothing is known of what was to be opened: this process, or this host, has too many open files."""
+    return error.errno in {errno.EMFILE, errno.ENFILE}
 
 
 def kill(pid: int, signal_number: int = signal.SIGKILL) -> None:

@@ -16,6 +16,7 @@ import pytest
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.wire import keeper_folder
 from fusemld.hooks.processes import ProcessEnded, ProcessRequest, ProcessStarted
+from tests.acceptance.mishaps import few_descriptors
 
 Event = ProcessStarted | ProcessEnded
 DEADLINE_S = 30.0
@@ -127,6 +128,12 @@ def kill_keeper() -> Callable[[Path], None]:
         os.kill(keeper, signal.SIGKILL)
 
     return kill
+
+
+@pytest.fixture
+def starved(state: Path) -> Callable[..., contextlib.AbstractContextManager[None]]:
+    """The keeper can open nothing more, or only `spare` things, as long as the block lasts."""
+    return lambda spare=0: few_descriptors(keepers(state), spare)
 
 
 @pytest.fixture

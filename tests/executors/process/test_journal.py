@@ -90,3 +90,18 @@ def test_forgotten_keys_do_not_make_the_file_grow(tmp_path: Path) -> None:
     assert set(again.entries) == {"stays"}
     assert again.opened == Opened(boot="b", marker="m")
     again.close()
+
+
+def test_a_journal_that_cannot_be_written_anew_takes_claims_all_the_same(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "journal")
+    (tmp_path / "journal.new").mkdir()
+    for number in range(600):
+        journal.claim([claim(f"k{number}")])
+        journal.add(Forgotten(key=f"k{number}"))
+
+    journal.claim([claim("a")])
+    journal.close()
+
+    again = opened(tmp_path / "journal")
+    assert set(again.entries) == {"a"}
+    again.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from tests.executors.process.conftest import HostFactory
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
+Starved = Callable[..., contextlib.AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("status", [0, 3, 255])
@@ -405,3 +408,62 @@ async def test_a_keeper_that_cannot_start_says_why_at_once(state: Path) -> None:
 
     with anyio.fail_after(10), pytest.raises(StartError, match="Is a directory"):
         await keeper.run()
+
+
+# Without descriptors
+
+
+def keeper_says(state: Path, text: str) -> int:
+    """How often."""
+    return (keeper_folder(state) / "keeper.log").read_text().count(text)
+
+
+async def test_the_end_of_a_process_waits_until_its_outputs_can_be_read(
+    until: Until, host: HostFactory, state: Path, starved: Starved
+) -> None:
+    async with host() as opened:
+        script = "echo up; until test -e gate; do sleep 0.02; done; printf out > result"
+        await opened.spawn("a", "sh", "-c", script, results=state, outputs=("result",))
+        await until(opened.log("a").exists)
+
+        with starved():
+            (state / "gate").touch()
+            await until(lambda: keeper_says(state, "cannot read the outputs of a now") > 0)
+        ended = await opened.end("a")
+
+        assert (ended.exit_status, ended.outputs, ended.refused_outputs) == (0, {"result": b"out"}, {})
+
+
+async def test_who_left_the_group_is_looked_for_until_that_is_possible(
+    until: Until, host: HostFactory, state: Path, starved: Starved, gone: Callable[[int], Awaitable[None]]
+) -> None:
+    async with host() as opened:
+        script = "setsid sleep 1000 & echo $!; until test -e gate; do sleep 0.02; done"
+        await opened.spawn("a", "sh", "-c", script)
+        await until(opened.log("a").exists)
+
+        with starved():
+            (state / "gate").touch()
+            await until(lambda: keeper_says(state, "cannot look for processes now") > 0)
+        ended = await opened.end("a")
+
+        assert ended.exit_status == 0
+        await gone(int(opened.log("a").read_text()))
+
+
+async def test_a_connection_that_cannot_be_accepted_waits_and_keeps_nobody_busy(
+    until: Until, host: HostFactory, state: Path, starved: Starved
+) -> None:
+    async with host() as opened:
+        await opened.shell("a", "true")
+
+        with starved(), connect(keeper_folder(state)) as second:
+            await until(lambda: keeper_says(state, "cannot accept a connection") > 0)
+            began, said = time.monotonic(), keeper_says(state, "cannot accept a connection")
+            await until(lambda: keeper_says(state, "cannot accept a connection") > said)
+            took_s = time.monotonic() - began
+            with starved(spare=5):
+                hello = await anyio.to_thread.run_sync(second.recv, 4)
+
+        assert took_s > 0.2
+        assert hello
