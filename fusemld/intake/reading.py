@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from fusemld.intake.snapshot import FileReport, FileState, Read, is_document, is_ignored
+from fusemld.model.errors import may_pass
 from fusemld.model.problem import Problem
 from fusemld.spec.nodes import MAX_BYTES, too_large
 
@@ -33,12 +34,13 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
 class Skipped(enum.Enum):
     """Why a file was not taken: it is `GONE`, or it is not complete (`OPEN` for writing, or `CHANGING` while it
-    was read), or it is not known whether it is (`UNSURE`)."""
+    was read), or it is not known whether it is (`UNSURE`), or this process has not what it takes (`NOT_NOW`)."""
 
     GONE = enum.auto()
     OPEN = enum.auto()
     CHANGING = enum.auto()
     UNSURE = enum.auto()
+    NOT_NOW = enum.auto()
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +182,8 @@ def _refused(file: str, found: os.stat_result, message: str) -> Taken:
 
 
 def _unreadable(path: Path, file: str, error: OSError) -> Taken | Skipped:
+    if may_pass(error):
+        return Skipped.NOT_NOW
     try:
         found = path.stat()
     except OSError:

@@ -256,7 +256,7 @@ class Watcher:
                     at_rest.append(_settled(result))
                 else:
                     self._young.add(file)
-            elif result is Skipped.CHANGING:
+            elif result in (Skipped.CHANGING, Skipped.NOT_NOW):
                 self._next_look = min(self._next_look, time.monotonic() + self._timing.retry_s)
             elif result is Skipped.GONE and file in self._marks:
                 self._gone.setdefault(file, time.monotonic() + self._timing.removal_s)

@@ -167,7 +167,8 @@ def few_descriptors(pids: Iterable[int], spare: int = 0) -> Iterator[None]:
 
 
 def _first_free(pid: int) -> int:
-    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    listed = list(Path(f"/proc/{pid}/fd").iterdir())  # in this process also that of the listing itself
+    used = {int(entry.name) for entry in listed if entry.is_symlink()}
     return min(set(range(len(used) + 1)) - used)
 
 

@@ -12,6 +12,7 @@ from fusemld.intake import reading
 from fusemld.intake.reading import LIMIT_BYTES, Skipped, Taken, look, take
 from fusemld.spec.documents import Parsed, read
 from fusemld.spec.nodes import too_large
+from tests.acceptance.mishaps import few_descriptors
 
 EXTENSION = b"id: x\nservices: []\n"
 
@@ -125,6 +126,15 @@ def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     assert isinstance(result, Taken)
     assert not result.report.readable
     assert message(result) == "cannot read the file: Permission denied"
+
+
+def test_a_file_for_which_there_is_no_descriptor_is_neither_taken_nor_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(EXTENSION)
+
+    with few_descriptors([os.getpid()]):
+        result = take_one(tmp_path, "a.yaml")
+
+    assert result is Skipped.NOT_NOW
 
 
 def test_a_file_that_is_gone_is_gone(tmp_path: Path) -> None:

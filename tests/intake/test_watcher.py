@@ -16,6 +16,7 @@ from fusemld.intake import watcher as module
 from fusemld.intake.snapshot import Scan
 from fusemld.intake.watcher import Timing, Watcher
 from fusemld.spec.documents import Parsed, read
+from tests.acceptance.mishaps import few_descriptors
 
 DEADLINE_S = 10.0
 QUICK = Timing(rescan_s=0.05, removal_s=0.1, pause_s=0.05, retry_s=0.05)
@@ -251,6 +252,17 @@ async def test_without_inotify_looks_find_everything_and_a_warning_says_so(
         await seen.until(lambda: seen.ids == {"a.yaml": ["x"]})
         (tmp_path / "a.yaml").unlink()
         await seen.until(lambda: seen.ids == {})
+
+
+async def test_a_file_for_which_there_is_no_descriptor_is_read_later(tmp_path: Path) -> None:
+    async with watching(tmp_path, QUICK) as seen:
+        write(tmp_path, "a.tmp", "a")
+        with few_descriptors([os.getpid()]):
+            (tmp_path / "a.tmp").rename(tmp_path / "a.yaml")
+            await seen.until(lambda: not seen.available)
+        await seen.file("a.yaml")
+
+        assert all(report.readable for scan in seen.scans for report in scan.files)
 
 
 async def test_a_thousand_files_at_once_are_all_seen(tmp_path: Path) -> None:
