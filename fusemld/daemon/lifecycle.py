@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from fusemld.daemon import journal
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
+from fusemld.daemon.clock import WallClock
 from fusemld.daemon.cluster_access import configured, connection
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.garbage import nothing_is_garbage
@@ -45,6 +45,7 @@ from fusemld.executors.kubernetes.executor import KubernetesExecutor
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.executor import ProcessExecutor
 from fusemld.executors.process.settings import ProcessExecutorSettings
+from fusemld.executors.process.spawning import boot_id
 from fusemld.hooks.executors import Executor
 from fusemld.hooks.manager import load_plugins
 from fusemld.hooks.steps import RuntimeFolders
@@ -59,7 +60,7 @@ from fusemld.registry.registry import Registry
 from fusemld.services.environments import KeeperEnvironments
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.spec.documents import Parsed, read
-from fusemld.store.keys import INSTANCE
+from fusemld.store.keys import CLOCK, INSTANCE
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -175,11 +176,12 @@ class _Daemon:
         )
         plans = Plans(store, defaults)
         limits = settings.limits
+        clock = WallClock(boot_id(), await store.meta(CLOCK))
         supervisor = Supervisor(
             store=store,
             planner=plans,
             admission=Admission(limits.steps or None, limits.steps_per_workflow or None),
-            clock=time.time,
+            clock=clock,
         )
         applications = ApplicationBook(store, Removal(services, clusters, registry, plugins.object_stores))
         folder = Folder(

@@ -54,6 +54,7 @@ class Pinner:
         zone: str,
         timeout_s: float,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._codesets = codesets
         self._registry = registry
@@ -63,26 +64,28 @@ class Pinner:
         self._zone = zone
         self._timeout_s = timeout_s
         self._clock = clock
+        self._monotonic = monotonic
 
     async def pin(self, run: Run, references: tuple[str, ...], note: Note) -> CodesetsPinned | CodesetsUnavailable:
         """Pin them all; what may work later is tried again until the run gives up."""
         pins: dict[str, PinnedCodeset] = {}
-        give_up_at = self._deadline(run)
+        give_up_at = self._monotonic() + self._left_s(run)
         for reference in references:
             try:
                 pins[reference] = await patiently(
                     partial(self.pin_one, reference, project=run.project, user=run.user, note=note),
                     note,
-                    may_wait=lambda pause_s: self._clock() + pause_s < give_up_at,
+                    may_wait=lambda pause_s: self._monotonic() + pause_s < give_up_at,
                 )
             except FusemldError as error:
                 return CodesetsUnavailable(at=self._clock(), message=str(error))
         return CodesetsPinned(at=self._clock(), codesets=pins)
 
-    def _deadline(self, run: Run) -> float:
-        """The earliest of the steps that wait for codesets: our error says more than that of a deadline."""
+    def _left_s(self, run: Run) -> float:
+        """Until the earliest deadline of the steps that wait for codesets: our error says more than that of it."""
         waiting = (step.deadline for step in run.steps.values() if step.state is StepState.WAITING)
-        return min((at for at in waiting if at is not None), default=self._clock() + self._timeout_s)
+        left = (at - self._clock() for at in waiting if at is not None)
+        return min(left, default=self._timeout_s)
 
     async def pin_one(self, reference: str, *, project: str, user: str, note: Note) -> PinnedCodeset:
         """Raises `NotFoundError` for an unknown codeset or ref, `UnavailableError` for what may come back, and

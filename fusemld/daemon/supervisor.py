@@ -57,6 +57,14 @@ class Performer(Protocol):
         """The end of the attempt is safe: whoever ran it may forget it."""
 
 
+class Clock(Protocol):
+    """See `fusemld.daemon.clock.WallClock`."""
+
+    def __call__(self) -> float: ...
+    def moved_s(self) -> float: ...
+    def record(self) -> Change: ...
+
+
 class Planner(Protocol):
     async def plan(self, workflow_digest: str) -> Plan: ...
 
@@ -103,15 +111,14 @@ class _Batch:
         self.entries: dict[str, ActiveRun] = {}
         self.new: set[str] = set()
         self.changes: dict[str, list[Change]] = {}
+        self.clock: Change | None = None
         self.effects: list[tuple[str, effects.AnyEffect]] = []
         self.done: list[tuple[str, _Done]] = []
         self.ended: list[AttemptKey] = []
 
 
 class Supervisor:
-    def __init__(
-        self, *, store: Store, planner: Planner, admission: Admission, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, *, store: Store, planner: Planner, admission: Admission, clock: Clock) -> None:
         self._store = store
         self._planner = planner
         self._admission = admission
@@ -122,7 +129,8 @@ class Supervisor:
         self._alarm: asyncio.TimerHandle | None = None
         """Wakes the loop for what nobody waits for."""
         self._reviving = anyio.Lock()
-        self._timers = Timers(clock, self._deadline_passed)
+        self._has_begun = False
+        self._timers = Timers(clock, self._deadline_passed, self._wake)
         self._performer: Performer | None = None
         self._watched: weakref.WeakValueDictionary[str, Pulse] = weakref.WeakValueDictionary()
         self.changed = Pulse()
@@ -202,6 +210,9 @@ class Supervisor:
             return
         for name, deadline in deadlines(run):
             self._timers.set(run.id, name, deadline)
+        now = self._clock()
+        if any(run.steps[name].since > now for name, _ in deadlines(run)):
+            self.post(run.id, events.ClockMoved(at=now, by_s=0.0))
         for effect in again:
             if isinstance(effect, effects.RequestSlot):
                 self._admission.request((run.id, effect.step), run.workflow)
@@ -312,6 +323,11 @@ class Supervisor:
 
     def _advance_all(self) -> _Batch:
         batch = _Batch()
+        if by_s := self._clock.moved_s():
+            self._follow_clock(batch, by_s)
+        if by_s or not self._has_begun:
+            self._has_begun = True
+            batch.clock = self._clock.record()
         for _ in range(min(len(self._queue), BATCH)):
             self._advance_one(batch, self._queue.popleft())
         while admitted := self._admission.admit():
@@ -319,6 +335,15 @@ class Supervisor:
             for run_id, step in admitted:
                 self._advance_one(batch, _Posted(run_id, events.StepAdmitted(at=now, step=step)))
         return batch
+
+    def _follow_clock(self, batch: _Batch, by_s: float) -> None:
+        """Move what is to happen in every run, after what was posted before the clock was set."""
+        now = self._clock()
+        log.warning("clock.set", by_s=round(by_s, 1))
+        while self._queue and abs(self._queue[0].event.at - (now - by_s)) < abs(self._queue[0].event.at - now):
+            self._advance_one(batch, self._queue.popleft())
+        for run_id in self._active | batch.entries:
+            self._advance_one(batch, _Posted(run_id, events.ClockMoved(at=now, by_s=by_s)))
 
     def _advance_one(self, batch: _Batch, posted: _Posted) -> None:
         entry = self._active.get(posted.run) or batch.entries.get(posted.run) or posted.entry
@@ -385,18 +410,20 @@ class Supervisor:
             else:
                 changed, before = tuple(batch.changed[run_id]), batch.entries[run_id].run
                 batch.changes[run_id].append(PutRun(run, changed, before))
-        if not batch.changes:
+        changes = [change for changes in batch.changes.values() for change in changes]
+        if batch.clock is not None:
+            changes.append(batch.clock)
+        if not changes:
             return
         try:
-            await self._written(
-                [change for changes in batch.changes.values() for change in changes],
-                partial(self._anticipate, batch),
-            )
+            await self._written(changes, partial(self._anticipate, batch))
         except Exception:  # noqa: BLE001 - whose it is, and what, is found out and logged there
             await self._commit_each(batch)
 
     async def _commit_each(self, batch: _Batch) -> None:
         """One of the runs contradicts what is stored: a bug, which stops that run and no other."""
+        if batch.clock is not None:
+            await self._written([batch.clock])
         for run_id, changes in batch.changes.items():
             try:
                 await self._written(changes)

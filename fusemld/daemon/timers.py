@@ -15,11 +15,18 @@ STALE_ALLOWED = 1000
 
 
 class Timers:
-    """Calls `passed(run, step)` once the deadline that `set` gave the step last has passed."""
+    """Calls `passed(run, step)` once the deadline that `set` gave the step last has passed, and `woke` whenever it
+    should have, or a minute is over: where nothing has passed then, the clock was set."""
 
-    def __init__(self, clock: Callable[[], float], passed: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        passed: Callable[[str, str], None],
+        woke: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
         self._passed = passed
+        self._woke = woke
         self._deadlines: dict[tuple[str, str], float] = {}
         # Entries that `_deadlines` does not know any more are stale: dropped when they come up or are too many.
         self._heap: list[tuple[float, str, str]] = []
@@ -53,5 +60,7 @@ class Timers:
                     del self._deadlines[run, step]
                     self._passed(run, step)
             left = self._heap[0][0] - now if self._heap else LONGEST_SLEEP_S
-            with anyio.move_on_after(min(left, LONGEST_SLEEP_S)):
+            with anyio.move_on_after(min(left, LONGEST_SLEEP_S)) as sleep:
                 await self._earlier.wait(seen)
+            if sleep.cancelled_caught:
+                self._woke()

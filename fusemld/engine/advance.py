@@ -15,6 +15,7 @@ from fusemld.engine.effects import KillStep, LaunchStep, PinCodesets, ReleaseSlo
 from fusemld.engine.events import (
     AnyEvent,
     CancelRequested,
+    ClockMoved,
     CodesetsPinned,
     CodesetsUnavailable,
     DeadlinePassed,
@@ -58,6 +59,8 @@ def advance(run: Run, event: AnyEvent, plan: Plan) -> Advance:
             return _step_finished(run, event, plan)
         case DeadlinePassed():
             return _deadline_passed(run, event, plan)
+        case ClockMoved():
+            return _clock_moved(run, event, plan)
         case _:
             assert_never(event)
 
@@ -264,6 +267,17 @@ def _deadline_passed(run: Run, event: DeadlinePassed, plan: Plan) -> Advance:
             timeout = duration(plan.timeout_s(step.name))
             _kill(draft, step, Ending.TIMED_OUT, f"timed out after {timeout}; stopping")
     return draft.done()
+
+
+def _clock_moved(run: Run, event: ClockMoved, plan: Plan) -> Advance:
+    """Nothing began in the future: no step waits longer than it was to wait at first, whatever the clock says."""
+    draft = Draft(run, plan, event.at)
+    for name, step in run.steps.items():
+        if step.deadline is not None:
+            since = min(step.since + event.by_s, event.at)
+            if since != step.since:
+                draft.update(name, since=since, deadline=step.deadline + since - step.since)
+    return draft.done() if run.state is RunState.RUNNING else Advance(run=run)
 
 
 def _kill(draft: Draft, step: StepRun, ending: Ending, reason: str) -> None:

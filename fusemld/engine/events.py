@@ -59,6 +59,12 @@ class DeadlinePassed(Event, frozen=True, kw_only=True, tag=True):
     step: str
 
 
+class ClockMoved(Event, frozen=True, kw_only=True, tag=True):
+    """Somebody set the wall clock, by so many seconds: what was to happen in an hour still happens in an hour."""
+
+    by_s: float
+
+
 class CancelRequested(Event, frozen=True, kw_only=True, tag=True):
     by: str = ""
 
@@ -77,6 +83,7 @@ AnyEvent = (
     | StepStarted
     | StepFinished
     | DeadlinePassed
+    | ClockMoved
     | CancelRequested
     | RetryRequested
 )

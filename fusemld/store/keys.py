@@ -2,6 +2,8 @@
 
 INSTANCE = "instance"
 """The identity of this state folder."""
+CLOCK = "clock"
+"""How the wall clock stood to the kernel's: see `fusemld.daemon.clock`."""
 COPIED_AT = "copied_at"
 """Of a copy: when it was made, in seconds since the epoch."""
 RESTORATION = "restoration"

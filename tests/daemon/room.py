@@ -173,6 +173,7 @@ class Room:
                     zone="local",
                     timeout_s=60,
                     clock=engine.clock,
+                    monotonic=engine.clock,
                 ),
                 services=services,
                 clusters=KubeClusters(None),

@@ -18,7 +18,8 @@ from fusemld.engine.plan import Defaults, Plan
 from fusemld.model.document import Document
 from fusemld.model.run import AttemptKey, Run
 from fusemld.spec.documents import read
-from fusemld.store.changes import PutWorkflow
+from fusemld.store.changes import Change, PutMeta, PutWorkflow
+from fusemld.store.keys import CLOCK
 from fusemld.store.sqlite import Store
 
 ROOT = Path("/inbox")
@@ -38,10 +39,22 @@ def document_of(text: str) -> Document:
 
 
 class Clock:
-    """Stands still until it is set."""
+    """Stands still until time passes (`now`) or somebody sets it (`set_by`)."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
+        self._set_by_s = 0.0
+
+    def set_by(self, seconds: float) -> None:
+        self.now += seconds
+        self._set_by_s += seconds
+
+    def moved_s(self) -> float:
+        by_s, self._set_by_s = self._set_by_s, 0.0
+        return by_s
+
+    def record(self) -> Change:
+        return PutMeta(CLOCK, str(self.now))
 
     def __call__(self) -> float:
         return self.now

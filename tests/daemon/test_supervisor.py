@@ -15,9 +15,10 @@ from fusemld.engine import effects, events
 from fusemld.engine.events import StepFinished, StepStarted
 from fusemld.model.document import Document
 from fusemld.model.errors import ConflictError, NotFoundError
-from fusemld.model.run import AttemptKey, Ending, Outcome, RunState, StepState
+from fusemld.model.run import AttemptKey, Ending, Outcome, RunState, StepRun, StepState
 from fusemld.store.changes import Change, PutMeta, PutRun
 from fusemld.store.errors import StoreError
+from fusemld.store.keys import CLOCK
 from fusemld.store.sqlite import Store
 from tests.daemon.running import Clock, Engine, OpenEngine, document_of
 
@@ -25,8 +26,17 @@ SUCCEEDED = Outcome(ending=Ending.SUCCEEDED)
 FAILED = Outcome(ending=Ending.PROGRAM_FAILED, exit_status=3)
 
 
+DAY_S = 86400.0
+
+
 def finished(step: str, outcome: Outcome = SUCCEEDED, attempt: int = 1, **outputs: str) -> StepFinished:
     return StepFinished(at=1001.0, step=step, attempt=attempt, outcome=outcome, outputs=outputs)
+
+
+def step_one(running: Engine) -> StepRun:
+    run = running.supervisor.find("r1")
+    assert run is not None
+    return run.steps["one"]
 
 
 async def to_the_end(running: Engine, run: str = "r1", outcome: Outcome = SUCCEEDED, attempt: int = 1) -> None:
@@ -379,6 +389,55 @@ async def test_a_full_disk_stops_the_engine_until_there_is_room(
         assert announced == launched
         assert running.supervisor.trouble is None
         tasks.cancel_scope.cancel()
+
+
+async def test_a_clock_that_is_set_forwards_ends_no_step_early(engine: OpenEngine, chain: Document) -> None:
+    async with engine() as running:
+        await running.create(chain)
+        before = (await running.stored()).steps["one"].deadline
+
+        running.clock.set_by(3 * DAY_S)
+        running.supervisor.post("r1", events.DeadlinePassed(at=running.clock(), step="one"))
+        await running.supervisor.changed.wait(running.supervisor.changed.version)
+        stored = await running.stored()
+
+        assert before is not None
+        assert stored.steps["one"].deadline == before + 3 * DAY_S
+        assert not [effect for _, effect in running.performer.effects if isinstance(effect, effects.KillStep)]
+        assert await running.store.meta(CLOCK) == str(running.clock())
+
+
+async def test_a_clock_that_is_set_back_holds_up_no_step_and_what_was_posted_before_belongs_to_before(
+    engine: OpenEngine, chain: Document
+) -> None:
+    async with engine() as running:
+        await running.create(chain)
+
+        running.supervisor.post("r1", finished("one", Outcome(ending=Ending.LOST)))
+        running.clock.set_by(-3 * DAY_S)
+        await running.until(lambda: step_one(running).state is StepState.BACKOFF)
+        again_at = step_one(running).deadline
+        running.clock.now += 60.0
+        running.supervisor.post("r1", events.DeadlinePassed(at=running.clock(), step="one"))
+        await running.until(lambda: len(running.performer.launched()) == 2)
+
+        assert again_at is not None
+        assert 0 < again_at - (running.clock() - 60.0) <= 60.0
+
+
+async def test_what_was_stored_under_a_later_clock_waits_no_longer_than_it_was_to_wait(
+    engine: OpenEngine, chain: Document, clock: Clock
+) -> None:
+    async with engine() as first:
+        await first.create(chain)
+        before = (await first.stored()).steps["one"].deadline
+    clock.now -= 900.0
+
+    async with engine() as second:
+        await second.until(lambda: step_one(second).since == clock())
+
+        assert before is not None
+        assert step_one(second).deadline == before - 900.0
 
 
 async def test_whoever_watches_a_run_hears_of_every_change(engine: OpenEngine, chain: Document) -> None:

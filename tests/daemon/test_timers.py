@@ -63,6 +63,20 @@ async def test_only_the_deadline_that_was_set_last_counts(clock: Clock) -> None:
         assert watched.passed == [("r", "moved")]
 
 
+async def test_a_deadline_that_has_not_passed_when_it_should_have_is_told(clock: Clock) -> None:
+    woken = anyio.Event()
+    timers = Timers(clock, lambda _run, _step: None, woken.set)
+    timers.set("r", "s", clock.now + 0.001)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(timers.run)
+        with anyio.fail_after(10):
+            await woken.wait()
+        tasks.cancel_scope.cancel()
+
+    assert len(timers) == 1
+
+
 async def test_a_deadline_that_has_passed_can_be_set_again(clock: Clock) -> None:
     async with running(clock) as watched:
         deadline = clock.now + 10

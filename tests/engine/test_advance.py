@@ -22,6 +22,7 @@ from fusemld.engine.effects import (
 from fusemld.engine.events import (
     AnyEvent,
     CancelRequested,
+    ClockMoved,
     CodesetsPinned,
     CodesetsUnavailable,
     DeadlinePassed,
@@ -169,6 +170,33 @@ def test_codesets_that_are_not_there_in_time_fail_the_run() -> None:
 
     assert story.run.state is RunState.FAILED
     assert story.run.message == "the run's codesets were not there after 50s"
+
+
+@pytest.mark.parametrize("by_s", [3 * 86400.0, -3 * 86400.0])
+def test_a_clock_that_was_set_leaves_every_step_the_time_it_had(by_s: float) -> None:
+    story = Story(plan_of(step("a"), step("b"), step("c", "a")), admitted("a"), started("a", at=3.0))
+    before = story.run.steps
+
+    story.then(ClockMoved(at=20.0 + by_s, by_s=by_s))
+
+    after = story.run.steps
+    for name in ("a", "b"):
+        assert after[name].deadline == (before[name].deadline or 0.0) + by_s
+        assert after[name].since == before[name].since + by_s
+    assert after["c"] == before["c"]
+    assert (sorted(story.changed), story.effects) == (["a", "b"], ())
+
+
+def test_what_seems_to_have_begun_in_the_future_has_its_whole_time_from_now_on() -> None:
+    story = Story(plan_of(step("a")), admitted("a", at=5000.0))
+    timeout_s = (story.run.steps["a"].deadline or 0.0) - 5000.0
+
+    story.then(ClockMoved(at=10.0, by_s=0.0))
+    once = story.run.steps["a"]
+    story.then(ClockMoved(at=10.0, by_s=0.0))
+
+    assert (once.since, once.deadline) == (10.0, 10.0 + timeout_s)
+    assert story.run.steps["a"] == once
 
 
 def test_an_admitted_step_is_launched_with_a_deadline_and_a_reason() -> None:

@@ -81,7 +81,7 @@ class World:
     def __init__(self, workflow: Workflow, slots: int | None) -> None:
         self.plan: Plan = make_plan(workflow, "digest", DEFAULTS)
         self.slots = slots
-        self.now = 1.0
+        self.now = 1e9
         self.launched: set[tuple[str, int]] = set()
         self.admission = Admission(slots)
         self.pins_asked = 0
