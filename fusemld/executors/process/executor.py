@@ -44,6 +44,7 @@ _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 _UNWANTED_GRACE_S = 10.0
 _FORGET_AFTER_S = 0.05
 """How long what has ended waits for company: removing a folder may wait for the disk, and nobody waits for it."""
+_REMOVE_AGAIN_S = 1.0
 
 
 class _Boot(msgspec.Struct, frozen=True):
@@ -111,11 +112,16 @@ class ProcessExecutor:
             self._has_leftovers = anyio.Event()
             going, self._leftovers = self._leftovers, {}
             # In this order: what the keeper still knows, the next daemon forgets.
-            await anyio.to_thread.run_sync(remove_all, self._settings.state, tuple(going))
+            stay = await anyio.to_thread.run_sync(remove_all, self._settings.state, tuple(going))
             faults.point("executor.removed")
             for key, is_known in going.items():
-                if is_known:
+                if key in stay:
+                    _log.warning("attempt.not_removed", key=str(key), error=str(stay[key]))
+                    self._abandon(key, is_known=is_known)
+                elif is_known:
                     await self._processes.forget(_name(key))
+            if stay:
+                await anyio.sleep(_REMOVE_AGAIN_S)
 
     async def prepare(self, launch: Launch) -> None:
         """What belongs to an attempt that is known here is left alone."""

@@ -8,12 +8,13 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from fusemld.hooks.executors import MountedCodeset
+from fusemld.model.errors import may_pass
 from fusemld.model.run import AttemptKey
 
 _FICLONE = 0x40049409
@@ -95,24 +96,38 @@ class AttemptFolder(msgspec.Struct, frozen=True):
         return True
 
     def remove(self) -> None:
-        """Whatever is left of it; a step may have taken rights away from its own folders."""
+        """Whatever is left of it; a step may have taken rights away from its own folders. Raises OSError where it
+        may work later."""
         for top in (self.parts, self.tmp):
             for folder, _folders, _files in os.walk(top):
                 with contextlib.suppress(OSError):
                     Path(folder).chmod(0o700)
-            shutil.rmtree(top, ignore_errors=True)
+            shutil.rmtree(top, onerror=_unless_it_may_pass)
+
+
+def _unless_it_may_pass(
+    _function: Callable[..., object], _path: str, raised: tuple[type[BaseException], BaseException, object]
+) -> None:
+    error = raised[1]
+    if isinstance(error, OSError) and may_pass(error):
+        raise error
 
 
 def attempt_folder(state: Path, key: AttemptKey) -> AttemptFolder:
     return AttemptFolder(f"{state}/attempts/{key.run}.{key.step}.{key.attempt}")
 
 
-def remove_all(state: Path, keys: Iterable[AttemptKey]) -> None:
-    """Remove the folders of these attempts."""
+def remove_all(state: Path, keys: Iterable[AttemptKey]) -> dict[AttemptKey, OSError]:
+    """Remove the folders of these attempts; those that may be removed later, and why not now."""
+    stay = {}
     for key in keys:
         folder = attempt_folder(state, key)
-        if not folder.remove_if_empty():
-            folder.remove()
+        try:
+            if not folder.remove_if_empty():
+                folder.remove()
+        except OSError as error:
+            stay[key] = error
+    return stay
 
 
 def remove_all_but(state: Path, keys: Iterable[AttemptKey]) -> None:

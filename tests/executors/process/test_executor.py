@@ -416,6 +416,17 @@ async def test_an_attempt_that_lacks_what_comes_back_may_be_launched_later(
         assert made.log() == "training\n"
 
 
+async def test_a_folder_that_cannot_be_removed_now_is_removed_later(
+    bench: BenchFactory, until: Until, state: Path
+) -> None:
+    async with bench() as made:
+        done = await made.shell("mkdir $TMPDIR/kept")
+
+        with few_descriptors([os.getpid()]):
+            await made.executor.forget(done.key)
+        await until(lambda: not any((state / "attempts").glob("*.step.*")))
+
+
 async def test_an_attempt_that_is_told_to_stop_while_it_waits_for_that_is_not_started(
     bench: BenchFactory, codeset: MountedCodeset
 ) -> None:
