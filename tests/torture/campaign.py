@@ -27,6 +27,7 @@ from fusemld.model.errors import FusemldError
 from fusemld.model.run import Ending
 from tests.acceptance.daemon import START_S, Daemon, daemon_of, keepers, processes_of_steps, runs
 from tests.torture.assaults import Assault, Fault, Kill, Stop, Victim, plan
+from tests.torture.points import lines as fault_point_lines
 from tests.torture.verdict import Violation, damage, is_given_up, judge, read_ledger
 from tests.torture.workload import STEERING_PLUGIN, Requests, kinds
 
@@ -370,9 +371,15 @@ def conduct(folder: Path, kills: int, total_runs: int, seed: int, say: Callable[
 )
 @click.option("--runs", "total_runs", type=click.IntRange(7, 10_000), help=f"[default: {RUNS_PER_KILL} a kill]")
 @click.option("--seed", type=int, help="Repeats an earlier campaign  [default: a new one]")
+@click.option(
+    "--points", is_flag=True, help="List the fault points in the code with the tests that hit them; no more"
+)
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder to keep journal, ledger and state in")
-def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None) -> None:
+def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None, points: bool) -> None:
     """Kill the daemon and its keeper under load, and count what was started twice, lost or stuck."""
+    if points:
+        print("\n".join(fault_point_lines()))
+        return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended on the way
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     print(f"seed {seed}", flush=True)
