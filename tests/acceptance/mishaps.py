@@ -48,14 +48,9 @@ def why_no_double() -> str:
     return "" if shutil.which("cc") else "there is no C compiler"
 
 
-def why_no_small_queue() -> str:
-    return "" if os.access(_QUEUE_LIMIT, os.W_OK) else f"{_QUEUE_LIMIT} cannot be written"
-
-
 needs_mounts = pytest.mark.skipif(bool(_why := why_no_mounts()), reason=_why)
 needs_small_disk = pytest.mark.skipif(bool(_why := why_no_small_disk()), reason=_why)
 needs_double = pytest.mark.skipif(bool(_why := why_no_double()), reason=_why)
-needs_small_queue = pytest.mark.skipif(bool(_why := why_no_small_queue()), reason=_why)
 
 
 # Mounts
@@ -92,7 +87,7 @@ def mount_small_disk(folder: Path, image: Path, size_mib: int = 64) -> None:
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-i", "8192", image], check=True)
     subprocess.run(["mount", "-o", "loop", image, folder], check=True)
 
 
@@ -121,15 +116,11 @@ def full_disk(folder: Path) -> Iterator[None]:
         ballast.unlink()
 
 
-@contextmanager
-def another_boot(image: Path) -> Iterator[None]:
-    """The kernel's boot id is another one, for all who look from here. Only among private mounts."""
+def change_boot_id(image: Path) -> None:
+    """From now on the boot id is another one for all who look from here. Call it among private mounts."""
     image.write_text(f"{uuid.uuid4()}\n")
-    subprocess.run(["mount", "--bind", image, _BOOT_ID], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", _BOOT_ID], check=True)
+    if not image.samefile(_BOOT_ID):
+        subprocess.run(["mount", "--bind", image, _BOOT_ID], check=True)
 
 
 # Files, descriptors, events
@@ -172,15 +163,14 @@ def _first_free(pid: int) -> int:
     return min(set(range(len(used) + 1)) - used)
 
 
-@contextmanager
-def short_event_queue(events: int) -> Iterator[None]:
-    """Whoever begins to watch a folder now gets at most so many events at once: the kernel drops the others."""
-    before = _QUEUE_LIMIT.read_text()
-    _QUEUE_LIMIT.write_text(str(events))
-    try:
-        yield
-    finally:
-        _QUEUE_LIMIT.write_text(before)
+def flood_with_events(folder: Path) -> None:
+    """More than the queue of one who watches the folder and does not read just now can hold: the kernel drops what
+    comes afterwards. Of hidden files, which are no documents; equal events in a row would count as one."""
+    files = [folder / name for name in (".flood-a", ".flood-b")]
+    for number in range(int(_QUEUE_LIMIT.read_text()) + 100):
+        os.close(os.open(files[number % 2], os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in files:
+        file.unlink()
 
 
 class HostDouble:

@@ -234,16 +234,15 @@ def test_processes_without_descriptors_wait_for_some(daemon: Daemon, ledger: Led
     assert work.went_on_with == before, "a daemon or keeper ended"
 
 
-@mishaps.needs_small_queue
 def test_documents_whose_events_were_dropped_are_found(daemon: Daemon, ledger: Ledger) -> None:
     work = Work(daemon, ledger)
     work.gate.touch()
-    with mishaps.short_event_queue(4):
-        daemon.start(INTAKE_RESCAN_S="3600")
+    daemon.start(INTAKE_RESCAN_S="3600")
     assert daemon.process is not None
 
     daemon.process.send_signal(signal.SIGSTOP)
-    work.ask(30)
+    mishaps.flood_with_events(daemon.folder)
+    work.ask(10)
     daemon.process.send_signal(signal.SIGCONT)
 
     work.assert_all_well()
@@ -321,9 +320,9 @@ def test_a_host_that_goes_down_loses_what_ran_and_says_so(
         process.kill()
     daemon.wait_for(lambda: not daemon.processes(), 10, "all to be dead")
     work.gate.touch()
-    with mishaps.another_boot(daemon.base / "boot_id"):
-        daemon.start()
-        views = work.assert_all_well(lost=2)
+    mishaps.change_boot_id(daemon.base / "boot_id")
+    daemon.start()
+    views = work.assert_all_well(lost=2)
 
     reasons = [attempt["reason"] for view in views for attempt in attempts(view, "one")]
     assert sorted(set(reasons)) == ["first", "lost: the host went down while it ran"]

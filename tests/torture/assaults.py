@@ -46,16 +46,43 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     for_s: float
 
 
-Assault = Kill | Fault | Stop
+class What(enum.StrEnum):
+    """What goes wrong with the host: see `tests.acceptance.mishaps`."""
+
+    FULL_DISK = "full disk"
+    UNWRITABLE = "unwritable database"
+    FEW_DESCRIPTORS = "no descriptors"
+    SET_CLOCK = "clock set"
+    SLOW_DISK = "slow disk"
+    LOST_EVENTS = "lost events"
+    HOST_DOWN = "host down"
+
+
+class Mishap(msgspec.Struct, frozen=True, kw_only=True):
+    """It lasts `for_s`, if it lasts at all; `victim` is killed in its middle. `days` is by how much the clock is
+    wrong from then on, `spare` how many descriptors are left, `sync_s` how long a sync takes."""
+
+    what: What
+    after_s: float
+    for_s: float
+    victim: Victim | None = None
+    days: float = 0.0
+    spare: int = 0
+    sync_s: float = 0.0
+
+
+Assault = Kill | Fault | Stop | Mishap
 
 _RARE = frozenset({"folder.noticed", "folder.stored", "performer.pinned", "steering.started", "steering.ended"})
 """Points that one of a few runs reaches."""
 
 
 def plan(kills: int, chance: random.Random) -> Iterator[Assault]:
-    """So many killings, by turns at a fault point (each one in turn) and at a random moment; stops between."""
+    """So many killings, by turns at a fault point (each one in turn) and at a random moment; between them stops,
+    and mishaps (each one in turn)."""
     points = list(faults.POINTS)
     victims = list(Victim)
+    mishaps = list(What)
     for number in range(kills):
         turn, is_random = divmod(number, 2)
         down_s = chance.choice((0.0, 0.0, 0.1, 0.5))
@@ -75,3 +102,13 @@ def plan(kills: int, chance: random.Random) -> Iterator[Assault]:
         if number % 6 == 5:
             victim = chance.choice((Victim.DAEMON, Victim.KEEPER, Victim.BOTH))
             yield Stop(victim=victim, after_s=chance.uniform(0, 0.5), for_s=chance.uniform(0.2, 1.5))
+        if number % 4 == 1:
+            yield Mishap(
+                what=mishaps[number // 4 % len(mishaps)],
+                after_s=chance.uniform(0, 0.5),
+                for_s=chance.uniform(0.5, 3.0),
+                victim=chance.choice((None, None, *Victim)),
+                days=chance.choice((-3, -1, 0, 1, 3)),
+                spare=chance.choice((0, 0, 1, 2)),
+                sync_s=chance.choice((0.1, 0.3)),
+            )

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import click
@@ -26,9 +26,11 @@ from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import Ending
 from tests.acceptance.daemon import START_S, Daemon, daemon_of, keepers, processes_of_steps, runs
-from tests.torture.assaults import Assault, Fault, Kill, Stop, Victim, plan
+from tests.acceptance.mishaps import private_mounts, why_no_mounts
+from tests.torture.assaults import Assault, Fault, Kill, Mishap, Stop, Victim, What, plan
+from tests.torture.host import Host
 from tests.torture.points import lines as fault_point_lines
-from tests.torture.verdict import Violation, damage, is_given_up, judge, read_ledger
+from tests.torture.verdict import Violation, damage, has_no_room, is_given_up, judge, left_over, read_ledger
 from tests.torture.workload import STEERING_PLUGIN, Requests, kinds
 
 RUNS_PER_KILL = 4
@@ -51,6 +53,9 @@ class Report(msgspec.Struct, kw_only=True):
     seed: int
     kills: Counter[str] = msgspec.field(default_factory=Counter)
     stops: int = 0
+    mishaps: Counter[str] = msgspec.field(default_factory=Counter)
+    impossible: dict[str, str] = {}
+    """Mishaps that cannot be brought about on this host, and why."""
     points: Counter[str] = msgspec.field(default_factory=Counter)
     """How often a process died at each fault point."""
     runs: int = 0
@@ -61,6 +66,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Attempts that ended as lost, with that recorded as the reason of the next one: no broken promise."""
     given_up: int = 0
     """Steps that reached the bound of such repetitions."""
+    no_room: int = 0
+    """Steps whose own script found the disk full."""
     took_s: float = 0.0
     violations: list[Violation] = msgspec.field(default_factory=list)
 
@@ -70,10 +77,16 @@ class Report(msgspec.Struct, kw_only=True):
     def lines(self) -> Iterator[str]:
         yield f"seed {self.seed}, {self.took_s:.0f} s, {self.stops} stops with SIGSTOP"
         yield f"killed: {', '.join(f'{victim} {count}' for victim, count in sorted(self.kills.items()))}"
+        yield f"mishaps: {', '.join(f'{what} {count}' for what, count in sorted(self.mishaps.items())) or 'none'}"
+        yield from (f"no {what} on this host: {why}" for what, why in sorted(self.impossible.items()))
         yield f"fault points hit: {len(self.points)} of {len(faults.POINTS)}"
-        yield f"attempts recorded as lost: {self.lost_attempts}; steps given up for it: {self.given_up}"
+        yield (
+            f"attempts recorded as lost: {self.lost_attempts}; steps given up for it: {self.given_up}; "
+            f"steps that found the disk full: {self.no_room}"
+        )
         columns = {
             "kills": self.kills.total(),
+            "mishaps": self.mishaps.total(),
             "runs": self.runs,
             "steps": self.steps,
             "attempts": self.attempts,
@@ -107,6 +120,8 @@ class Campaign:
         self._cancelled: set[str] = set()
         self._drop_at = 0.0
         self._cancel_at = 0.0
+        self._host = Host(daemon)
+        self.report.impossible = {what: why for what in What if (why := self._host.why_not(what))}
         self._heard = 0
         """Where the journal of the daemon's present life begins, in bytes."""
 
@@ -128,6 +143,7 @@ class Campaign:
 
     def _prepare(self) -> None:
         daemon = self._daemon
+        self._host.prepare()
         daemon.install_plugin("steering", STEERING_PLUGIN)
         data = daemon.codesets / "data"
         data.mkdir()
@@ -178,6 +194,9 @@ class Campaign:
             case Fault():
                 self._fail(assault)
                 self._revive(assault.down_s)
+            case Mishap():
+                if assault.what not in self.report.impossible:
+                    self._suffer(assault)
 
     def _kill(self, victim: Victim) -> None:
         self._note_own_end()
@@ -215,12 +234,30 @@ class Campaign:
             self._go_on(stop.for_s, cancels=False)
         self.report.stops += 1
 
+    def _suffer(self, mishap: Mishap) -> None:
+        """It comes over a daemon that is up, and who is killed meanwhile starts again when it is over: a daemon
+        may refuse to start on a full disk."""
+        self._wait(self._ready, START_S)
+        self._go_on(mishap.after_s)
+        if mishap.what is What.HOST_DOWN:
+            self._end_life(Victim.EVERYTHING)
+            self._host.reboot()
+        with self._host.suffering(mishap, self._pids(Victim.BOTH)):
+            # A request that waits for this to be over would be waited for by who is to end it.
+            cancels = mishap.what in (What.SET_CLOCK, What.SLOW_DISK)
+            self._go_on(mishap.for_s / 2, cancels=cancels)
+            if mishap.victim is not None:
+                self._end_life(mishap.victim)
+            self._go_on(mishap.for_s / 2, cancels=cancels)
+        self._revive(0)
+        self.report.mishaps[mishap.what] += 1
+
     def _fail(self, fault: Fault) -> None:
         """Let the next life die at the point. What the keeper does is known only to one that this life starts."""
         assert self._daemon.process is not None
         is_keepers = fault.point.startswith("keeper.")
         self._note_own_end()
-        self._end_life(and_keeper=is_keepers)
+        self._end_life(Victim.BOTH if is_keepers else Victim.DAEMON)
         self._heard = self._daemon.log.stat().st_size
         self._daemon.spawn(f"{fault.point}:{fault.count}")
         deadline = time.monotonic() + _FAULT_WITHIN_S
@@ -234,7 +271,7 @@ class Campaign:
         if has_died:
             self.report.points[fault.point] += 1
         self.report.kills["at a fault point" if has_died else "past a fault point"] += 1
-        self._end_life(and_keeper=is_keepers)
+        self._end_life(Victim.BOTH if is_keepers else Victim.DAEMON)
 
     def _has_died(self, is_keepers: bool) -> bool:
         assert self._daemon.process is not None
@@ -245,13 +282,15 @@ class Campaign:
             journal.seek(self._heard)
             return b"keeper.lost" in journal.read() or status is not None
 
-    def _end_life(self, and_keeper: bool) -> None:
-        """Not counted as a kill: the fault point is."""
-        for pid in self._pids(Victim.BOTH if and_keeper else Victim.DAEMON):
+    def _end_life(self, victim: Victim) -> None:
+        """Not counted as a kill: the fault point or the mishap is."""
+        self._note_own_end()
+        for pid in self._pids(victim):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert self._daemon.process is not None
-        self._daemon.process.wait()
+        if victim is not Victim.KEEPER:
+            self._daemon.process.wait()
 
     # The workload
 
@@ -316,6 +355,7 @@ class Campaign:
         report.attempts = len(attempts)
         report.started = len(ledger.began)
         report.lost_attempts = sum(attempt.ending is Ending.LOST for attempt in attempts)
+        report.no_room = sum(has_no_room(step) for run in found for step in run.steps)
         report.given_up = sum(is_given_up(step) for run in found for step in run.steps if step.attempts)
         report.violations += judge(self._requests.asked, found, ledger)
         if not self._wait(lambda: not self._leftovers(), _TIDY_WITHIN_S):
@@ -325,6 +365,11 @@ class Campaign:
             daemon.process.wait(timeout=START_S)
         if not self._wait(lambda: not daemon.processes(), _TIDY_WITHIN_S):
             self._violation("wrong", "left over", f"processes after `stop --all`: {daemon.processes()}")
+        known = {
+            f"{run.id}/{step.name}/{one.number}" for run in found for step in run.steps for one in step.attempts
+        }
+        for path in left_over(daemon.state, known):
+            self._violation("wrong", "left over", path)
         if found_damage := damage(daemon.state / "fusemld.db"):
             self._violation("wrong", "database", found_damage)
         if self._kills >= 2 * len(faults.POINTS):
@@ -360,8 +405,8 @@ def _stopped(pids: Collection[int]) -> Iterator[None]:
 
 
 def conduct(folder: Path, kills: int, total_runs: int, seed: int, say: Callable[[str], None]) -> Report:
-    """A campaign below the folder, of which nothing runs any more afterwards."""
-    with daemon_of(folder) as daemon:
+    """A campaign below the folder, of which nothing runs or is mounted any more afterwards."""
+    with nullcontext() if why_no_mounts() else private_mounts(), daemon_of(folder) as daemon:
         return Campaign(daemon, kills, total_runs, seed).conduct(say)
 
 
@@ -374,7 +419,9 @@ def conduct(folder: Path, kills: int, total_runs: int, seed: int, say: Callable[
 @click.option(
     "--points", is_flag=True, help="List the fault points in the code with the tests that hit them; no more"
 )
-@click.option("--keep", type=click.Path(path_type=Path), help="A new folder to keep journal, ledger and state in")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="A new folder to keep journal, ledger and state (its disk) in"
+)
 def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None, points: bool) -> None:
     """Kill the daemon and its keeper under load, and count what was started twice, lost or stuck."""
     if points:

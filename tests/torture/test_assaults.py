@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from fusemld.model import faults
-from tests.torture.assaults import Fault, Kill, Stop, Victim, plan
+from tests.torture.assaults import Fault, Kill, Mishap, Victim, What, plan
 
 
 def test_a_seed_repeats_its_assaults() -> None:
@@ -15,7 +15,7 @@ def test_a_seed_repeats_its_assaults() -> None:
 
 
 def test_a_campaign_kills_as_often_as_asked_for() -> None:
-    kills = [assault for assault in plan(75, random.Random(1)) if not isinstance(assault, Stop)]
+    kills = [assault for assault in plan(75, random.Random(1)) if isinstance(assault, Kill | Fault)]
 
     assert len(kills) == 75
 
@@ -25,3 +25,9 @@ def test_every_fault_point_comes_in_turn_and_so_does_every_victim() -> None:
 
     assert Counter(one.point for one in assaults if isinstance(one, Fault)) == Counter(faults.POINTS.keys())
     assert {one.victim for one in assaults if isinstance(one, Kill)} == set(Victim)
+
+
+def test_every_mishap_comes_in_turn() -> None:
+    mishaps = [one.what for one in plan(8 * len(What), random.Random(1)) if isinstance(one, Mishap)]
+
+    assert Counter(mishaps) == dict.fromkeys(What, 2)

@@ -15,5 +15,6 @@ def test_whatever_is_killed_nothing_runs_twice_and_nothing_is_lost_or_stuck(tmp_
     report = conduct(tmp_path, kills=6, total_runs=40, seed=4, say=print)
 
     assert report.kills.total() == 6
+    assert report.mishaps.total() + len(report.impossible.keys() & {"full disk", "unwritable database"}) == 2
     assert report.runs == 40
     assert not report.violations, "\n".join(report.lines())

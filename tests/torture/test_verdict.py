@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from fusemld.api import views
+from fusemld.executors.process.journal import Claimed, Forgotten, Journal
 from fusemld.model.run import Ending, RunState, StepState
-from tests.torture.verdict import Ledger, damage, judge, read_ledger
-from tests.torture.workload import Kind, kinds
+from tests.torture.verdict import Ledger, damage, judge, left_over, read_ledger
+from tests.torture.workload import NO_ROOM, Kind, kinds
 
 (CHAIN,) = (kind for kind in kinds(Path("ledger"), "data") if kind.name == "chain")
 AT = views.moment(1)
@@ -136,6 +137,66 @@ def test_the_ledger_is_read_as_the_steps_have_written_it(tmp_path: Path) -> None
     file.write_text("began r/one/1\nbegan r/one/1\nended r/one/1\n")
 
     assert read_ledger(file) == Ledger(began=Counter({"r/one/1": 2}), ended=Counter({"r/one/1": 1}))
+
+
+def test_a_step_that_says_the_disk_is_full_may_fail_and_is_not_any_other_failure() -> None:
+    def failed(status: int) -> views.StepView:
+        one = msgspec.structs.replace(attempt(1, Ending.PROGRAM_FAILED), exit_status=status)
+        return views.StepView(name="two", state=StepState.FAILED, attempts=(one,))
+
+    skipped = step("three", state=StepState.SKIPPED)
+    book = ledger(without="three")
+
+    assert found(chain(failed(NO_ROOM), skipped, state=RunState.FAILED), book=book) == []
+    assert ("wrong", "r") in found(chain(failed(1), skipped, state=RunState.FAILED), book=book)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder as it is when everything has ended."""
+    for folder in ("attempts", "keeper", "codesets/tmp", "codesets/content/sha256-" + 64 * "0", "logs/r"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in (
+        "fusemld.db",
+        "attempts/boot.json",
+        "codesets/content/sha256-" + 64 * "0" + "/words",
+        "logs/r/a.1.log",
+    ):
+        (tmp_path / file).touch()
+    journal = Journal(tmp_path / "keeper" / "journal")
+    journal.open()
+    journal.claim([Claimed(key="step/r/a/1", at=1.0, log="")])
+    journal.add(Forgotten(key="step/r/a/1"))
+    journal.commit()
+    journal.close()
+    return tmp_path
+
+
+def test_what_belongs_to_a_state_folder_is_not_left_over(state: Path) -> None:
+    assert list(left_over(state, {"r/a/1"})) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["attempts/r.a.1/", "codesets/tmp/x/", "keeper/journal.new", "logs/r/a.2.log", "logs/other/a.1.log", "core"],
+)
+def test_what_should_be_gone_is_left_over(state: Path, path: str) -> None:
+    if path.endswith("/"):
+        (state / path).mkdir()
+    else:
+        (state / path).parent.mkdir(exist_ok=True)
+        (state / path).touch()
+
+    assert list(left_over(state, {"r/a/1"})) == [path]
+
+
+def test_a_step_that_the_keeper_still_remembers_is_left_over(state: Path) -> None:
+    journal = Journal(state / "keeper" / "journal")
+    journal.open()
+    journal.claim([Claimed(key="step/r/a/2", at=1.0, log="")])
+    journal.close()
+
+    assert list(left_over(state, {"r/a/1"})) == ["keeper/journal: step/r/a/2"]
 
 
 def test_a_damaged_database_is_noticed(tmp_path: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from fusemld.api import views
 from fusemld.engine.plan import Defaults
+from fusemld.executors.process.journal import Journal
 from fusemld.model.run import Ending, RunState
-from tests.torture.workload import Expected, Kind
+from tests.torture.workload import NO_ROOM, Expected, Kind
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +71,7 @@ def _judge_run(run: views.RunView, number: int, kind: Kind, ledger: Ledger) -> I
         return
     for step in run.steps:
         yield from _judge_attempts(run.id, step, kind.steps[step.name], ledger)
-    if any(map(is_given_up, run.steps)):
+    if any(is_given_up(step) or has_no_room(step) for step in run.steps):
         return
     if run.state is not kind.state:
         yield Violation(what="wrong", where=run.id, text=f"{kind.name} is {run.state}: {run.message}")
@@ -86,6 +89,11 @@ def is_given_up(step: views.StepView) -> bool:
     return losses > Defaults().max_losses and step.attempts[-1].ending is Ending.LOST
 
 
+def has_no_room(step: views.StepView) -> bool:
+    """The step itself could not write its result on a full disk, and says so: a proper end, and counted."""
+    return any(attempt.exit_status == NO_ROOM for attempt in step.attempts)
+
+
 def _judge_attempts(run: str, step: views.StepView, expected: Expected, ledger: Ledger) -> Iterator[Violation]:
     earlier_may_be = {Ending.LOST} | ({Ending.PROGRAM_FAILED} if expected.may_fail else set())
     for position, attempt in enumerate(step.attempts, start=1):
@@ -100,12 +108,39 @@ def _judge_attempts(run: str, step: views.StepView, expected: Expected, ledger: 
             continue
         if attempt.ending is Ending.SUCCEEDED and not (began and (ended or expected.is_resumed)):
             yield Violation(what="wrong", where=key, text=f"recorded as succeeded; began {began}, ended {ended}")
+        if attempt.exit_status == NO_ROOM:
+            continue
         is_last = position == len(step.attempts)
         if attempt.ending not in (earlier_may_be | {expected.ending} if is_last else earlier_may_be):
             text = f"it ended as {attempt.ending}: {attempt.message}"
             yield Violation(what="wrong", where=key, text=text)
         if (attempt.reason == "first") is not (position == 1):
             yield Violation(what="wrong", where=key, text=f"its reason is {attempt.reason!r}")
+
+
+_FILES = re.compile(
+    r"fusemld\.db(-wal|-shm)?|daemon\.lock|attempts/boot\.json|codesets/(gitconfig|askpass)"
+    r"|codesets/content/sha256-[0-9a-f]{64}/.*|keeper/(lock|journal|keeper\.log|keeper\.sock)"
+)
+"""What a state folder holds when nothing runs in it, besides logs."""
+
+
+def left_over(state: Path, attempts: Collection[str]) -> Iterator[str]:
+    """What should be gone from the state folder, or was never to be there: folders of attempts, copies of codesets
+    on their way, logs of no attempt (`RUN/STEP/ATTEMPT`), steps that the keeper still remembers."""
+    logs = {f"logs/{run}/{step}.{number}.log" for run, step, number in (key.split("/") for key in attempts)}
+    for folder, folders, files in os.walk(state):
+        place = Path(folder).relative_to(state)
+        for name in files:
+            path = (place / name).as_posix()
+            if _FILES.fullmatch(path) is None and path not in logs:
+                yield path
+        if place.as_posix() in ("attempts", "codesets/tmp"):
+            yield from (f"{place}/{name}/" for name in folders)
+    journal = Journal(state / "keeper" / "journal")
+    journal.open()
+    journal.close()
+    yield from (f"keeper/journal: {key}" for key in journal.entries if key.startswith("step/"))
 
 
 def damage(database: Path) -> str:

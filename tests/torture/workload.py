@@ -68,6 +68,8 @@ _SKIPPED = Expected(state=StepState.SKIPPED, ending=None)
 _CANCELLED = Expected(state=StepState.CANCELLED, ending=Ending.CANCELLED)
 
 FAN = 4
+NO_ROOM = 5
+"""With this status ends a step that cannot write its result: the disk is full, and its script says so."""
 
 
 def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
@@ -89,7 +91,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         return f"    outputs: [{{name: {name}}}]\n"
 
     def write(name: str, value: str) -> str:
-        return f'printf %s "{value}" > "$FUSEML_RESULTS_DIR/{name}";'
+        return f'printf %s "{value}" > "$FUSEML_RESULTS_DIR/{name}" || exit {NO_ROOM};'
 
     number = {"number": "{{ inputs.number }}"}
     parts = [f"p{index}" for index in range(FAN)]
