@@ -67,7 +67,7 @@ bench-cluster: setup
 bench-peers: setup
     PYTHONPATH=. {{ bin }}/python -m tests.bench.peers
 
-# Kill the daemon and its keeper under load, and count what ran twice, was lost or stuck (`--kills N --runs N --seed N`).
+# Kill the daemon and its keeper under load, fill the disk, set the clock and the like, and count what ran twice, was lost or stuck (`--kills N --runs N --seed N`; `--points` lists the fault points with their tests).
 torture *args: setup
     PYTHONPATH=. {{ bin }}/python -m tests.torture.campaign {{ args }}
 
