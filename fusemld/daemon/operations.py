@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
 
 from fusemld import __version__
 from fusemld.api import present, views
@@ -28,6 +29,9 @@ from fusemld.model.errors import InvalidInputError, NotFoundError
 from fusemld.registry.registry import Registry
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.store.sqlite import Store
+
+LEAST_FREE_BYTES = 4 * 1024 * 1024
+"""Below this a disk is called full: soon nothing can be recorded any more."""
 
 
 class DaemonOperations(RunOperations, RegisteredOperations):
@@ -87,6 +91,7 @@ class DaemonOperations(RunOperations, RegisteredOperations):
         trouble = self._supervisor.trouble or self._folder.trouble
         components = (
             views.ComponentHealth(name="store", ok=not trouble, message=trouble),
+            _room(self._settings.state),
             views.ComponentHealth(name="watched folder", ok=catalog.available and not away, message=away),
             *(
                 views.ComponentHealth(name=f"executor {name}", ok=condition.ok, message=condition.message)
@@ -182,3 +187,12 @@ class DaemonOperations(RunOperations, RegisteredOperations):
 
 def _service_state(services: Sequence[str], states: Mapping[str, str]) -> str:
     return next((states[name] for name in services if name in states), "")
+
+
+def _room(state: Path) -> views.ComponentHealth:
+    """The database has room of its own for a while, but no step can start on a full disk."""
+    found = os.statvfs(state)
+    blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    free = blocks * found.f_frsize
+    message = "" if free >= LEAST_FREE_BYTES else f"the disk is full: {free >> 20} MiB are left for {state}"
+    return views.ComponentHealth(name="disk", ok=not message, message=message)
