@@ -34,6 +34,10 @@ _COLOURS = {
 }
 
 
+def count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def emit(output: Output, value: object, table: Callable[[], str]) -> None:
     """Write `value` as the output option says; `table` is asked only where it is needed."""
     match output:

@@ -13,7 +13,7 @@ from fusemld.model.document import Document, Kind, RunRequest
 from fusemld.model.extension import Extension
 from fusemld.model.problem import Problem
 from fusemld.model.workflow import Workflow
-from fusemld.registry.credentials import secret_keys
+from fusemld.registry.exposure import exposed
 
 
 class Admitting:
@@ -55,7 +55,7 @@ class Admitting:
         executor = workflow.executor or self._default_executor
         if executor not in self._executors:
             yield document.problem(self._no_executor(f"workflow {workflow.name!r}", executor), "executor")
-        yield from self._exposed(document, workflow, records)
+        yield from exposed(document, workflow, records)
         for step in workflow.steps:
             place = ("steps", step.name)
             for output in step.outputs:
@@ -71,16 +71,3 @@ class Admitting:
             owner = self._plugins.steps.get(claimed) or self._plugins.runtime(claimed, executor)
             for problem in () if owner is None else input_problems(step, owner.inputs):
                 yield document.problem(problem.message, *place, "inputs", problem.name)
-
-    @staticmethod
-    def _exposed(document: Document, workflow: Workflow, records: tuple[Extension, ...]) -> Iterator[Problem]:
-        """Credentials where others could see them."""
-        requirements = {(step.name, entry.name): entry for step in workflow.steps for entry in step.extensions}
-        for risk in document.risks:
-            if risk.key in secret_keys(requirements[risk.step, risk.requirement], records):
-                yield Problem(
-                    message=f"step {risk.step!r}: extensions.{risk.requirement}.cfg.{risk.key} comes from "
-                    f"credentials and would be seen in {risk.place}; hand it over in env or an input instead",
-                    line=risk.line,
-                    column=risk.column,
-                )

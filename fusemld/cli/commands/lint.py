@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,7 +13,12 @@ import msgspec
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
 from fusemld.cli.options import Output, output_option
+from fusemld.model.extension import Extension
 from fusemld.model.problem import Problem, Severity
+from fusemld.model.workflow import Workflow
+
+if TYPE_CHECKING:
+    from fusemld.spec.documents import Parsed
 
 
 class Linted(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +31,12 @@ class Linted(msgspec.Struct, frozen=True, kw_only=True):
 @output_option
 def lint(files: tuple[str, ...], output: Output) -> None:
     """Check each FILE (`-` is standard input, of a folder every *.yaml and *.yml below it) as the daemon would
-    read it. One line per problem, file:line:column: message; exit 1 if there are errors."""
-    found = [Linted(file=name, problems=_problems(data, file)) for name, file, data in _contents(files)]
+    read it, which also knows what is registered: give the extension records too, and credentials are found where
+    they would be seen. One line per problem, file:line:column: message; exit 1 if there are errors."""
+    read = [(name, _read(data, file)) for name, file, data in _contents(files)]
+    documents = [document for _, parsed in read for document in parsed.documents]
+    records = tuple(each.declared for each in documents if isinstance(each.declared, Extension))
+    found = [Linted(file=name, problems=_problems(parsed, records)) for name, parsed in read]
 
     def lines() -> str:
         return "\n".join(tables.printable(problem.at(each.file)) for each in found for problem in each.problems)
@@ -36,8 +46,8 @@ def lint(files: tuple[str, ...], output: Output) -> None:
     problems = [problem for each in found for problem in each.problems]
     errors = sum(problem.severity is Severity.ERROR for problem in problems)
     if output is Output.TABLE:
-        counts = _count(errors, "error"), _count(len(problems) - errors, "warning")
-        click.echo(f"{_count(len(found), 'file')} checked: {', '.join(counts)}", err=True)
+        counts = tables.count(errors, "error"), tables.count(len(problems) - errors, "warning")
+        click.echo(f"{tables.count(len(found), 'file')} checked: {', '.join(counts)}", err=True)
     if errors:
         click.get_current_context().exit(ExitStatus.FAILED)
 
@@ -48,10 +58,6 @@ def schema() -> None:
     from fusemld.spec.jsonschema import json_schema
 
     click.echo(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode())
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _contents(names: tuple[str, ...]) -> Iterator[tuple[str, Path, bytes | OSError]]:
@@ -73,9 +79,21 @@ def _content(file: Path) -> bytes | OSError:
         return error
 
 
-def _problems(data: bytes | OSError, file: Path) -> tuple[Problem, ...]:
-    from fusemld.spec.documents import read
+def _read(data: bytes | OSError, file: Path) -> Parsed:
+    from fusemld.spec.documents import Parsed, read
 
     if isinstance(data, OSError):
-        return (Problem(message=f"cannot read this file: {data.strerror}"),)
-    return read(data, file=file).problems
+        return Parsed(problems=(Problem(message=f"cannot read this file: {data.strerror}"),))
+    return read(data, file=file)
+
+
+def _problems(parsed: Parsed, records: tuple[Extension, ...]) -> tuple[Problem, ...]:
+    from fusemld.registry.exposure import exposed
+
+    found = [
+        problem
+        for document in parsed.documents
+        if isinstance(document.declared, Workflow)
+        for problem in exposed(document, document.declared, records)
+    ]
+    return (*parsed.problems, *found)
