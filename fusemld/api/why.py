@@ -48,9 +48,9 @@ def why_view(
 
 
 def _commands(run: Run, behind: Sequence[StepRun]) -> Iterator[str]:
-    failed = next((step.name for step in behind if step.state is StepState.FAILED), None)
-    if failed is not None:
-        yield f"fuseml logs {run.id} {failed}"
+    failed = next((step for step in behind if step.state is StepState.FAILED), None)
+    if failed is not None and any(attempt.started_at is not None for attempt in failed.attempts):
+        yield f"fuseml logs {run.id} {failed.name}"
     match run.state:
         case RunState.FAILED | RunState.CANCELLED:
             yield f"fuseml retry {run.id}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import immutables
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fusemld.api.why import why_view
 from fusemld.engine.plan import Plan, make_plan
@@ -54,6 +55,17 @@ def test_it_names_the_failed_step_its_cause_its_last_lines_and_what_helps() -> N
         ("alpha", "needs zeta, which failed", ""),
     ]
     assert why.next == ("fuseml logs r1 zeta", "fuseml retry r1")
+
+
+def test_nobody_is_sent_to_the_log_of_a_step_that_was_never_started() -> None:
+    refused = replace(
+        FAILED, started_at=None, outcome=Outcome(ending=Ending.CANNOT_START, message="no such image")
+    )
+    step = StepRun(name="a", state=StepState.FAILED, attempts=(refused,))
+
+    why = why_view(run_of(step, state=RunState.FAILED), chain_of("a"))
+
+    assert why.next == ("fuseml retry r1",)
 
 
 def test_of_a_run_that_succeeded_nothing_is_to_be_said() -> None:

@@ -200,11 +200,52 @@ def test_files_show_every_problem_as_file_line_and_column(fuseml: Cli, operation
 
     lines = fuseml("files").stdout.splitlines()
 
-    assert lines[2].split() == ["bad.yaml", "1", "rejected", "2", "problems,", "below"]
+    assert lines[2].split() == ["bad.yaml", "1", "rejected", "1", "problem,", "1", "warning,", "below"]
     assert lines[3:] == [
         "bad.yaml:7:3: unknown input 'modle'; did you mean 'model'?",
         "bad.yaml:9:5: warning: given twice",
     ]
+
+
+@pytest.mark.parametrize(
+    ("started_ago_s", "ended_ago_s", "tail", "said"),
+    [
+        (9.0, None, "", "nothing was logged so far"),
+        (None, 8.0, "", "nothing was logged: it was never started"),
+        (9.0, 8.0, "", "nothing was logged"),
+        (100_000.0, 90_000.0, "", "nothing was logged, or the log is gone"),
+        (9.0, 8.0, "last words", "the log is gone"),
+    ],
+)
+def test_where_there_is_no_log_it_is_said_why(
+    fuseml: Cli,
+    operations: MemoryOperations,
+    tmp_path: Path,
+    started_ago_s: float | None,
+    ended_ago_s: float | None,
+    tail: str,
+    said: str,
+) -> None:
+    def ago(duration_s: float | None) -> dt.datetime | None:
+        return None if duration_s is None else moment(time.time() - duration_s)
+
+    made = views.AttemptView(
+        number=1,
+        reason="first",
+        launched_at=START,
+        started_at=ago(started_ago_s),
+        ended_at=ago(ended_ago_s),
+        tail=tail,
+    )
+    step = views.StepView(name="one", state=StepState.RUNNING, attempts=(made,))
+    operations.run_views["r1"] = run_view("r1", steps=(step,))
+    nowhere = views.LogFile(step="one", attempt=1, path=tmp_path / "none.log", finished=True)
+    operations.log_views["r1"] = views.LogFiles(files=(nowhere,), complete=True)
+
+    done = fuseml("logs", "r1", "one")
+
+    assert done.stderr.startswith(said)
+    assert done.stderr.endswith("; what happened says: fuseml why r1\n")
 
 
 def test_why_says_reason_last_lines_and_what_helps(fuseml: Cli, operations: MemoryOperations) -> None:
@@ -340,6 +381,26 @@ def test_lint_needs_no_daemon_and_names_file_line_and_column(fuseml: Cli, tmp_pa
     assert done.stdout.startswith(f"{bad}:5:5: ")
     assert "colour" in done.stdout
     assert done.stderr == "1 file checked: 1 error, 0 warnings\n"
+
+
+def test_lint_finds_credentials_where_they_would_be_seen_if_it_has_the_records(
+    fuseml: Cli, tmp_path: Path
+) -> None:
+    workflow, record = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    workflow.write_text(
+        "name: w\nsteps:\n  - name: a\n    image: host\n"
+        "    command: [echo, '{{ extensions.v.cfg.TOKEN }}']\n    extensions: [{name: v, product: vault}]\n"
+    )
+    record.write_text(
+        "id: vault\nproduct: vault\nservices: [{id: s, credentials: [{id: c, configuration: {TOKEN: x}}]}]\n"
+    )
+
+    alone, together = fuseml("lint", str(workflow)), fuseml("lint", str(tmp_path))
+
+    assert alone.returncode == 0
+    assert together.returncode == 1
+    assert together.stdout.startswith(f"{workflow}:5:")
+    assert "extensions.v.cfg.TOKEN comes from credentials and would be seen in command" in together.stdout
 
 
 def test_lint_of_a_good_file_is_silent_on_standard_output(fuseml: Cli) -> None:

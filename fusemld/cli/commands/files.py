@@ -9,6 +9,7 @@ import click
 from fusemld.api import views
 from fusemld.cli import tables
 from fusemld.cli.options import Output, connect, output_option, socket_option
+from fusemld.model.problem import Severity
 
 
 @click.command("files")
@@ -45,8 +46,9 @@ def _table(files: Sequence[views.FileView]) -> str:
 
 def _detail(file: views.FileView) -> str:
     if file.problems and (file.state == "rejected" or not file.detail):
-        count = len(file.problems)
-        return f"{count} problem{'s' if count > 1 else ''}, below"
+        errors = sum(problem.severity is Severity.ERROR for problem in file.problems)
+        counts = (errors, "problem"), (len(file.problems) - errors, "warning")
+        return f"{', '.join(tables.count(*each) for each in counts if each[0])}, below"
     return file.detail or (f"run {file.run}" if file.run else "")
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 
 import click
 
 from fusemld.api import views
 from fusemld.api.client import url
 from fusemld.cli.options import connect, run_argument, socket_option
+
+_MAY_BE_GONE = timedelta(days=1)
+"""Sooner retention removes a log only where very much is logged."""
 
 
 @click.command("logs")
@@ -40,8 +44,11 @@ def _nothing(run: views.RunView, step: str | None, attempt: int | None) -> str:
         for each in one.attempts
         if attempt in (None, each.number)
     ]
+    ended = [each.ended_at for each in attempts if each.ended_at is not None]
     if any(each.tail for each in attempts):
         return "the log is gone: retention removes what is old or too much"
-    if any(each.ended_at is not None for each in attempts):
+    if attempts and not any(each.started_at for each in attempts) and ended:
+        return "nothing was logged: it was never started"
+    if any(datetime.now(UTC) - at > _MAY_BE_GONE for at in ended):
         return "nothing was logged, or the log is gone: retention removes what is old or too much"
-    return "nothing was logged so far"
+    return "nothing was logged" if ended else "nothing was logged so far"
