@@ -23,6 +23,7 @@ from fusemld.api.views import HealthView
 from fusemld.daemon import check_cluster
 from fusemld.daemon.findings import Finding, fail, ok, warn
 from fusemld.daemon.settings import Settings
+from fusemld.executors.process import groups, user_limit
 from fusemld.hooks.manager import load_plugins
 from fusemld.model.errors import FusemldError, UnreachableError
 
@@ -50,6 +51,7 @@ def check(settings: Settings, *, run_pod: bool = False) -> list[Finding]:
         _group,
         _loopback,
         _open_files,
+        _step_processes,
         _plugins,
     )
     found = [finding for part in checks for finding in part(settings)]
@@ -201,6 +203,33 @@ def _open_files(_: Settings) -> Iterator[Finding]:
     else:
         remedy = f"ulimit -n {FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)}"
         yield warn("open files", f"only {soft} at once: many steps at a time may fail", remedy)
+
+
+def _step_processes(settings: Settings) -> Iterator[Finding]:
+    """Of a daemon that runs it is told what holds there: it may have been started elsewhere than this command."""
+    limit = settings.process.step_processes
+    if not limit:
+        yield ok("step processes", "without limit (process.step_processes is 0)")
+        return
+    daemon = _running_daemon(settings.socket)
+    whose = "the daemon that runs" if daemon else "a daemon started from here"
+    user = Path(f"/proc/{daemon or 'self'}").stat().st_uid
+    allowed = f"at most {limit} a step"
+    if (place := groups.find(daemon)) is not None:
+        yield ok("step processes", f"{allowed}, held by control groups in {place.base} for {whose}")
+    elif user_limit.holds(user):
+        message = f"about {limit} a step, held by the limit of the user {user} (RLIMIT_NPROC) for {whose}"
+        yield ok("step processes", f"{message}; in a delegated control group each step would have its own")
+    else:
+        message = f"nothing can hold {whose} to {limit} a step: there is no control group, and it is root"
+        yield warn("step processes", message, "use systemd/fusemld.service, or start the daemon as another user")
+
+
+def _running_daemon(path: Path) -> int | None:
+    try:
+        return Client(path).get("/health", HealthView).pid
+    except FusemldError:
+        return None
 
 
 def _plugins(_: Settings) -> Iterator[Finding]:

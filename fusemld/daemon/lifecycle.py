@@ -144,6 +144,7 @@ class _Daemon:
                 hidden=(settings.socket.parent,),
                 pass_env=settings.process.pass_env,
                 log_limit_bytes=settings.log.step_limit_bytes,
+                process_limit=settings.process.step_processes,
             ),
         )
         executors: dict[str, Executor] = {processes.name: processes}

@@ -116,6 +116,9 @@ class ProcessSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Image name (any tag where none is given) to the command that stands for its entrypoint."""
     pass_env: tuple[str, ...] = PASSED_ON
     """Variables of the daemon that steps and services get too."""
+    step_processes: int = 2048
+    """Processes and threads that a step may have at the same time; 0: no limit. A control group holds it where the
+    daemon may make some, else the user's limit, which means nothing to root: `fusemld check` says what does."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

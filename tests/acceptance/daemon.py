@@ -40,6 +40,7 @@ class Daemon:
         self.socket = runtime / "fusemld.sock"
         self.log = base / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.command = [str(BIN / "fusemld"), "run"]
         self.environment = {name: text for name, text in os.environ.items() if not name.startswith("FUSEMLD_")} | {
             "FUSEMLD_FOLDER": str(self.folder),
             "FUSEMLD_STATE": str(self.state),
@@ -65,7 +66,7 @@ class Daemon:
         """Start it, and let it, or a keeper that it starts, die at the fault point."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "fusemld", "run"],
+                self.command,
                 env=self.environment | ({faults.VARIABLE: fault} if fault else {}),
                 stdout=log,
                 stderr=log,

@@ -108,6 +108,7 @@ class Keeper:
                 outputs=request.outputs if request.results else (),
                 output_limit_bytes=request.output_limit_bytes,
                 listener=request.listener,
+                process_limit=request.process_limit,
             )
         )
 

@@ -279,6 +279,7 @@ class ProcessExecutor:
             secret_env=launch.secret_env,
             secrets=tuple(sorted(launch.secrets | self._passwords | passwords(local.env.items()))),
             log_limit_bytes=self._settings.log_limit_bytes,
+            process_limit=self._settings.process_limit,
             results=folder.results if has_outputs else None,
             outputs=launch.outputs,
         )

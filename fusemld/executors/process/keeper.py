@@ -19,12 +19,13 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from fusemld.executors.masking import needles
-from fusemld.executors.process import detaching, recovery
+from fusemld.executors.process import detaching, groups, recovery, user_limit
 from fusemld.executors.process.collecting import collect
 from fusemld.executors.process.connections import ClosedError, Connection, is_allowed, listen
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
@@ -34,8 +35,8 @@ from fusemld.executors.process.pump import Pump
 from fusemld.executors.process.spawning import (
     ExecError,
     boot_id,
+    frozen,
     kill,
-    marked,
     signal_group,
     start,
     start_ticks,
@@ -68,6 +69,8 @@ _AGAIN_S = 0.5
 """Between two tries of what descriptors are wanting for."""
 _TERMINATED_GRACE_S = 5.0
 _GONE_WITHIN_S = 5.0
+_REMOVE_AGAIN_S = 1.0
+_LOOK_EVERY_S = 1.0
 
 
 class Child(msgspec.Struct, kw_only=True):
@@ -80,6 +83,11 @@ class Child(msgspec.Struct, kw_only=True):
     results: bytes
     outputs: tuple[str, ...]
     output_limit_bytes: int
+    process_limit: int
+    group: groups.Group | None = None
+    user_bound: int | None = None
+    """So many processes may be there, where there is no group."""
+    reached_limit: str = ""
     status: int | None = None
     killed: bool = False
     kill_at: float | None = None
@@ -111,6 +119,8 @@ class Keeper:
         self._shutdowns: list[tuple[Connection, int]] = []
         self._stopping = False
         self._oom = detaching.lower_oom_score()
+        self._groups: groups.Groups | None = None
+        self._looks_at_limits = False
 
     def open(self) -> None:
         """Settle what an earlier keeper left, then listen."""
@@ -118,7 +128,10 @@ class Keeper:
         opened = self._journal.opened
         self._marker = opened.marker if opened else secrets.token_hex(8)
         boot = boot_id()
+        self._groups = _groups(self._marker)
         ends = recovery.settle(self._journal, boot, self._marker)
+        if self._groups is not None:
+            self._groups.clean()
         self._journal.add(Opened(boot=boot, marker=self._marker), *(Ended(event=end) for end in ends))
         self._journal.commit()
         for key, entry in self._journal.entries.items():
@@ -134,6 +147,8 @@ class Keeper:
         while not self._is_over():
             self._turn()
         self._leave_nothing()
+        if self._groups is not None:
+            self._groups.clean()
         for connection, request in self._shutdowns:
             connection.send(Reply(id=request))
             connection.peer.setblocking(True)
@@ -310,7 +325,8 @@ class Keeper:
         patterns = needles(request.secrets)
         try:
             descriptor = listener.fileno() if listener else None
-            pid = start(request, self._marker, writer, self._null, descriptor)
+            with self._bounded(request.process_limit) as (group, user_bound):
+                pid = start(request, self._marker, writer, self._null, descriptor)
         except ExecError as error:
             os.close(reader)
             self._record_end(
@@ -335,10 +351,16 @@ class Keeper:
             results=request.results,
             outputs=request.outputs,
             output_limit_bytes=request.output_limit_bytes,
+            process_limit=request.process_limit,
+            group=group,
+            user_bound=user_bound,
         )
         self._children[pid] = child
         self._by_key[request.key] = child
         self._loop.watch(reader, lambda _mask: self._pump(child))
+        if not self._looks_at_limits and (group is not None or user_bound is not None):
+            self._looks_at_limits = True
+            self._loop.after(_LOOK_EVERY_S, self._look_at_limits)
         started = ProcessStarted(key=request.key, at=time.time(), pid=pid)
         ticks = 0
         with contextlib.suppress(OSError):
@@ -347,6 +369,62 @@ class Keeper:
         self._latest[request.key] = started
         self._news.append(started)
         return Reply(id=request.id)
+
+    @contextlib.contextmanager
+    def _bounded(self, limit: int) -> Iterator[tuple[groups.Group | None, int | None]]:
+        """What is started meanwhile is held to the limit, as well as this host and its user allow."""
+        group = self._enter_group(limit) if limit else None
+        if group is not None:
+            try:
+                yield group, None
+            except BaseException:
+                self._leave_group()
+                group.remove()
+                raise
+            self._leave_group()
+        elif limit and user_limit.holds():
+            with user_limit.bounded(limit) as bound:
+                yield None, bound
+        else:
+            yield None, None
+
+    def _enter_group(self, limit: int) -> groups.Group | None:
+        if self._groups is None:
+            return None
+        try:
+            return self._groups.enter(limit)
+        except OSError as error:
+            log(f"cannot make a control group: {error}")
+            return None
+
+    def _leave_group(self) -> None:
+        assert self._groups is not None
+        try:
+            self._groups.leave()
+        except OSError as error:
+            log(f"cannot return to my control group: {error}")
+
+    def _look_at_limits(self) -> None:
+        """Who has reached a limit is told so while it runs. (Only version 2 of control groups would report it.)"""
+        bounded = [child for child in self._by_key.values() if child.group or child.user_bound is not None]
+        for child in bounded:
+            self._look_at_limit(child)
+        self._looks_at_limits = bool(bounded)
+        if bounded:
+            self._loop.after(_LOOK_EVERY_S, self._look_at_limits)
+
+    def _look_at_limit(self, child: Child) -> None:
+        """Also before it is killed: afterwards nobody could tell. One note is enough."""
+        if child.reached_limit:
+            return
+        if child.group is not None:
+            reached = child.group.refusals > 0
+        else:
+            reached = child.user_bound is not None and user_limit.on_host() >= child.user_bound
+        if reached:
+            limit = f"{child.process_limit} processes and threads at the same time"
+            child.reached_limit = f"the limit of {limit} (setting process.step_processes)"
+            child.pump.note(f"it has reached {child.reached_limit}: no more can be started")
 
     # Stopping
 
@@ -358,6 +436,7 @@ class Keeper:
         if child.kill_at is not None and child.kill_at <= deadline:
             return
         child.killed, child.kill_at = True, deadline
+        self._look_at_limit(child)
         if grace_s > 0:
             signal_group(child.pid, signal.SIGTERM)
             signal_group(child.pid, signal.SIGCONT)
@@ -367,9 +446,16 @@ class Keeper:
 
     def _kill_if_due(self, child: Child) -> None:
         if child.key in self._by_key and child.kill_at is not None and child.kill_at <= time.monotonic():
-            signal_group(child.pid, signal.SIGKILL)
+            self._kill_group(child)
             if child.status is not None:
                 self._settle(child)
+
+    def _kill_group(self, child: Child) -> bool:
+        """All that it has started and that can be found by its groups; False: nothing was left."""
+        found = signal_group(child.pid, signal.SIGKILL)
+        if child.group is not None and child.group.kill():
+            found = True
+        return found
 
     def _stop_everything(self, grace_s: float) -> None:
         self._stopping = True
@@ -393,7 +479,8 @@ class Keeper:
             lingers = child is not None and child.killed and (child.kill_at or 0.0) > time.monotonic()
             if child is not None and not lingers:
                 # Before the leader is reaped, its pid cannot be anybody else's.
-                signal_group(child.pid, signal.SIGKILL)
+                self._look_at_limit(child)
+                self._kill_group(child)
             _pid, status = os.waitpid(found.si_pid, 0)
             if child is None:
                 strangers = True
@@ -421,11 +508,14 @@ class Keeper:
                 break
         if child.pump.at_end:
             self._loop.unwatch(child.pump.descriptor)
+        lingers = child.kill_at is not None and now < child.kill_at
         alive = signal_group(child.pid, 0)
+        if child.group is not None:
+            alive = (child.group.is_populated if lingers else child.group.kill()) or alive
         if child.pump.at_end and not alive:
             self._finish(child)
             return
-        if alive and child.kill_at is not None and now < child.kill_at:
+        if alive and lingers:
             self._loop.after(0.05, lambda: self._settle_again(child))
             return
         if child.drain_until is None:
@@ -434,7 +524,8 @@ class Keeper:
             self._loop.after(0.02, lambda: self._settle_again(child))
         elif not child.swept:
             child.swept = self._sweep({child.key})
-            child.drain_until = now + (_DRAIN_S if child.swept else _AGAIN_S)
+            within_s = _GONE_WITHIN_S if alive else _DRAIN_S
+            child.drain_until = now + (within_s if child.swept else _AGAIN_S)
             self._loop.after(0.02 if child.swept else _AGAIN_S, lambda: self._settle_again(child))
         else:
             self._finish(child)
@@ -452,6 +543,8 @@ class Keeper:
             return
         del self._by_key[child.key]
         self._loop.unwatch(child.pump.descriptor)
+        if child.group is not None:
+            self._remove_group(child.group)
         child.pump.close()
         code = os.waitstatus_to_exitcode(child.status or 0)
         self._record_end(
@@ -464,11 +557,17 @@ class Keeper:
                 outputs=outputs,
                 refused_outputs=refused,
                 tail=child.pump.tail,
+                reached_limit=child.reached_limit,
             )
         )
         if not self._ended_since_sweep:
             self._loop.after(_SWEEP_EVERY_S, self._sweep_ended)
         self._ended_since_sweep.add(child.key)
+
+    def _remove_group(self, group: groups.Group) -> None:
+        if not group.remove():
+            group.kill()
+            self._loop.after(_REMOVE_AGAIN_S, lambda: self._remove_group(group))
 
     def _record_end(self, event: ProcessEnded) -> None:
         self._journal.add(Ended(event=event))
@@ -481,13 +580,12 @@ class Keeper:
         """Kill what left its group (by a session of its own) and still carries the mark of an ended key. False
         where that has to be tried again."""
         try:
-            found = marked(self._marker)
+            found = frozen(self._marker, keys)
         except OSError as error:
             log(f"cannot look for processes now: {error}")
             return False
-        for pid, key in found.items():
-            if key in keys:
-                kill(pid)
+        for pid in found:
+            kill(pid)
         return True
 
     def _sweep_ended(self) -> None:
@@ -501,7 +599,7 @@ class Keeper:
         deadline = time.monotonic() + _GONE_WITHIN_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                left = [pid for pid in marked(self._marker) if start_ticks(pid)]
+                left = [pid for pid in frozen(self._marker) if start_ticks(pid)]
                 if not left:
                     return
                 for pid in left:
@@ -515,6 +613,19 @@ class Keeper:
             elif self._latest.pop(key, None) is not None:
                 self._forgotten_early.discard(key)
                 self._journal.add(Forgotten(key=key))
+
+
+def _groups(marker: str) -> groups.Groups | None:
+    place = groups.find()
+    if place is None:
+        return None
+    found = groups.Groups(place, marker)
+    try:
+        found.open()
+    except OSError as error:
+        log(f"no control groups are to be had in {place.base}: {error}")
+        return None
+    return found
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ def diagnose(
     of memory while the attempt ran.
     """
     ending, message = _ending(ended, is_sandboxed, is_short_of_memory)
+    if ended.reached_limit and message:
+        message += f"; it had reached {ended.reached_limit}"
     if ending is Ending.SUCCEEDED:
         unwritten = [name for name in outputs if name not in ended.outputs and name not in ended.refused_outputs]
         if ended.refused_outputs:

@@ -33,6 +33,9 @@ class Pump:
         self._log.feed(data)
         return True
 
+    def note(self, text: str) -> None:
+        self._log.note(text)
+
     def close(self) -> None:
         """Write what is left, and the note on what is not there."""
         if self._closed:

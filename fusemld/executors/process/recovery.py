@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from fusemld.executors.log_files import tail_of
 from fusemld.executors.process.journal import Entry, Journal
-from fusemld.executors.process.spawning import kill, marked, signal_group, start_ticks
+from fusemld.executors.process.spawning import frozen, kill, signal_group, start_ticks
 from fusemld.hooks.processes import ProcessEnded
 
 _GONE_WITHIN_S = 5.0
@@ -59,8 +59,8 @@ def _kill_survivors(entries: Mapping[str, Entry], marker: str) -> frozenset[str]
                 signal_group(spawned.pid, 9)
                 killed.add(key)
                 found = True
-        for pid, key in marked(marker).items():
-            if key in entries and start_ticks(pid):
+        for pid, key in frozen(marker, entries).items():
+            if start_ticks(pid):
                 kill(pid)
                 killed.add(key)
                 found = True

@@ -25,3 +25,4 @@ class ProcessExecutorSettings(msgspec.Struct, frozen=True, kw_only=True):
     pass_env: tuple[str, ...] = ()
     zone: str = "local"
     log_limit_bytes: int = 64 * 1024 * 1024
+    process_limit: int = 0

@@ -6,12 +6,16 @@ import errno
 import os
 import signal
 import subprocess
+from collections.abc import Collection
 
 from fusemld.executors.process.wire import Spawn
 
 LISTENER_DESCRIPTOR = 3
 MARKER = "FUSEMLD_ATTEMPT"
 """Variable in the environment of every process that the keeper starts: `<state folder's marker>:<key>`."""
+
+
+_LOOKS = 50
 
 
 class ExecError(Exception):
@@ -104,6 +108,21 @@ def marked(marker: str) -> dict[int, str]:
 def lacks_descriptors(error: OSError) -> bool:
     """Whether nothing is known of what was to be opened: this process, or this host, has too many open files."""
     return error.errno in {errno.EMFILE, errno.ENFILE}
+
+
+def frozen(marker: str, keys: Collection[str] | None = None) -> dict[int, str]:
+    """Those of them that belong to the keys, stopped (SIGSTOP): what forks while it is looked for gets away from
+    a look, but not from looks that are repeated until nobody new is found."""
+    stopped: dict[int, str] = {}
+    for _ in range(_LOOKS):
+        found = marked(marker)
+        new = {pid: key for pid, key in found.items() if pid not in stopped and (keys is None or key in keys)}
+        if not new:
+            break
+        for pid in new:
+            kill(pid, signal.SIGSTOP)
+        stopped |= new
+    return stopped
 
 
 def kill(pid: int, signal_number: int = signal.SIGKILL) -> None:

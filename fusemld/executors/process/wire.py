@@ -43,6 +43,7 @@ class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
     outputs: tuple[str, ...] = ()
     output_limit_bytes: int = 0
     listener: Listener | None = None
+    process_limit: int = 0
 
     def __repr__(self) -> str:
         return f"Spawn(key={self.key!r})"

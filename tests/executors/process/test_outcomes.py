@@ -35,6 +35,14 @@ def test_every_end_has_its_cause(ended: ProcessEnded, ending: Ending, message: s
     assert (outcome.ending, outcome.message) == (ending, message)
 
 
+def test_a_limit_that_was_reached_is_named_where_the_step_did_not_succeed() -> None:
+    failed = end(exit_status=2, reached_limit="the limit of 9 processes")
+
+    outcome, _ = diagnose(failed, (), RESULTS, is_sandboxed=False, is_short_of_memory=False)
+
+    assert outcome.message == "exit status 2; it had reached the limit of 9 processes"
+
+
 def test_outputs_lose_their_last_newlines_and_keep_every_other_byte() -> None:
     ended = end(exit_status=0, outputs={"a": b"x\ny\n\n", "b": b"\xff\n"})
 

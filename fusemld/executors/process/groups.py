@@ -1,0 +1,216 @@
+"""Control groups: what a step starts stays in its own, may be only so many processes, and can be ended for good.
+
+A group is to be had below a place that this process may write. With control groups of version 2 that is the group
+above its own one, where its own one is called `daemon` (systemd: `Delegate=yes`, `DelegateSubgroup=daemon`;
+processes and groups do not mix there); with version 1 its own one in the hierarchy `pids`. All of it is files of
+the kernel: https://docs.kernel.org/admin-guide/cgroup-v2.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+
+from fusemld.executors.process.spawning import kill
+
+OWN_GROUP = "daemon"
+_TREE = "cgroup.subtree_control"
+
+
+class Place:
+    """`base` is where groups can be made, `home` where the process itself is (folders)."""
+
+    def __init__(self, *, base: str, home: str) -> None:
+        self.base = base
+        self.home = home
+
+
+def find(pid: int | None = None, proc: str = "/proc") -> Place | None:
+    """Where this process, or another, may have groups that bound processes; None: nowhere."""
+    process = f"{proc}/{pid or 'self'}"
+    try:
+        memberships = _text(f"{process}/cgroup")
+        mounts = _text(f"{process}/mountinfo")
+    except OSError:
+        return None
+    for kind in ("cgroup", "cgroup2"):
+        home = _home(memberships, mounts, kind)
+        if home is None:
+            continue
+        place = Place(base=home if kind == "cgroup" else os.path.dirname(home), home=home)  # noqa: PTH120 - as in all of this
+        if kind == "cgroup2" and not _is_delegated(place):
+            continue
+        if _may_write(process, place.base):
+            return place
+    return None
+
+
+def _may_write(process: str, folder: str) -> bool:
+    """Of another user's process only what its user owns is known to be writable for it."""
+    user = os.stat(process).st_uid  # noqa: PTH116
+    try:
+        return os.access(folder, os.W_OK) and user in (0, os.geteuid(), os.stat(folder).st_uid)  # noqa: PTH116
+    except OSError:
+        return False
+
+
+def _home(memberships: str, mounts: str, kind: str) -> str | None:
+    """The folder of the process's group in the hierarchy that has the controller `pids`, or may have it."""
+    path = None
+    for line in memberships.splitlines():
+        _number, controllers, group = line.split(":", 2)
+        if "pids" in controllers.split(",") if kind == "cgroup" else not controllers:
+            path = group
+    if path is None or path.startswith("/.."):
+        return None
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        root, mounted_at = fields.split()[3:5]
+        filesystem, _source, options = rest.split(" ", 2)
+        if filesystem != kind or (kind == "cgroup" and "pids" not in options.split(",")):
+            continue
+        below = path if root == "/" else path.removeprefix(root)
+        return mounted_at + below.rstrip("/")
+    return None
+
+
+def _is_delegated(place: Place) -> bool:
+    if not place.home.endswith(f"/{OWN_GROUP}"):
+        return False
+    try:
+        return "pids" in _text(f"{place.base}/cgroup.controllers").split()
+    except OSError:
+        return False
+
+
+class Group:
+    """The group of one step. Its folder is there until `remove` says so."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+
+    def open(self) -> None:
+        """Raises OSError."""
+        os.mkdir(self._path)  # noqa: PTH102
+        # The keeper itself is in it while it starts the first process.
+        _write(f"{self._path}/pids.max", str(max(2, self._limit)))
+
+    @property
+    def refusals(self) -> int:
+        """How often a process could not be started because of the limit."""
+        try:
+            words = _text(f"{self._path}/pids.events").split()
+        except OSError:
+            return 0
+        return int(words[words.index("max") + 1]) if "max" in words else 0
+
+    def enter(self) -> None:
+        """Whatever this process starts from now on is in the group. Raises OSError."""
+        _write(f"{self._path}/cgroup.procs", "0")
+
+    def kill(self) -> bool:
+        """Kill what is in it, once; nothing can be started there any more. False: nothing was left."""
+        own = os.getpid()
+        if not (pids := self._pids()):
+            return False
+        self.seal()
+        for pid in pids | self._pids():
+            if pid != own:
+                kill(pid, signal.SIGKILL)
+        return True
+
+    @property
+    def is_populated(self) -> bool:
+        return bool(self._pids())
+
+    def seal(self) -> None:
+        with contextlib.suppress(OSError):
+            _write(f"{self._path}/pids.max", "0")
+
+    def remove(self) -> bool:
+        """False: something in it has not ended yet."""
+        try:
+            os.rmdir(self._path)  # noqa: PTH106
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def _pids(self) -> set[int]:
+        try:
+            return {int(line) for line in _text(f"{self._path}/cgroup.procs").split()}
+        except OSError:
+            return set()
+
+
+class Groups:
+    """Those of one keeper, told from others' by its state folder's marker."""
+
+    def __init__(self, place: Place, marker: str) -> None:
+        self._place = place
+        self._prefix = f"fusemld-{marker}-"
+        self._numbers = itertools.count(1)
+
+    def open(self) -> None:
+        """What an earlier keeper left can start nothing more. Raises OSError where none can be had after all."""
+        tree = f"{self._place.base}/{_TREE}"
+        if os.path.exists(tree):  # noqa: PTH110
+            _write(tree, "+pids")
+            # Steps share the processors by step, however many processes each has.
+            with contextlib.suppress(OSError):
+                _write(tree, "+cpu")
+        for group in self._left():
+            group.seal()
+        probe = Group(f"{self._place.base}/{self._prefix}probe-{os.getpid()}", 1)
+        try:
+            probe.open()
+        finally:
+            probe.remove()
+
+    def enter(self, limit: int) -> Group:
+        """A new group, with this process in it until `leave`. Raises OSError, with the process where it was."""
+        number = next(self._numbers)
+        group = Group(f"{self._place.base}/{self._prefix}{os.getpid()}-{number}", limit)
+        try:
+            group.open()
+            group.enter()
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def leave(self) -> None:
+        """Back to where this process belongs. Raises OSError."""
+        try:
+            _write(f"{self._place.home}/cgroup.procs", "0")
+        except FileNotFoundError:
+            # Nobody was in it for a moment, and somebody tidied up.
+            os.mkdir(self._place.home)  # noqa: PTH102
+            _write(f"{self._place.home}/cgroup.procs", "0")
+
+    def clean(self) -> None:
+        """End and remove all that is left."""
+        for group in self._left():
+            group.kill()
+            group.remove()
+
+    def _left(self) -> list[Group]:
+        names = [name for name in os.listdir(self._place.base) if name.startswith(self._prefix)]  # noqa: PTH208
+        return [Group(f"{self._place.base}/{name}", 0) for name in names]
+
+
+def _text(path: str) -> str:
+    with open(path) as file:  # noqa: PTH123 - spares the keeper a Path
+        return file.read()
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
