@@ -59,6 +59,10 @@ bench: setup
     PYTHONPATH=. {{ bin }}/python tests/bench/keeper.py
     PYTHONPATH=. {{ bin }}/python -m tests.bench.scale
 
+# What bad neighbours cost the others, alone and beside them in turns (`floods`, `forks`...: only these).
+bench-neighbours *args: setup
+    PYTHONPATH=. {{ bin }}/python -m tests.bench.neighbours {{ args }}
+
 # What steps as pods cost, on an API server and a node of this machine.
 bench-cluster: setup
     PYTHONPATH=. {{ bin }}/python -m tests.bench.cluster
