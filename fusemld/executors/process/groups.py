@@ -22,9 +22,11 @@ _TREE = "cgroup.subtree_control"
 class Place:
     """`base` is where groups can be made, `home` where the process itself is (folders)."""
 
-    def __init__(self, *, base: str, home: str) -> None:
+    def __init__(self, *, base: str, home: str, shares: Place | None = None) -> None:
         self.base = base
         self.home = home
+        self.shares = shares
+        """The same in the hierarchy that divides the processors, where that is one of its own (version 1)."""
 
 
 def find(pid: int | None = None, proc: str = "/proc") -> Place | None:
@@ -35,14 +37,17 @@ def find(pid: int | None = None, proc: str = "/proc") -> Place | None:
         mounts = _text(f"{process}/mountinfo")
     except OSError:
         return None
-    for kind in ("cgroup", "cgroup2"):
-        home = _home(memberships, mounts, kind)
-        if home is None:
-            continue
-        place = Place(base=home if kind == "cgroup" else os.path.dirname(home), home=home)  # noqa: PTH120 - as in all of this
-        if kind == "cgroup2" and not _is_delegated(place):
-            continue
-        if _may_write(process, place.base):
+    home = _home(memberships, mounts, "pids")
+    if home is not None and _may_write(process, home):
+        shares = _home(memberships, mounts, "cpu")
+        is_usable = shares is not None and _may_write(process, shares)
+        return Place(
+            base=home, home=home, shares=Place(base=shares, home=shares) if shares and is_usable else None
+        )
+    home = _home(memberships, mounts, "")
+    if home is not None:
+        place = Place(base=os.path.dirname(home), home=home)  # noqa: PTH120 - spares the keeper pathlib, as below
+        if _is_delegated(place) and _may_write(process, place.base):
             return place
     return None
 
@@ -56,12 +61,12 @@ def _may_write(process: str, folder: str) -> bool:
         return False
 
 
-def _home(memberships: str, mounts: str, kind: str) -> str | None:
-    """The folder of the process's group in the hierarchy that has the controller `pids`, or may have it."""
+def _home(memberships: str, mounts: str, controller: str) -> str | None:
+    """The folder of the process's group in the hierarchy of the controller, with none in that of version 2."""
     path = None
     for line in memberships.splitlines():
         _number, controllers, group = line.split(":", 2)
-        if "pids" in controllers.split(",") if kind == "cgroup" else not controllers:
+        if controller in controllers.split(","):
             path = group
     if path is None or path.startswith("/.."):
         return None
@@ -69,10 +74,11 @@ def _home(memberships: str, mounts: str, kind: str) -> str | None:
         fields, _, rest = line.partition(" - ")
         root, mounted_at = fields.split()[3:5]
         filesystem, _source, options = rest.split(" ", 2)
-        if filesystem != kind or (kind == "cgroup" and "pids" not in options.split(",")):
-            continue
-        below = path if root == "/" else path.removeprefix(root)
-        return mounted_at + below.rstrip("/")
+        if filesystem == ("cgroup" if controller else "cgroup2") and (
+            not controller or controller in options.split(",")
+        ):
+            below = path if root == "/" else path.removeprefix(root)
+            return mounted_at + below.rstrip("/")
     return None
 
 
@@ -86,15 +92,17 @@ def _is_delegated(place: Place) -> bool:
 
 
 class Group:
-    """The group of one step. Its folder is there until `remove` says so."""
+    """The group of one step. Its folders are there until `remove` says so."""
 
-    def __init__(self, path: str, limit: int) -> None:
-        self._path = path
+    def __init__(self, place: Place, name: str, limit: int) -> None:
+        self._path = f"{place.base}/{name}"
+        self._paths = [self._path] + ([f"{place.shares.base}/{name}"] if place.shares is not None else [])
         self._limit = limit
 
     def open(self) -> None:
         """Raises OSError."""
-        os.mkdir(self._path)  # noqa: PTH102
+        for path in self._paths:
+            os.mkdir(path)  # noqa: PTH102
         # The keeper itself is in it while it starts the first process.
         _write(f"{self._path}/pids.max", str(max(2, self._limit)))
 
@@ -109,7 +117,8 @@ class Group:
 
     def enter(self) -> None:
         """Whatever this process starts from now on is in the group. Raises OSError."""
-        _write(f"{self._path}/cgroup.procs", "0")
+        for path in self._paths:
+            _write(f"{path}/cgroup.procs", "0")
 
     def kill(self) -> bool:
         """Kill what is in it, once; nothing can be started there any more. False: nothing was left."""
@@ -132,12 +141,13 @@ class Group:
 
     def remove(self) -> bool:
         """False: something in it has not ended yet."""
-        try:
-            os.rmdir(self._path)  # noqa: PTH106
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
+        for path in self._paths:
+            try:
+                os.rmdir(path)  # noqa: PTH106
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
         return True
 
     def _pids(self) -> set[int]:
@@ -165,7 +175,7 @@ class Groups:
                 _write(tree, "+cpu")
         for group in self._left():
             group.seal()
-        probe = Group(f"{self._place.base}/{self._prefix}probe-{os.getpid()}", 1)
+        probe = Group(self._place, f"{self._prefix}probe-{os.getpid()}", 1)
         try:
             probe.open()
         finally:
@@ -174,17 +184,20 @@ class Groups:
     def enter(self, limit: int) -> Group:
         """A new group, with this process in it until `leave`. Raises OSError, with the process where it was."""
         number = next(self._numbers)
-        group = Group(f"{self._place.base}/{self._prefix}{os.getpid()}-{number}", limit)
+        group = Group(self._place, f"{self._prefix}{os.getpid()}-{number}", limit)
         try:
             group.open()
             group.enter()
         except OSError:
+            self.leave()
             group.remove()
             raise
         return group
 
     def leave(self) -> None:
         """Back to where this process belongs. Raises OSError."""
+        if self._place.shares is not None:
+            _write(f"{self._place.shares.home}/cgroup.procs", "0")
         try:
             _write(f"{self._place.home}/cgroup.procs", "0")
         except FileNotFoundError:
@@ -200,7 +213,7 @@ class Groups:
 
     def _left(self) -> list[Group]:
         names = [name for name in os.listdir(self._place.base) if name.startswith(self._prefix)]  # noqa: PTH208
-        return [Group(f"{self._place.base}/{name}", 0) for name in names]
+        return [Group(self._place, name, 0) for name in names]
 
 
 def _text(path: str) -> str:

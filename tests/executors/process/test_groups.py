@@ -78,6 +78,21 @@ def test_a_hierarchy_of_which_only_a_part_is_mounted_is_found_there(host: Host) 
     assert host.found() == (str(host.mount), str(host.mount))
 
 
+def test_with_version_1_the_hierarchy_that_divides_the_processors_is_found_too(host: Host) -> None:
+    host.group("docker/abc")
+    host.is_in("8:pids:/docker/abc\n0::/", V1)
+    mounts = host.proc / "self" / "mountinfo"
+    other = f"40 31 0:37 / {host.proc} rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+    mounts.write_text(mounts.read_text() + other)
+    (host.proc / "x").mkdir()
+
+    place = groups.find(proc=str(host.proc))
+
+    assert place is not None
+    assert place.shares is not None
+    assert place.shares.base == place.shares.home == str(host.proc / "x")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_group_that_belongs_to_somebody_else_is_of_no_use(host: Host) -> None:
     host.group("a").chmod(0o555)
