@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -33,11 +34,114 @@ def ends_well(daemon: Daemon, times: int = 3) -> None:
     """The well-behaved workflow beside whatever goes on."""
     if not (daemon.folder / "good.yaml").exists():
         daemon.drop("good.yaml", WELL_BEHAVED)
-        daemon.wait_for(lambda: daemon.json("workflow", "list"), DEADLINE_S, "the workflow")
+        daemon.wait_for(
+            lambda: "good" in [each["name"] for each in daemon.json("workflow", "list")],
+            DEADLINE_S,
+            "the workflow",
+        )
     for number in range(times):
         view = daemon.finished(daemon.json("run", "good", "-i", f"number={number}")["id"], DEADLINE_S)
         assert (view["state"], view["outputs"]) == ("succeeded", {"sum": "42"}), view
     assert daemon.json("runs")
+
+
+def step(name: str, script: str, more: str = "") -> str:
+    return f"  - {{name: {name}, image: host, command: [sh, -c, '{script}']{more}}}\n"
+
+
+def test_who_prints_without_end_gets_a_log_of_the_limit_and_a_note(daemon: Daemon) -> None:
+    daemon.start(LOG_STEP_LIMIT_BYTES="100000", STEPS_GRACE_S="0.5")
+    daemon.drop("flood.yaml", "name: flood\nsteps:\n" + step("flood", "exec yes flooding"))
+    run = daemon.run_of("flood.yaml")
+    log = daemon.state / "logs" / run / "flood.1.log"
+    daemon.wait_for(lambda: log.exists() and log.stat().st_size >= 100_000, DEADLINE_S, "the limit")
+
+    ends_well(daemon)
+    daemon.run("fuseml", "cancel", run)
+    view = daemon.finished(run)
+
+    assert view["state"] == "cancelled"
+    assert "[fusemld: the log is limited to 100000 bytes" in daemon.run("fuseml", "logs", run).stdout
+    assert log.stat().st_size < 100_200
+
+
+def test_ten_thousand_steps_do_not_keep_a_slot_from_others(daemon: Daemon) -> None:
+    daemon.start(LIMITS_STEPS="2")
+    steps = "".join(
+        f"  - {{name: s{number}, image: host, command: ['true'], needs: []}}\n" for number in range(10_000)
+    )
+    daemon.drop("many.yaml", f"name: many\nsteps:\n{steps}")
+    run = daemon.run_of("many.yaml", DEADLINE_S)
+
+    ends_well(daemon)
+    (beside,) = [entry for entry in daemon.json("runs") if entry["id"] == run]
+    why = daemon.run("fuseml", "why", run).stdout
+    daemon.run("fuseml", "cancel", run)
+
+    assert (beside["state"], beside["steps_total"]) == ("running", 10_000)
+    assert 0 < beside["steps_done"] < 10_000
+    assert "all 2 slots are taken" in why
+    assert daemon.finished(run)["state"] == "cancelled"
+
+
+MIB = 1024**2
+
+
+def test_outputs_at_the_limit_pass_and_beyond_it_are_refused_by_name(daemon: Daemon) -> None:
+    names = [f"o{number}" for number in range(8)]
+    fill = f'for o in {" ".join(names)}; do head -c {MIB} /dev/zero | tr "\\\\0" x > $FUSEML_RESULTS_DIR/$o; done'
+    outputs = f", outputs: [{', '.join(f'{{name: {name}}}' for name in names)}]"
+    value = ', inputs: [{name: value, value: "{{ steps.s0.outputs.o0 }}"}]'
+    full = "".join(step(f"s{number}", fill, f"{outputs}, needs: []") for number in range(4))
+    daemon.start()
+    daemon.drop("full.yaml", f"name: full\nsteps:\n{full}")
+    daemon.drop(
+        "over.yaml", "name: over\nsteps:\n" + step("s0", f"{fill}; echo x >> $FUSEML_RESULTS_DIR/o3", outputs)
+    )
+    daemon.drop("used.yaml", "name: used\nsteps:\n" + step("s0", fill, outputs) + step("s1", "true", value))
+
+    ends_well(daemon)
+    runs = {name: daemon.finished(daemon.run_of(f"{name}.yaml"), DEADLINE_S) for name in ("full", "over", "used")}
+
+    assert runs["full"]["state"] == "succeeded", runs["full"]["message"]
+    assert all(set(each["outputs"].values()) == {"x" * MIB} for each in runs["full"]["steps"])
+    assert f"output o3 is refused: it has {MIB + 2} bytes; at most {MIB} are allowed" in runs["over"]["message"]
+    assert f"variable FUSEML_VALUE has {MIB + 13} bytes" in runs["used"]["message"]
+    assert "at most 131071" in daemon.run("fuseml", "why", runs["used"]["id"]).stdout
+
+
+def test_a_file_that_is_rewritten_all_the_time_holds_up_nobody_and_counts_as_it_is_left(daemon: Daemon) -> None:
+    def text(number: int) -> str:
+        return (
+            f"name: restless\ndescription: 'v{number}'\ninputs: [{{name: x}}]\nsteps: [{{name: a, image: host}}]\n"
+        )
+
+    def rewrite() -> None:
+        number = 0
+        while not over.wait(0.01):
+            number += 1
+            file.write_text(text(number))
+            written.append(number)
+
+    over, written = threading.Event(), [0]
+    file = daemon.folder / "restless.yaml"
+    writer = threading.Thread(target=rewrite)
+    daemon.start()
+    writer.start()
+    try:
+        ends_well(daemon)
+    finally:
+        over.set()
+        writer.join()
+
+    def description() -> str:
+        return next(
+            (each["description"] for each in daemon.json("workflow", "list") if each["name"] == "restless"), ""
+        )
+
+    assert written[-1] > 100
+    daemon.wait_for(lambda: description() == f"v{written[-1]}", DEADLINE_S, "the last content")
+    assert daemon.file("restless.yaml")["state"] == "registered"
 
 
 # Forks without end
