@@ -67,12 +67,15 @@ log = structlog.get_logger(__name__)
 
 STOP_S = 8.0
 """How long stopping may take before it is forced: the promise is ten seconds."""
+SWITCH_S = 0.0005
+"""How long a thread that computes (a large file is read) may go on while the event loop has something to do."""
 
 
 def serve(settings: Settings) -> int:
     """Be the daemon until SIGTERM or SIGINT; the exit status. Everything that runs goes on without it."""
     journal.configure(settings.log)
     os.umask(0o077)
+    sys.setswitchinterval(SWITCH_S)
     status = 0
     try:
         with state_lock(settings.state):

@@ -132,12 +132,21 @@ def forks(daemon: Daemon, name: str) -> AbstractContextManager[None]:
     return workflow(daemon, name, f"  - {{name: s, image: host, command: [{sys.executable}, {bomb.__file__}]}}\n")
 
 
-@contextmanager
-def rewrites(daemon: Daemon, name: str) -> Iterator[None]:
+def rewrites(daemon: Daemon, name: str) -> AbstractContextManager[None]:
     """one file that is written anew a hundred times a second"""
+    return rewritten(daemon, name, 1)
+
+
+def bloats(daemon: Daemon, name: str) -> AbstractContextManager[None]:
+    """the same with 3,000 steps in the file"""
+    return rewritten(daemon, name, 3000)
+
+
+@contextmanager
+def rewritten(daemon: Daemon, name: str, size: int) -> Iterator[None]:
     over = threading.Event()
     file = daemon.folder / f"{name}.yaml"
-    steps = "steps: [{name: a, image: host}]\n"
+    steps = "steps:\n" + "".join(f"- {{name: s{number}, image: host}}\n" for number in range(size))
 
     def rewrite() -> None:
         number = 0
@@ -155,7 +164,7 @@ def rewrites(daemon: Daemon, name: str) -> Iterator[None]:
         file.unlink()
 
 
-NEIGHBOURS: tuple[Neighbour, ...] = (computes, floods, many, outputs, forks, rewrites)
+NEIGHBOURS: tuple[Neighbour, ...] = (computes, floods, many, outputs, forks, rewrites, bloats)
 
 
 if __name__ == "__main__":
