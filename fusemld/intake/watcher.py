@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import anyio
 import msgspec
@@ -34,9 +35,13 @@ from fusemld.model.document import SettledFile
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 OnScan = Callable[[Scan], Awaitable[None]]
 
 READERS = 4
+REST = 10
+"""A file that changed again is read again after so many times the processor time that reading it took, at most:"""
+LONGEST_REST_S = 10.0
 LOOKS_AT_NEW_FOLDERS = 3
 HELD_OPEN = "held open"
 
@@ -233,7 +238,9 @@ class Watcher:
         mark = self._marks.get(file)
         work = partial(take, self._folder, file, self._read, sure=hint is not Hint.SEEN, mark=mark)
         began_ns = time.time_ns()
-        result = await run_sync(work, abandon_on_cancel=True, limiter=self._readers)
+        result, cost_s = await run_sync(_with_cost, work, abandon_on_cancel=True, limiter=self._readers)
+        rest_s = min(REST * cost_s, LONGEST_REST_S)
+        self._not_before[file] = max(self._not_before.get(file, 0.0), time.monotonic() + rest_s)
         self._results[file] = hint, began_ns, result
         self._reading.discard(file)
         self._news.set()
@@ -425,3 +432,10 @@ def _settled(taken: Taken) -> SettledFile:
         ctime_ns=state.ctime_ns,
         mark=taken.mark,
     )
+
+
+def _with_cost(work: Callable[[], T]) -> tuple[T, float]:
+    """What it returns, and the processor time that it took."""
+    began = time.thread_time()
+    result = work()
+    return result, time.thread_time() - began

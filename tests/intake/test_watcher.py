@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -236,6 +238,28 @@ async def test_a_restless_file_does_not_starve_others(tmp_path: Path) -> None:
             write(tmp_path, f"{number}.yaml")
             await seen.file(f"{number}.yaml")
         group.cancel_scope.cancel()
+
+
+async def test_a_restless_file_that_is_costly_to_read_rests_in_between(tmp_path: Path) -> None:
+    cost_s = 0.03
+    began: list[float] = []
+
+    def read_costly(data: bytes, path: Path) -> Parsed:
+        began.append(time.monotonic())
+        until = time.thread_time() + cost_s
+        while time.thread_time() < until:
+            pass
+        return parse(data, path)
+
+    seen = Seen()
+    async with anyio.create_task_group() as group:
+        await group.start(Watcher(tmp_path, read_costly, timing=SLOW).run, seen.on_scan)
+        for name in ("a", "b", "c"):
+            write(tmp_path, "restless.yaml", name)
+            await seen.until(partial(lambda wanted: seen.ids.get("restless.yaml") == [wanted], name))
+        group.cancel_scope.cancel()
+
+    assert all(b - a > module.REST * cost_s for a, b in itertools.pairwise(began))
 
 
 async def test_without_inotify_looks_find_everything_and_a_warning_says_so(
