@@ -22,8 +22,10 @@ _TREE = "cgroup.subtree_control"
 class Place:
     """`base` is where groups can be made, `home` where the process itself is (folders)."""
 
-    def __init__(self, *, base: str, home: str, shares: Place | None = None) -> None:
+    def __init__(self, *, base: str, home: str, door: str = "cgroup.procs", shares: Place | None = None) -> None:
         self.base = base
+        self.door = door
+        """The file of a group by which a process enters."""
         self.home = home
         self.shares = shares
         """The same in the hierarchy that divides the processors, where that is one of its own (version 1)."""
@@ -41,9 +43,10 @@ def find(pid: int | None = None, proc: str = "/proc") -> Place | None:
     if home is not None and _may_write(process, home):
         shares = _home(memberships, mounts, "cpu")
         is_usable = shares is not None and _may_write(process, shares)
-        return Place(
-            base=home, home=home, shares=Place(base=shares, home=shares) if shares and is_usable else None
-        )
+        beside = Place(base=shares, home=shares) if shares and is_usable else None
+        # A thread that moves itself does not wait for all forks under way, as a whole process does. The keeper has
+        # only one.
+        return Place(base=home, home=home, door="tasks", shares=beside)
     home = _home(memberships, mounts, "")
     if home is not None:
         place = Place(base=os.path.dirname(home), home=home)  # noqa: PTH120 - spares the keeper pathlib, as below
@@ -97,6 +100,7 @@ class Group:
     def __init__(self, place: Place, name: str, limit: int) -> None:
         self._path = f"{place.base}/{name}"
         self._paths = [self._path] + ([f"{place.shares.base}/{name}"] if place.shares is not None else [])
+        self._door = place.door
         self._limit = limit
 
     def open(self) -> None:
@@ -118,7 +122,7 @@ class Group:
     def enter(self) -> None:
         """Whatever this process starts from now on is in the group. Raises OSError."""
         for path in self._paths:
-            _write(f"{path}/cgroup.procs", "0")
+            _write(f"{path}/{self._door}", "0")
 
     def kill(self) -> bool:
         """Kill what is in it, once; nothing can be started there any more. False: nothing was left."""
@@ -197,13 +201,13 @@ class Groups:
     def leave(self) -> None:
         """Back to where this process belongs. Raises OSError."""
         if self._place.shares is not None:
-            _write(f"{self._place.shares.home}/cgroup.procs", "0")
+            _write(f"{self._place.shares.home}/{self._place.door}", "0")
         try:
-            _write(f"{self._place.home}/cgroup.procs", "0")
+            _write(f"{self._place.home}/{self._place.door}", "0")
         except FileNotFoundError:
             # Nobody was in it for a moment, and somebody tidied up.
             os.mkdir(self._place.home)  # noqa: PTH102
-            _write(f"{self._place.home}/cgroup.procs", "0")
+            _write(f"{self._place.home}/{self._place.door}", "0")
 
     def clean(self) -> None:
         """End and remove all that is left."""

@@ -560,6 +560,8 @@ class Keeper:
                 reached_limit=child.reached_limit,
             )
         )
+        if child.group is not None:
+            return  # nothing gets out of it, so there is nothing to sweep
         if not self._ended_since_sweep:
             self._loop.after(_SWEEP_EVERY_S, self._sweep_ended)
         self._ended_since_sweep.add(child.key)
