@@ -228,7 +228,8 @@ def test_processes_without_descriptors_wait_for_some(daemon: Daemon, ledger: Led
     work = Work(daemon, ledger)
     daemon.start()
     work.begin(2)
-    before = {process.pid for process in daemon.processes()} - {one.pid for one in processes_of_steps(daemon)}
+    assert daemon.process is not None
+    before = {daemon.process.pid, *keepers(daemon)}
 
     with mishaps.few_descriptors(before):
         work.ask(3)
