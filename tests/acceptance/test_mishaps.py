@@ -72,6 +72,15 @@ def what_is_written(daemon: Daemon) -> list[Path]:
     return [daemon.state / name for name in ("fusemld.db", "fusemld.db-wal", "keeper/journal")]
 
 
+def kill_everything(daemon: Daemon) -> None:
+    """As when the host goes down."""
+    daemon.kill()
+    for process in daemon.processes():
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    daemon.wait_for(lambda: not daemon.processes(), 10, "all to be dead")
+
+
 class Work:
     """A run that waits for a gate in its first step, and others that are asked for later; each has two steps, a
     codeset and an output."""
@@ -206,11 +215,7 @@ def test_a_read_only_file_system_is_told_and_nothing_is_lost(daemon: Daemon, led
     work = Work(daemon, ledger)
     daemon.start()
     work.begin(2)
-    daemon.kill()
-    for process in daemon.processes():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    daemon.wait_for(lambda: not daemon.processes(), 10, "all to be dead")
+    kill_everything(daemon)
     work.gate.touch()
 
     mishaps.remount(daemon.state, "ro")
@@ -322,10 +327,7 @@ def test_a_host_that_goes_down_loses_what_ran_and_says_so(
     daemon.start()
     work.begin(2)
 
-    daemon.kill()
-    for process in daemon.processes():
-        process.kill()
-    daemon.wait_for(lambda: not daemon.processes(), 10, "all to be dead")
+    kill_everything(daemon)
     work.gate.touch()
     mishaps.change_boot_id(daemon.base / "boot_id")
     daemon.start()
