@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,10 @@ from fusemld.store.sqlite import Store
 
 COALESCE_S = 0.05
 """Between two views of a changing run."""
+REST = 10
+"""So many times what the last view took lies before the next one: a large run that is watched must not take the
+event loop from the others. At most:"""
+LONGEST_REST_S = 5.0
 COUNTED = 100
 """Where more steps of a run are queued, or more runs are listed, the lines do not say how many are before each:
 counting is quadratic."""
@@ -124,6 +129,7 @@ class RunOperations:
         shown: views.RunView | None = None
         while True:
             seen = pulse.version
+            began = time.perf_counter()
             found = await self._found(found.id)
             view = await self._view(found)
             if view != shown:
@@ -131,15 +137,17 @@ class RunOperations:
                 yield view
             if found.state is not RunState.RUNNING:
                 return
+            rest_s = _rest_s(time.perf_counter() - began)
             with anyio.move_on_after(LOOK_S):
                 await pulse.wait(seen)
-            await anyio.sleep(COALESCE_S)
+            await anyio.sleep(rest_s)
 
     async def _all_changes(self) -> AsyncGenerator[views.RunView]:
         pulse: Pulse = self._supervisor.changed
         shown: dict[str, tuple[Run, Mapping[str, str]]] = {}
         while True:
             seen = pulse.version
+            began = time.perf_counter()
             current = {run_id: entry.run for run_id, entry in self._supervisor.active.items()}
             for run_id in shown.keys() - current.keys():
                 current[run_id] = await self._found(run_id)
@@ -150,8 +158,9 @@ class RunOperations:
                     yield present.run_view(*await self._with_workflow(run), activity)
                 if run.state is not RunState.RUNNING:
                     del shown[run_id]
+            rest_s = _rest_s(time.perf_counter() - began)
             await pulse.wait(seen)
-            await anyio.sleep(COALESCE_S)
+            await anyio.sleep(rest_s)
 
     def _demand_store(self) -> None:
         """Whoever asks is told at once that nothing can be recorded now, instead of having to wait."""
@@ -231,3 +240,7 @@ class RunOperations:
     def _log_file(self, run: Run, step: StepRun, attempt: int, has_ended: bool) -> views.LogFile:
         path: Path = self._performer.log_path(AttemptKey(run.id, step.name, attempt))
         return views.LogFile(step=step.name, attempt=attempt, path=path, finished=has_ended)
+
+
+def _rest_s(took_s: float) -> float:
+    return min(max(COALESCE_S, REST * took_s), LONGEST_REST_S)
