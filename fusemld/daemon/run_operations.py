@@ -69,8 +69,11 @@ class RunOperations:
             state=wanted.state,
             codeset=wanted.codeset,
             limit=wanted.limit,
+            without_steps=frozenset(
+                run_id for run_id, entry in self._supervisor.active.items() if len(entry.run.steps) > COUNTED
+            ),
         )
-        found = [self._supervisor.find(run.id) or run for run in await self._store.runs(query)]
+        found = [await self._latest(run) for run in await self._store.runs(query)]
         is_long = len(found) > COUNTED
         return [
             present.run_summary(*await self._with_workflow(run), self._activity(run, is_long=is_long))
@@ -177,6 +180,13 @@ class RunOperations:
         if stored is None:
             raise NotFoundError(f"cannot find run {typed}: there is no such run")
         return stored
+
+    async def _latest(self, run: Run) -> Run:
+        """A run of a list as it is now, with its steps: one that was read without may have ended meanwhile."""
+        active = self._supervisor.find(run.id)
+        if active is not None or run.steps:
+            return active or run
+        return await self._store.run(run.id) or run
 
     async def _with_workflow(self, run: Run) -> tuple[Run, Workflow | None]:
         plan = await self._plan(run)

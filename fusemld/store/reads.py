@@ -33,7 +33,8 @@ restoration = Decoder(Restoration)
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Every field that is set must agree; `codeset` is the `PROJECT/NAME` of one that the run pinned."""
+    """Every field that is set must agree; `codeset` is the `PROJECT/NAME` of one that the run pinned. The steps of
+    the runs in `without_steps` are not read."""
 
     workflow: str | None = None
     project: str | None = None
@@ -41,6 +42,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     codeset: str | None = None
     limit: int = 100
     offset: int = 0
+    without_steps: frozenset[str] = frozenset()
 
 
 def unfinished(connection: sqlite3.Connection) -> list[Run]:
@@ -56,7 +58,8 @@ def runs(connection: sqlite3.Connection, query: RunQuery) -> list[Run]:
     """Newest first."""
     where, parameters = _where(query)
     chosen = f"SELECT id FROM runs {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"  # noqa: S608
-    return _runs(connection, chosen, (*parameters, query.limit, query.offset), "created_at DESC, id DESC")
+    order = "created_at DESC, id DESC"
+    return _runs(connection, chosen, (*parameters, query.limit, query.offset), order, query.without_steps)
 
 
 def count(connection: sqlite3.Connection, query: RunQuery) -> int:
@@ -121,20 +124,28 @@ def _where(query: RunQuery) -> tuple[str, list[str]]:
     return ("WHERE " + " AND ".join(terms) if terms else ""), parameters
 
 
-def _runs(connection: sqlite3.Connection, chosen: str, parameters: Sequence[object], order: str) -> list[Run]:
+def _runs(
+    connection: sqlite3.Connection,
+    chosen: str,
+    parameters: Sequence[object],
+    order: str,
+    without_steps: frozenset[str] = frozenset(),
+) -> list[Run]:
     """The runs whose ids the statement `chosen` gives, with their steps."""
+    left_out = msgspec.json.encode(sorted(without_steps)).decode()
+    unwanted = "AND run NOT IN (SELECT value FROM json_each(?))"
     connection.execute("BEGIN")
     try:
         outputs: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         for run_id, step, name, value in connection.execute(
-            f"SELECT run, step, name, value FROM outputs WHERE run IN ({chosen})",  # noqa: S608
-            parameters,
+            f"SELECT run, step, name, value FROM outputs WHERE run IN ({chosen}) {unwanted}",  # noqa: S608
+            (*parameters, left_out),
         ):
             outputs[run_id, step][name] = from_bytes(value)
         steps: defaultdict[str, dict[str, StepRun]] = defaultdict(dict)
         for run_id, name, state, data in connection.execute(
-            f"SELECT run, name, state, data FROM steps WHERE run IN ({chosen})",  # noqa: S608
-            parameters,
+            f"SELECT run, name, state, data FROM steps WHERE run IN ({chosen}) {unwanted}",  # noqa: S608
+            (*parameters, left_out),
         ):
             steps[run_id][name] = _step_data(data).step(name, StepState(state), outputs.get((run_id, name), {}))
         rows = connection.execute(

@@ -292,6 +292,16 @@ async def test_runs_are_listed_newest_first_and_filtered(path: Path) -> None:
         assert [run.id for run in await store.unfinished_runs()] == ["old", "new"]
 
 
+async def test_steps_are_not_read_of_runs_that_are_wanted_without(path: Path) -> None:
+    async with Store.open(path) as store:
+        await store.write(PutRun(make_run("one", 1.0)), PutRun(make_run("two", 2.0)))
+
+        two, one = await store.runs(RunQuery(without_steps=frozenset({"two"})))
+
+    assert (one.id, set(one.steps)) == ("one", {"a", "b"})
+    assert (two.id, set(two.steps)) == ("two", set())
+
+
 async def test_a_run_is_found_by_the_beginning_or_the_end_of_its_id(path: Path) -> None:
     async with Store.open(path) as store:
         with pytest.raises(NotFoundError, match="there are no runs"):
