@@ -19,13 +19,13 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from fusemld.executors.masking import needles
 from fusemld.executors.process import detaching, groups, recovery, user_limit
+from fusemld.executors.process.bounds import Bounds
 from fusemld.executors.process.collecting import collect
 from fusemld.executors.process.connections import ClosedError, Connection, is_allowed, listen
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
@@ -119,7 +119,7 @@ class Keeper:
         self._shutdowns: list[tuple[Connection, int]] = []
         self._stopping = False
         self._oom = detaching.lower_oom_score()
-        self._groups: groups.Groups | None = None
+        self._bounds_made: Bounds | None = None
         self._looks_at_limits = False
 
     def open(self) -> None:
@@ -128,10 +128,9 @@ class Keeper:
         opened = self._journal.opened
         self._marker = opened.marker if opened else secrets.token_hex(8)
         boot = boot_id()
-        self._groups = _groups(self._marker)
+        self._bounds_made = Bounds(self._marker)
         ends = recovery.settle(self._journal, boot, self._marker)
-        if self._groups is not None:
-            self._groups.clean()
+        self._bounds.clean()
         self._journal.add(Opened(boot=boot, marker=self._marker), *(Ended(event=end) for end in ends))
         self._journal.commit()
         for key, entry in self._journal.entries.items():
@@ -147,13 +146,17 @@ class Keeper:
         while not self._is_over():
             self._turn()
         self._leave_nothing()
-        if self._groups is not None:
-            self._groups.clean()
+        self._bounds.clean()
         for connection, request in self._shutdowns:
             connection.send(Reply(id=request))
             connection.peer.setblocking(True)
             with contextlib.suppress(ClosedError):
                 connection.flush()
+
+    @property
+    def _bounds(self) -> Bounds:
+        assert self._bounds_made is not None, "the keeper is open"
+        return self._bounds_made
 
     def _is_over(self) -> bool:
         if self._by_key or self._waiting:
@@ -177,10 +180,12 @@ class Keeper:
             # What is not safe yet is not told; processes go on, and the next turn tries again.
             log(f"cannot write the journal: {error}")
             self._loop.after(1.0, lambda: None)
+            self._bounds.go_home()
             return
         if self._news:
             faults.point("keeper.recorded")
         self._tell()
+        self._bounds.go_home()
 
     # Connections
 
@@ -325,7 +330,7 @@ class Keeper:
         patterns = needles(request.secrets)
         try:
             descriptor = listener.fileno() if listener else None
-            with self._bounded(request.process_limit) as (group, user_bound):
+            with self._bounds.held(request.process_limit) as (group, user_bound):
                 pid = start(request, self._marker, writer, self._null, descriptor)
         except ExecError as error:
             os.close(reader)
@@ -369,40 +374,6 @@ class Keeper:
         self._latest[request.key] = started
         self._news.append(started)
         return Reply(id=request.id)
-
-    @contextlib.contextmanager
-    def _bounded(self, limit: int) -> Iterator[tuple[groups.Group | None, int | None]]:
-        """What is started meanwhile is held to the limit, as well as this host and its user allow."""
-        group = self._enter_group(limit) if limit else None
-        if group is not None:
-            try:
-                yield group, None
-            except BaseException:
-                self._leave_group()
-                group.remove()
-                raise
-            self._leave_group()
-        elif limit and user_limit.holds():
-            with user_limit.bounded(limit) as bound:
-                yield None, bound
-        else:
-            yield None, None
-
-    def _enter_group(self, limit: int) -> groups.Group | None:
-        if self._groups is None:
-            return None
-        try:
-            return self._groups.enter(limit)
-        except OSError as error:
-            log(f"cannot make a control group: {error}")
-            return None
-
-    def _leave_group(self) -> None:
-        assert self._groups is not None
-        try:
-            self._groups.leave()
-        except OSError as error:
-            log(f"cannot return to my control group: {error}")
 
     def _look_at_limits(self) -> None:
         """Who has reached a limit is told so while it runs. (Only version 2 of control groups would report it.)"""
@@ -544,7 +515,7 @@ class Keeper:
         del self._by_key[child.key]
         self._loop.unwatch(child.pump.descriptor)
         if child.group is not None:
-            self._remove_group(child.group)
+            self._remove_later(child.group, 0.0)
         child.pump.close()
         code = os.waitstatus_to_exitcode(child.status or 0)
         self._record_end(
@@ -566,10 +537,15 @@ class Keeper:
             self._loop.after(_SWEEP_EVERY_S, self._sweep_ended)
         self._ended_since_sweep.add(child.key)
 
-    def _remove_group(self, group: groups.Group) -> None:
-        if not group.remove():
-            group.kill()
-            self._loop.after(_REMOVE_AGAIN_S, lambda: self._remove_group(group))
+    def _remove_later(self, group: groups.Group, after_s: float) -> None:
+        """Not before its end was told, and again where something in it has not ended yet."""
+
+        def remove() -> None:
+            if not group.remove():
+                group.kill()
+                self._remove_later(group, _REMOVE_AGAIN_S)
+
+        self._loop.after(after_s, remove)
 
     def _record_end(self, event: ProcessEnded) -> None:
         self._journal.add(Ended(event=event))
@@ -615,19 +591,6 @@ class Keeper:
             elif self._latest.pop(key, None) is not None:
                 self._forgotten_early.discard(key)
                 self._journal.add(Forgotten(key=key))
-
-
-def _groups(marker: str) -> groups.Groups | None:
-    place = groups.find()
-    if place is None:
-        return None
-    found = groups.Groups(place, marker)
-    try:
-        found.open()
-    except OSError as error:
-        log(f"no control groups are to be had in {place.base}: {error}")
-        return None
-    return found
 
 
 def main() -> None:

@@ -1,0 +1,80 @@
+"""How the keeper holds what it starts to a number of processes: by control groups, or by the user's limit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from fusemld.executors.process import groups, user_limit
+from fusemld.executors.process.loop import log
+
+
+class Bounds:
+    """One for a keeper's life. Whatever goes wrong with a group is logged: the step then runs without."""
+
+    def __init__(self, marker: str) -> None:
+        self._groups = _open(marker)
+        self._is_away = False
+
+    @contextlib.contextmanager
+    def held(self, limit: int) -> Iterator[tuple[groups.Group | None, int | None]]:
+        """What is started meanwhile is held to the limit, as well as this host and its user allow.
+
+        The keeper stays in the group until `go_home`, or until it starts something else: to leave it, it would
+        have to wait until what it has started has got going, and it has something to tell first.
+        """
+        group = self._enter(limit) if limit else None
+        if group is not None:
+            try:
+                yield group, None
+            except BaseException:
+                self.go_home()
+                group.remove()
+                raise
+            return
+        self.go_home()
+        if limit and user_limit.holds():
+            with user_limit.bounded(limit) as bound:
+                yield None, bound
+        else:
+            yield None, None
+
+    def go_home(self) -> None:
+        """Leave the group of what was started last."""
+        if not self._is_away or self._groups is None:
+            return
+        self._is_away = False
+        try:
+            self._groups.leave()
+        except OSError as error:
+            log(f"cannot return to my control group: {error}")
+
+    def clean(self) -> None:
+        """End and remove what is in any group of this state folder."""
+        self.go_home()
+        if self._groups is not None:
+            self._groups.clean()
+
+    def _enter(self, limit: int) -> groups.Group | None:
+        if self._groups is None:
+            return None
+        try:
+            group = self._groups.enter(limit)
+        except OSError as error:
+            log(f"cannot make a control group: {error}")
+            return None
+        self._is_away = True
+        return group
+
+
+def _open(marker: str) -> groups.Groups | None:
+    place = groups.find()
+    if place is None:
+        return None
+    found = groups.Groups(place, marker)
+    try:
+        found.open()
+    except OSError as error:
+        log(f"no control groups are to be had in {place.base}: {error}")
+        return None
+    return found
