@@ -85,6 +85,14 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
+    def kill_everything(self) -> None:
+        """Daemon, keeper and steps, as when the host goes down."""
+        self.kill()
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # some end by themselves meanwhile
+                process.kill()
+        self.wait_for(lambda: not self.processes(), 10, "all to be dead")
+
     def terminate(self) -> float:
         """SIGTERM; how long it took in seconds."""
         assert self.process is not None

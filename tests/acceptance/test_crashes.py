@@ -463,10 +463,7 @@ def test_after_a_crash_of_the_host_what_ran_gets_a_new_attempt(
 
 def crash_host(daemon: Daemon, is_journal_lost: bool) -> None:
     """Kill everything, and let what was written come from another boot; what was never synced may be gone."""
-    daemon.kill()
-    for process in daemon.processes():
-        process.kill()
-    daemon.wait_for(lambda: not daemon.processes(), 10, "all to be dead")
+    daemon.kill_everything()
     for file in (daemon.state / "keeper" / "journal", daemon.state / "attempts" / "boot.json"):
         text = file.read_text()
         assert boot_id() in text

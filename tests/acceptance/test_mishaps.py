@@ -7,11 +7,9 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from fusemld.api import views
@@ -70,15 +68,6 @@ def says(daemon: Daemon, text: str) -> Callable[[], bool]:
 def what_is_written(daemon: Daemon) -> list[Path]:
     """Not the index of the write-ahead log: it is written as memory, and the kernel answers that with SIGBUS."""
     return [daemon.state / name for name in ("fusemld.db", "fusemld.db-wal", "keeper/journal")]
-
-
-def kill_everything(daemon: Daemon) -> None:
-    """As when the host goes down."""
-    daemon.kill()
-    for process in daemon.processes():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    daemon.wait_for(lambda: not daemon.processes(), 10, "all to be dead")
 
 
 class Work:
@@ -215,7 +204,7 @@ def test_a_read_only_file_system_is_told_and_nothing_is_lost(daemon: Daemon, led
     work = Work(daemon, ledger)
     daemon.start()
     work.begin(2)
-    kill_everything(daemon)
+    daemon.kill_everything()
     work.gate.touch()
 
     mishaps.remount(daemon.state, "ro")
@@ -327,7 +316,7 @@ def test_a_host_that_goes_down_loses_what_ran_and_says_so(
     daemon.start()
     work.begin(2)
 
-    kill_everything(daemon)
+    daemon.kill_everything()
     work.gate.touch()
     mishaps.change_boot_id(daemon.base / "boot_id")
     daemon.start()

@@ -52,7 +52,7 @@ def is_gone(pid: int | None) -> bool:
     assert pid is not None
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # also between opening and reading
         return True
 
 
