@@ -39,6 +39,10 @@ class Bounds:
         else:
             yield None, None
 
+    def release(self, group: groups.Group) -> bool:
+        """The step has ended. False: something of it has not."""
+        return self._groups is None or self._groups.give_back(group)
+
     def go_home(self) -> None:
         """Leave the group of what was started last."""
         if not self._is_away or self._groups is None:

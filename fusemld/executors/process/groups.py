@@ -16,6 +16,8 @@ import signal
 from fusemld.executors.process.spawning import kill
 
 OWN_GROUP = "daemon"
+KEPT = 64
+"""Empty groups that wait for another step."""
 _TREE = "cgroup.subtree_control"
 
 
@@ -102,22 +104,32 @@ class Group:
         self._paths = [self._path] + ([f"{place.shares.base}/{name}"] if place.shares is not None else [])
         self._door = place.door
         self._limit = limit
+        self._refused_before = 0
 
     def open(self) -> None:
         """Raises OSError."""
         for path in self._paths:
             os.mkdir(path)  # noqa: PTH102
+        self._bound()
+
+    def renew(self, limit: int) -> None:
+        """Let an empty group be that of another step. Raises OSError."""
+        self._limit = limit
+        self._refused_before += self.refusals
+        self._bound()
+
+    def _bound(self) -> None:
         # The keeper itself is in it while it starts the first process.
         _write(f"{self._path}/pids.max", str(max(2, self._limit)))
 
     @property
     def refusals(self) -> int:
-        """How often a process could not be started because of the limit."""
+        """How often a process of the step could not be started because of the limit."""
         try:
             words = _text(f"{self._path}/pids.events").split()
         except OSError:
             return 0
-        return int(words[words.index("max") + 1]) if "max" in words else 0
+        return int(words[words.index("max") + 1]) - self._refused_before if "max" in words else 0
 
     def enter(self) -> None:
         """Whatever this process starts from now on is in the group. Raises OSError."""
@@ -138,6 +150,13 @@ class Group:
     @property
     def is_populated(self) -> bool:
         return bool(self._pids())
+
+    def is_known_empty(self) -> bool:
+        """False also where that cannot be found out now."""
+        try:
+            return not _text(f"{self._path}/cgroup.procs").split()
+        except OSError:
+            return False
 
     def seal(self) -> None:
         with contextlib.suppress(OSError):
@@ -168,6 +187,7 @@ class Groups:
         self._place = place
         self._prefix = f"fusemld-{marker}-"
         self._numbers = itertools.count(1)
+        self._free: list[Group] = []
 
     def open(self) -> None:
         """What an earlier keeper left can start nothing more. Raises OSError where none can be had after all."""
@@ -186,17 +206,31 @@ class Groups:
             probe.remove()
 
     def enter(self, limit: int) -> Group:
-        """A new group, with this process in it until `leave`. Raises OSError, with the process where it was."""
-        number = next(self._numbers)
-        group = Group(self._place, f"{self._prefix}{os.getpid()}-{number}", limit)
+        """An empty group with this process in it until `leave`. Raises OSError, with the process where it was."""
+        is_used = bool(self._free)
+        name = f"{self._prefix}{os.getpid()}-{next(self._numbers)}"
+        group = self._free.pop() if is_used else Group(self._place, name, limit)
         try:
-            group.open()
+            if is_used:
+                group.renew(limit)
+            else:
+                group.open()
             group.enter()
         except OSError:
             self.leave()
             group.remove()
             raise
         return group
+
+    def give_back(self, group: Group) -> bool:
+        """Keep it for another step, or remove it: making and removing groups costs the kernel more than entering
+        them. False: something in it has not ended yet."""
+        if len(self._free) >= KEPT:
+            return group.remove()
+        if not group.is_known_empty():
+            return False
+        self._free.append(group)
+        return True
 
     def leave(self) -> None:
         """Back to where this process belongs. Raises OSError."""
@@ -211,6 +245,7 @@ class Groups:
 
     def clean(self) -> None:
         """End and remove all that is left."""
+        self._free.clear()
         for group in self._left():
             group.kill()
             group.remove()

@@ -541,7 +541,7 @@ class Keeper:
         """Not before its end was told, and again where something in it has not ended yet."""
 
         def remove() -> None:
-            if not group.remove():
+            if not self._bounds.release(group):
                 group.kill()
                 self._remove_later(group, _REMOVE_AGAIN_S)
 

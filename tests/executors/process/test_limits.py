@@ -84,17 +84,25 @@ async def test_a_new_keeper_ends_what_forks_without_end(
 
 
 @held
-async def test_groups_go_with_their_steps(host: HostFactory, until: Until) -> None:
+async def test_groups_are_used_again_and_go_with_their_keeper(host: HostFactory, until: Until) -> None:
     place = groups.find()
     assert place is not None
+    base = Path(place.base)
     async with host() as opened:
         async with anyio.create_task_group() as tasks:
             for number in range(30):
                 tasks.start_soon(opened.shell, f"s/{number}", "sleep 0")
                 tasks.start_soon(lambda key: opened.shell(key, "exit 0", process_limit=LIMIT), f"l/{number}")
         marker = (opened.state / "keeper" / "journal").read_text().split('"marker":"', 1)[1].split('"', 1)[0]
+        pattern = f"fusemld-{marker}-*"
+        await until(lambda: not any(map(_pids, base.glob(pattern))))
+        before = len(list(base.glob(pattern)))
+        for number in range(5):
+            await opened.shell(f"again/{number}", "exit 0", process_limit=LIMIT)
 
-        await until(lambda: not list(Path(place.base).glob(f"fusemld-{marker}-*")))
+        assert len(list(base.glob(pattern))) == before
+
+    await until(lambda: not list(base.glob(pattern)))
 
 
 def _pids(group: Path) -> set[int]:
