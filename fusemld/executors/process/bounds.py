@@ -18,7 +18,8 @@ class Bounds:
 
     @contextlib.contextmanager
     def held(self, limit: int) -> Iterator[tuple[groups.Group | None, int | None]]:
-        """What is started meanwhile is held to the limit, as well as this host and its user allow.
+        """What is started meanwhile is held to the limit, as well as this host and its user allow. Raises OSError
+        where it would be in the group of something else.
 
         The keeper stays in the group until `go_home`, or until it starts something else: to leave it, it would
         have to wait until what it has started has got going, and it has something to tell first.
@@ -27,12 +28,12 @@ class Bounds:
         if group is not None:
             try:
                 yield group, None
-            except BaseException:
+            except Exception:
                 self.go_home()
                 group.remove()
                 raise
             return
-        self.go_home()
+        self._leave()
         if limit and user_limit.holds():
             with user_limit.bounded(limit) as bound:
                 yield None, bound
@@ -44,14 +45,16 @@ class Bounds:
         return self._groups is None or self._groups.give_back(group)
 
     def go_home(self) -> None:
-        """Leave the group of what was started last."""
-        if not self._is_away or self._groups is None:
-            return
-        self._is_away = False
+        """Leave the group of what was started last; where that cannot be done now, with the next call."""
         try:
-            self._groups.leave()
+            self._leave()
         except OSError as error:
             log(f"cannot return to my control group: {error}")
+
+    def _leave(self) -> None:
+        if self._is_away and self._groups is not None:
+            self._groups.leave()
+            self._is_away = False
 
     def clean(self) -> None:
         """End and remove what is in any group of this state folder."""
@@ -62,13 +65,12 @@ class Bounds:
     def _enter(self, limit: int) -> groups.Group | None:
         if self._groups is None:
             return None
+        self._is_away = True
         try:
-            group = self._groups.enter(limit)
+            return self._groups.enter(limit)
         except OSError as error:
             log(f"cannot make a control group: {error}")
             return None
-        self._is_away = True
-        return group
 
 
 def _open(marker: str) -> groups.Groups | None:

@@ -138,25 +138,17 @@ class Group:
 
     def kill(self) -> bool:
         """Kill what is in it, once; nothing can be started there any more. False: nothing was left."""
-        own = os.getpid()
-        if not (pids := self._pids()):
+        if (pids := self._pids()) == set():
             return False
         self.seal()
-        for pid in pids | self._pids():
-            if pid != own:
-                kill(pid, signal.SIGKILL)
+        for pid in ((pids or set()) | (self._pids() or set())) - {os.getpid()}:
+            kill(pid, signal.SIGKILL)
         return True
 
     @property
     def is_populated(self) -> bool:
-        return bool(self._pids())
-
-    def is_known_empty(self) -> bool:
-        """False also where that cannot be found out now."""
-        try:
-            return not _text(f"{self._path}/cgroup.procs").split()
-        except OSError:
-            return False
+        """True also where that cannot be found out now."""
+        return self._pids() != set()
 
     def seal(self) -> None:
         with contextlib.suppress(OSError):
@@ -164,7 +156,8 @@ class Group:
 
     def remove(self) -> bool:
         """False: something in it has not ended yet."""
-        for path in self._paths:
+        # The first is how the next keeper finds it, so that one goes last.
+        for path in reversed(self._paths):
             try:
                 os.rmdir(path)  # noqa: PTH106
             except FileNotFoundError:
@@ -173,11 +166,14 @@ class Group:
                 return False
         return True
 
-    def _pids(self) -> set[int]:
+    def _pids(self) -> set[int] | None:
+        """None: nobody can tell now, for want of descriptors perhaps."""
         try:
             return {int(line) for line in _text(f"{self._path}/cgroup.procs").split()}
-        except OSError:
+        except FileNotFoundError:
             return set()
+        except OSError:
+            return None
 
 
 class Groups:
@@ -206,7 +202,7 @@ class Groups:
             probe.remove()
 
     def enter(self, limit: int) -> Group:
-        """An empty group with this process in it until `leave`. Raises OSError, with the process where it was."""
+        """An empty group with this process in it until `leave`. Raises OSError: then it may be anywhere."""
         is_used = bool(self._free)
         name = f"{self._prefix}{os.getpid()}-{next(self._numbers)}"
         group = self._free.pop() if is_used else Group(self._place, name, limit)
@@ -217,7 +213,8 @@ class Groups:
                 group.open()
             group.enter()
         except OSError:
-            self.leave()
+            with contextlib.suppress(OSError):
+                self.leave()
             group.remove()
             raise
         return group
@@ -227,7 +224,7 @@ class Groups:
         them. False: something in it has not ended yet."""
         if len(self._free) >= KEPT:
             return group.remove()
-        if not group.is_known_empty():
+        if group.is_populated:
             return False
         self._free.append(group)
         return True

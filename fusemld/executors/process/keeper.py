@@ -119,7 +119,7 @@ class Keeper:
         self._shutdowns: list[tuple[Connection, int]] = []
         self._stopping = False
         self._oom = detaching.lower_oom_score()
-        self._bounds_made: Bounds | None = None
+        self._bounds: Bounds
         self._looks_at_limits = False
 
     def open(self) -> None:
@@ -128,7 +128,7 @@ class Keeper:
         opened = self._journal.opened
         self._marker = opened.marker if opened else secrets.token_hex(8)
         boot = boot_id()
-        self._bounds_made = Bounds(self._marker)
+        self._bounds = Bounds(self._marker)
         ends = recovery.settle(self._journal, boot, self._marker)
         self._bounds.clean()
         self._journal.add(Opened(boot=boot, marker=self._marker), *(Ended(event=end) for end in ends))
@@ -152,11 +152,6 @@ class Keeper:
             connection.peer.setblocking(True)
             with contextlib.suppress(ClosedError):
                 connection.flush()
-
-    @property
-    def _bounds(self) -> Bounds:
-        assert self._bounds_made is not None, "the keeper is open"
-        return self._bounds_made
 
     def _is_over(self) -> bool:
         if self._by_key or self._waiting:

@@ -1,13 +1,14 @@
-"""Where control groups may be made, by what the kernel says of a process."""
+"""Where control groups may be made, by what the kernel says of a process, and what is made of its refusals."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from fusemld.executors.process import groups
+from fusemld.executors.process import bounds, groups
 
 
 class Host:
@@ -99,3 +100,47 @@ def test_a_group_that_belongs_to_somebody_else_is_of_no_use(host: Host) -> None:
     host.is_in("8:pids:/a\n0::/", V1)
 
     assert host.found() is None
+
+
+def test_a_group_of_which_nobody_can_tell_who_is_in_it_counts_as_populated(host: Host) -> None:
+    place = groups.Place(base=str(host.mount), home=str(host.mount))
+    group = groups.Group(place, "g", 5)
+    folder = host.group("g")
+    (folder / "cgroup.procs").mkdir()
+
+    unknown = (group.is_populated, group.kill())
+    (folder / "cgroup.procs").rmdir()
+    (folder / "cgroup.procs").write_text("")
+    empty = (group.is_populated, group.kill())
+
+    assert unknown == (True, True)
+    assert empty == (False, False)
+
+
+class StuckGroups(groups.Groups):
+    """A double: entering works, and leaving does not as long as `is_stuck`."""
+
+    is_stuck = True
+
+    def enter(self, limit: int) -> groups.Group:
+        return groups.Group(self._place, "g", limit)
+
+    def leave(self) -> None:
+        if self.is_stuck:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_nothing_is_started_in_the_group_of_something_else(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = groups.Place(base=str(host.mount), home=str(host.mount))
+    stuck = StuckGroups(place, "m")
+    monkeypatch.setattr(bounds, "_open", lambda _marker: stuck)
+    made = bounds.Bounds("m")
+
+    with made.held(5) as (group, _):
+        assert group is not None
+    made.go_home()
+    with pytest.raises(OSError, match="Too many open files"), made.held(0):
+        pytest.fail("it would be started")
+    stuck.is_stuck = False
+    with made.held(0) as (group, _):
+        assert group is None
