@@ -1,6 +1,7 @@
 """doit: in the process, with its SQLite database. It writes its state once, at the end."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -26,7 +27,11 @@ def main(shape: str, count: int, folder: str) -> None:
     started = time.perf_counter()
     if DoitMain(loader).run([]):
         sys.exit("doit failed")
-    print(time.perf_counter() - started)
+    took_s = time.perf_counter() - started
+    with sqlite3.connect("state.db") as connection:
+        (recorded,) = connection.execute("SELECT count(*) FROM doit WHERE task_id LIKE 'step:%'").fetchone()
+    assert recorded == count
+    print(took_s)
 
 
 main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
