@@ -48,9 +48,13 @@ def why_no_double() -> str:
     return "" if shutil.which("cc") else "there is no C compiler"
 
 
-needs_mounts = pytest.mark.skipif(bool(_why := why_no_mounts()), reason=_why)
-needs_small_disk = pytest.mark.skipif(bool(_why := why_no_small_disk()), reason=_why)
-needs_double = pytest.mark.skipif(bool(_why := why_no_double()), reason=_why)
+def _skipped(why: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(bool(why), reason=why)
+
+
+needs_mounts = _skipped(why_no_mounts())
+needs_small_disk = _skipped(why_no_small_disk())
+needs_double = _skipped(why_no_double())
 
 
 # Mounts
