@@ -191,7 +191,10 @@ def _service_state(services: Sequence[str], states: Mapping[str, str]) -> str:
 
 def _room(state: Path) -> views.ComponentHealth:
     """The database has room of its own for a while, but no step can start on a full disk."""
-    found = os.statvfs(state)
+    try:
+        found = os.statvfs(state)
+    except OSError as error:
+        return views.ComponentHealth(name="disk", ok=False, message=f"cannot look at the disk: {error}")
     blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
     free = blocks * found.f_frsize
     message = "" if free >= LEAST_FREE_BYTES else f"the disk is full: {free >> 20} MiB are left for {state}"

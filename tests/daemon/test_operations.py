@@ -399,6 +399,19 @@ async def test_what_was_seen_and_cannot_be_stored_is_in_the_health_report(
         assert all(part.message == "" for part in well.components)
 
 
+async def test_a_full_disk_is_in_the_health_report(desk: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with desk() as there:
+        well = await there.operations.health()
+        monkeypatch.setattr("fusemld.daemon.operations.LEAST_FREE_BYTES", 1 << 62)
+        full = await there.operations.health()
+
+        assert well.state is HealthState.OK
+        assert full.state is HealthState.DEGRADED
+        (disk,) = [part for part in full.components if not part.ok]
+        assert disk.name == "disk"
+        assert disk.message.startswith("the disk is full: ")
+
+
 async def test_applications_are_listed_and_deleted(desk: Open) -> None:
     async with desk() as there:
         await there.applications.record(Application(name="iris", type="predictor", url="http://x"))

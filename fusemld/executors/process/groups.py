@@ -13,6 +13,8 @@ import itertools
 import os
 import signal
 
+import msgspec
+
 from fusemld.executors.process.spawning import kill
 
 OWN_GROUP = "daemon"
@@ -21,16 +23,15 @@ KEPT = 64
 _TREE = "cgroup.subtree_control"
 
 
-class Place:
-    """`base` is where groups can be made, `home` where the process itself is (folders)."""
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """`base` is where groups can be made, `home` where the process itself is (folders); `door` is the file of a
+    group by which a process enters. `shares` is the same in the hierarchy that divides the processors, where that
+    is one of its own (version 1)."""
 
-    def __init__(self, *, base: str, home: str, door: str = "cgroup.procs", shares: Place | None = None) -> None:
-        self.base = base
-        self.door = door
-        """The file of a group by which a process enters."""
-        self.home = home
-        self.shares = shares
-        """The same in the hierarchy that divides the processors, where that is one of its own (version 1)."""
+    base: str
+    home: str
+    door: str = "cgroup.procs"
+    shares: Place | None = None
 
 
 def find(pid: int | None = None, proc: str = "/proc") -> Place | None:
