@@ -12,7 +12,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import anyio
 import msgspec
@@ -20,6 +19,7 @@ import structlog
 from anyio.abc import TaskStatus
 
 from fusemld.daemon.pulse import Pulse
+from fusemld.daemon.surroundings import Clock, Performer, Planner
 from fusemld.daemon.timers import Timers
 from fusemld.engine import effects, events
 from fusemld.engine.admission import Admission
@@ -39,34 +39,6 @@ LAZY_S = 0.05
 """How long an event that nobody waits for may wait for company before it is committed."""
 WRITE_RETRY_S = 1.0
 BATCH = 1000
-
-
-class Performer(Protocol):
-    """Performs effects: returns at once, answers by `Supervisor.post`."""
-
-    def anticipate(self, run: Run, plan: Plan, effect: effects.LaunchStep) -> None:
-        """The effect is to be performed as soon as what led to it is durable. Whatever may be done before, and
-        is of no harm if it never comes to that, can be done now: `perform` or `dismiss` follows."""
-
-    def dismiss(self, key: AttemptKey) -> None:
-        """What was anticipated does not come."""
-
-    def perform(self, run: Run, plan: Plan, effect: effects.AnyEffect, *, recovered: bool) -> None: ...
-
-    def recorded(self, key: AttemptKey) -> None:
-        """The end of the attempt is safe: whoever ran it may forget it."""
-
-
-class Clock(Protocol):
-    """See `fusemld.daemon.clock.WallClock`."""
-
-    def __call__(self) -> float: ...
-    def moved_s(self) -> float: ...
-    def record(self) -> Change: ...
-
-
-class Planner(Protocol):
-    async def plan(self, workflow_digest: str) -> Plan: ...
 
 
 class ActiveRun:

@@ -10,7 +10,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from fusemld.daemon.plans import Plans
-from fusemld.daemon.supervisor import Performer, Supervisor
+from fusemld.daemon.supervisor import Supervisor
+from fusemld.daemon.surroundings import Performer
 from fusemld.engine import effects
 from fusemld.engine.admission import Admission
 from fusemld.engine.begin import new_run
