@@ -5,8 +5,31 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import msgspec
+
 from fusemld.executors.process import groups, user_limit
 from fusemld.executors.process.loop import log
+
+
+class Bound(msgspec.Struct, kw_only=True):
+    """What holds one step to its `limit`: its `group` or, where there is none, that its user may have no more
+    processes when `on_host` of them are on this host."""
+
+    limit: int
+    group: groups.Group | None = None
+    on_host: int = 0
+    reached: str = ""
+    """The name of the limit, once it was found to be reached."""
+
+    def is_reached_now(self) -> bool:
+        """Whether that is found out only now. (Only version 2 of control groups would report it.)"""
+        if self.reached:
+            return False
+        is_so = self.group.refusals > 0 if self.group is not None else user_limit.on_host() >= self.on_host
+        if is_so:
+            what = f"{self.limit} processes and threads at the same time"
+            self.reached = f"the limit of {what} (setting process.step_processes)"
+        return is_so
 
 
 class Bounds:
@@ -17,7 +40,7 @@ class Bounds:
         self._is_away = False
 
     @contextlib.contextmanager
-    def held(self, limit: int) -> Iterator[tuple[groups.Group | None, int | None]]:
+    def held(self, limit: int) -> Iterator[Bound | None]:
         """What is started meanwhile is held to the limit, as well as this host and its user allow. Raises OSError
         where it would be in the group of something else.
 
@@ -27,7 +50,7 @@ class Bounds:
         group = self._enter(limit) if limit else None
         if group is not None:
             try:
-                yield group, None
+                yield Bound(limit=limit, group=group)
             except Exception:
                 self.go_home()
                 group.remove()
@@ -35,10 +58,10 @@ class Bounds:
             return
         self._leave()
         if limit and user_limit.holds():
-            with user_limit.bounded(limit) as bound:
-                yield None, bound
+            with user_limit.bounded(limit) as on_host:
+                yield Bound(limit=limit, on_host=on_host)
         else:
-            yield None, None
+            yield None
 
     def release(self, group: groups.Group) -> bool:
         """The step has ended. False: something of it has not."""

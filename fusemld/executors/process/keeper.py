@@ -13,7 +13,6 @@ import contextlib
 import errno
 import os
 import secrets
-import select
 import signal
 import socket
 import sys
@@ -24,10 +23,11 @@ from pathlib import Path
 import msgspec
 
 from fusemld.executors.masking import needles
-from fusemld.executors.process import detaching, groups, recovery, user_limit
-from fusemld.executors.process.bounds import Bounds
+from fusemld.executors.process import detaching, groups, recovery
+from fusemld.executors.process.bounds import Bound, Bounds
+from fusemld.executors.process.clients import Clients
 from fusemld.executors.process.collecting import collect
-from fusemld.executors.process.connections import ClosedError, Connection, is_allowed, listen
+from fusemld.executors.process.connections import ClosedError, Connection
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
 from fusemld.executors.process.listeners import Listeners
 from fusemld.executors.process.loop import Loop, log, survive
@@ -42,17 +42,15 @@ from fusemld.executors.process.spawning import (
     start_ticks,
 )
 from fusemld.executors.process.wire import (
-    VERSION,
     Ask,
     CloseListener,
     Forget,
-    Hello,
     ProcessEvent,
     Reply,
+    Request,
     Shutdown,
     Spawn,
     Stop,
-    ToKeeper,
     Told,
     keeper_folder,
 )
@@ -83,16 +81,17 @@ class Child(msgspec.Struct, kw_only=True):
     results: bytes
     outputs: tuple[str, ...]
     output_limit_bytes: int
-    process_limit: int
-    group: groups.Group | None = None
-    user_bound: int | None = None
-    """So many processes may be there, where there is no group."""
-    reached_limit: str = ""
+    bound: Bound | None
     status: int | None = None
     killed: bool = False
     kill_at: float | None = None
     drain_until: float | None = None
     swept: bool = False
+
+    @property
+    def group(self) -> groups.Group | None:
+        """The control group that only it and what it has started are in, where there is one."""
+        return None if self.bound is None else self.bound.group
 
 
 class Keeper:
@@ -104,7 +103,7 @@ class Keeper:
         self._idle_s = idle_s
         self._journal = Journal(folder / "journal")
         self._loop = Loop()
-        self._connections: dict[int, Connection] = {}
+        self._clients = Clients(self._loop, self._handle)
         self._children: dict[int, Child] = {}
         self._by_key: dict[str, Child] = {}
         self._latest: dict[str, ProcessEvent] = {}
@@ -139,7 +138,7 @@ class Keeper:
         for end in ends:
             log(f"lost {end.key}: {end.lost}")
         self._loop.watch_signals()
-        self._listen(listen(self._folder))
+        self._clients.let_in(self._folder)
 
     def serve(self) -> None:
         """Until told to shut down, or idle for long enough with nobody connected."""
@@ -159,7 +158,7 @@ class Keeper:
             return False
         if self._stopping:
             return True
-        if self._connections:
+        if self._clients:
             self._idle_since = time.monotonic()
         return time.monotonic() - self._idle_since > self._idle_s
 
@@ -169,91 +168,26 @@ class Keeper:
             self._stop_everything(_TERMINATED_GRACE_S)
         self._reap()
         self._spawn_some()
-        try:
-            self._journal.commit()
-        except OSError as error:
-            # What is not safe yet is not told; processes go on, and the next turn tries again.
-            log(f"cannot write the journal: {error}")
-            self._loop.after(1.0, lambda: None)
-            self._bounds.go_home()
-            return
-        if self._news:
-            faults.point("keeper.recorded")
         self._tell()
         self._bounds.go_home()
 
-    # Connections
-
-    def _listen(self, server: socket.socket) -> None:
-        self._loop.watch(server.fileno(), lambda _mask: self._accept(server))
-
-    def _accept(self, server: socket.socket) -> None:
-        try:
-            peer, _address = server.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            # The connection stays where it is, and would wake the loop again at once.
-            log(f"cannot accept a connection: {error}")
-            self._loop.unwatch(server.fileno())
-            self._loop.after(_AGAIN_S, lambda: self._listen(server))
-            return
-        if not is_allowed(peer):
-            peer.close()
-            return
-        connection = Connection(peer)
-        self._connections[peer.fileno()] = connection
-        self._loop.watch(peer.fileno(), lambda mask: self._serve(connection, mask))
-        connection.send(Hello(version=VERSION, pid=os.getpid()))
-        self._flush(connection)
-
-    def _serve(self, connection: Connection, mask: int) -> None:
-        try:
-            if mask & ~select.EPOLLOUT:
-                for message in connection.receive():
-                    self._handle(connection, message)
-        except ClosedError as closed:
-            self._drop(connection, str(closed))
-        else:
-            if mask & select.EPOLLOUT:
-                self._flush(connection)
-
-    def _flush(self, connection: Connection) -> None:
-        descriptor = connection.peer.fileno()
-        if descriptor < 0:
-            return
-        try:
-            done = connection.flush()
-        except ClosedError as closed:
-            self._drop(connection, str(closed))
-        else:
-            if done is connection.is_blocked:
-                connection.is_blocked = not done
-                self._loop.watch_writing(descriptor, not done)
-
-    def _drop(self, connection: Connection, reason: str) -> None:
-        descriptor = connection.peer.fileno()
-        if descriptor < 0:
-            return
-        if reason:
-            log(f"connection dropped: {reason}")
-        self._loop.unwatch(descriptor)
-        del self._connections[descriptor]
-        connection.peer.close()
-
     def _tell(self) -> None:
+        """What is not safe yet is not told; processes go on, and the next turn tries again."""
+        try:
+            self._journal.commit()
+        except OSError as error:
+            log(f"cannot write the journal: {error}")
+            self._loop.after(1.0, lambda: None)
+            return
         news, self._news = self._news, []
-        for connection in tuple(self._connections.values()):
-            if connection.greeted:
-                for event in news:
-                    connection.send(Told(id=0, event=event))
-            if connection.has_outgoing:
-                self._flush(connection)
+        if news:
+            faults.point("keeper.recorded")
+        self._clients.tell(news)
 
-    def _handle(self, connection: Connection, message: ToKeeper) -> None:
+    # What is asked
+
+    def _handle(self, connection: Connection, message: Request) -> None:
         match message:
-            case Hello():
-                connection.greeted = message.version == VERSION
             case Spawn():
                 self._waiting.append((connection, message))
             case Stop():
@@ -325,7 +259,7 @@ class Keeper:
         patterns = needles(request.secrets)
         try:
             descriptor = listener.fileno() if listener else None
-            with self._bounds.held(request.process_limit) as (group, user_bound):
+            with self._bounds.held(request.process_limit) as bound:
                 pid = start(request, self._marker, writer, self._null, descriptor)
         except ExecError as error:
             os.close(reader)
@@ -351,14 +285,12 @@ class Keeper:
             results=request.results,
             outputs=request.outputs,
             output_limit_bytes=request.output_limit_bytes,
-            process_limit=request.process_limit,
-            group=group,
-            user_bound=user_bound,
+            bound=bound,
         )
         self._children[pid] = child
         self._by_key[request.key] = child
         self._loop.watch(reader, lambda _mask: self._pump(child))
-        if not self._looks_at_limits and (group is not None or user_bound is not None):
+        if bound is not None and not self._looks_at_limits:
             self._looks_at_limits = True
             self._loop.after(_LOOK_EVERY_S, self._look_at_limits)
         started = ProcessStarted(key=request.key, at=time.time(), pid=pid)
@@ -371,8 +303,8 @@ class Keeper:
         return Reply(id=request.id)
 
     def _look_at_limits(self) -> None:
-        """Who has reached a limit is told so while it runs. (Only version 2 of control groups would report it.)"""
-        bounded = [child for child in self._by_key.values() if child.group or child.user_bound is not None]
+        """Who has reached a limit is told so while it runs."""
+        bounded = [child for child in self._by_key.values() if child.bound is not None]
         for child in bounded:
             self._look_at_limit(child)
         self._looks_at_limits = bool(bounded)
@@ -381,16 +313,8 @@ class Keeper:
 
     def _look_at_limit(self, child: Child) -> None:
         """Also before it is killed: afterwards nobody could tell. One note is enough."""
-        if child.reached_limit:
-            return
-        if child.group is not None:
-            reached = child.group.refusals > 0
-        else:
-            reached = child.user_bound is not None and user_limit.on_host() >= child.user_bound
-        if reached:
-            limit = f"{child.process_limit} processes and threads at the same time"
-            child.reached_limit = f"the limit of {limit} (setting process.step_processes)"
-            child.pump.note(f"it has reached {child.reached_limit}: no more can be started")
+        if child.bound is not None and child.bound.is_reached_now():
+            child.pump.note(f"it has reached {child.bound.reached}: no more can be started")
 
     # Stopping
 
@@ -416,12 +340,11 @@ class Keeper:
             if child.status is not None:
                 self._settle(child)
 
-    def _kill_group(self, child: Child) -> bool:
-        """All that it has started and that can be found by its groups; False: nothing was left."""
-        found = signal_group(child.pid, signal.SIGKILL)
-        if child.group is not None and child.group.kill():
-            found = True
-        return found
+    def _kill_group(self, child: Child) -> None:
+        """All that it has started and that can be found by its groups."""
+        signal_group(child.pid, signal.SIGKILL)
+        if child.group is not None:
+            child.group.kill()
 
     def _stop_everything(self, grace_s: float) -> None:
         self._stopping = True
@@ -523,7 +446,7 @@ class Keeper:
                 outputs=outputs,
                 refused_outputs=refused,
                 tail=child.pump.tail,
-                reached_limit=child.reached_limit,
+                reached_limit="" if child.bound is None else child.bound.reached,
             )
         )
         if child.group is not None:

@@ -95,7 +95,8 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     event: ProcessEvent
 
 
-ToKeeper = Hello | Spawn | Stop | Forget | Ask | CloseListener | Shutdown
+Request = Spawn | Stop | Forget | Ask | CloseListener | Shutdown
+ToKeeper = Hello | Request
 ToDaemon = Hello | Reply | Told
 
 _encoder = msgspec.msgpack.Encoder()

@@ -136,11 +136,12 @@ def test_nothing_is_started_in_the_group_of_something_else(host: Host, monkeypat
     monkeypatch.setattr(bounds, "_open", lambda _marker: stuck)
     made = bounds.Bounds("m")
 
-    with made.held(5) as (group, _):
-        assert group is not None
+    with made.held(5) as bound:
+        assert bound is not None
+        assert bound.group is not None
     made.go_home()
     with pytest.raises(OSError, match="Too many open files"), made.held(0):
         pytest.fail("it would be started")
     stuck.is_stuck = False
-    with made.held(0) as (group, _):
-        assert group is None
+    with made.held(0) as bound:
+        assert bound is None
