@@ -89,7 +89,7 @@ class KeeperEnvironments:
             ProcessRequest(
                 key=key,
                 argv=(
-                    *(sys.executable, "-m", "fusemld.hooks.building", "--spec", str(description)),
+                    *(sys.executable, "-P", "-m", "fusemld.hooks.building", "--spec", str(description)),
                     *("--environments", str(self._folders.environments), "--cache", str(self._folders.cache)),
                 ),
                 cwd=self._folders.environments,

@@ -207,7 +207,8 @@ class Keeper:
         """Raises `StartError` with the words of one that cannot start. One that was killed may be tried again."""
         folder = keeper_folder(self._state_folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = (sys.executable, "-m", "fusemld.executors.process.keeper")
+        # -P: no module is taken from the folder that the daemon was started in.
+        command = (sys.executable, "-P", "-m", "fusemld.executors.process.keeper")
         with (folder / "keeper.log").open("ab") as log:
             result = await anyio.run_process(
                 [*command, str(self._state_folder), str(self._idle_s)],

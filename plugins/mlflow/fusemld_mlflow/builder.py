@@ -1,6 +1,6 @@
 """The `mlflow-builder` step: builds the environment of the MLflow Project in its working folder.
 
-A process of its own (`python -m fusemld_mlflow.builder`). It reads its inputs from `FUSEML_*` variables and the
+A process of its own (`python -P -m fusemld_mlflow.builder`). It reads its inputs from `FUSEML_*` variables and the
 places of environments from `FUSEMLD_ENVIRONMENTS` and `FUSEMLD_CACHE`, and writes the name of the image.
 """
 

@@ -22,7 +22,7 @@ def main() -> None:
     ensure_bucket(sys.argv[1])
     # with PYTHONDONTWRITEBYTECODE every start would compile some thousand modules anew
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *sys.argv[2:]])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "mlflow", "server", *sys.argv[2:]])  # noqa: S606
 
 
 if __name__ == "__main__":

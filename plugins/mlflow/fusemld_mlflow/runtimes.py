@@ -35,7 +35,8 @@ class BuilderRuntime:
 
     def command(self, image: str, folders: RuntimeFolders) -> LocalCommand:  # noqa: ARG002
         return LocalCommand(
-            argv=(sys.executable, "-m", "fusemld_mlflow.builder"),
+            # -P: a project's own `types.py` or `json.py` is none of the builder's modules.
+            argv=(sys.executable, "-P", "-m", "fusemld_mlflow.builder"),
             env={
                 **network_environment(os.environ),
                 # a step has a home of its own, and interpreters of pyenv are below the daemon's

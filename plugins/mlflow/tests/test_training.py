@@ -108,6 +108,19 @@ def codeset(tmp_path: Path) -> Callable[[str], Path]:
     return copy
 
 
+def test_the_builder_takes_no_module_from_the_project(
+    tmp_path: Path, run_step: Callable[..., Step], runtime_folders: RuntimeFolders
+) -> None:
+    for module in ("json", "msgspec", "fusemld_mlflow"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('taken from the project')\n")
+
+    built = run_step(BuilderRuntime().command(BUILDER, runtime_folders), tmp_path, {})
+
+    assert built.status != 0
+    assert "MLproject" in built.log
+    assert "taken from the project" not in built.log
+
+
 @pytest.mark.services
 @pytest.mark.parametrize(
     ("example", "source", "weights"),

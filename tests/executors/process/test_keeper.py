@@ -37,6 +37,19 @@ async def test_an_exit_status_is_reported(host: HostFactory, status: int) -> Non
         assert (await opened.start("a")).pid > 0
 
 
+async def test_the_keeper_takes_no_module_from_where_the_daemon_was_started(
+    host: HostFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("fusemld", "msgspec", "select"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path)
+
+    async with host() as opened:
+        ended = await opened.shell("a", "exit 3")
+
+    assert ended.exit_status == 3
+
+
 async def test_a_signal_is_reported(host: HostFactory) -> None:
     async with host() as opened:
         ended = await opened.shell("a", "kill -USR1 $$")
