@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVarTuple, Unpack
 
@@ -22,33 +21,29 @@ from fusemld.daemon.supervisor import Supervisor
 from fusemld.engine import effects, events
 from fusemld.engine.plan import Plan
 from fusemld.engine.values import codeset_references
-from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted, Executor, Launch
+from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted, Executor
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import AttemptKey, Ending, Outcome, Run
 
 log = structlog.get_logger(__name__)
 
-FRESH_S = 60.0
-"""How long what an attempt was resolved to may wait until the attempt is recorded."""
-
 Ts = TypeVarTuple("Ts")
 
 
 class _Launching:
-    """An attempt on its way to its executor. It may be prepared before it `is_due`: until it is recorded. Once
-    `handed_over` it may exist outside, and only the executor's word ends it; before that, cancelling `scope` does.
+    """An attempt on its way to its executor. Once `handed_over` it may exist outside, and only the executor's word
+    ends it; before that, cancelling `scope` does.
 
     `is_over`: its end is known while it is still being started (the keeper was killed meanwhile). It must not be
     tried again: once its end is recorded it is forgotten, and would be started a second time.
     """
 
-    __slots__ = ("ending", "handed_over", "is_due", "is_over", "mask", "scope")
+    __slots__ = ("ending", "handed_over", "is_over", "mask", "scope")
 
     def __init__(self, *, handed_over: bool) -> None:
         self.scope = anyio.CancelScope()
         self.handed_over = handed_over
-        self.is_due = anyio.Event()
         self.is_over = False
         self.ending: Ending | None = None
         self.mask = Mask()
@@ -109,9 +104,10 @@ class StepPerformer:
                     self._start("pin", run.id, self._pin, run, plan, scope)
             case effects.LaunchStep(step=step, attempt=attempt):
                 key = AttemptKey(run.id, step, attempt)
-                if recovered and key in self._known:
+                if key in self._launching or (recovered and key in self._known):
                     return
-                self._launch_soon(run, plan, key, recovered=recovered).is_due.set()
+                entry = self._launching[key] = _Launching(handed_over=recovered)
+                self._start("launch", key, self._launch, run, plan, key, entry, recovered)
             case effects.KillStep(step=step, attempt=attempt, ending=ending):
                 key = AttemptKey(run.id, step, attempt)
                 if key not in self._killing:
@@ -123,23 +119,6 @@ class StepPerformer:
                     self._pins.pop(run.id).cancel()
             case effects.RequestSlot() | effects.ReleaseSlot():
                 raise AssertionError("slots are the supervisor's own")
-
-    def anticipate(self, run: Run, plan: Plan, effect: effects.LaunchStep) -> None:
-        self._launch_soon(run, plan, AttemptKey(run.id, effect.step, effect.attempt), recovered=False)
-
-    def dismiss(self, key: AttemptKey) -> None:
-        entry = self._launching.get(key)
-        if entry is not None and not entry.is_due.is_set():
-            entry.is_over = True
-            entry.scope.cancel()
-            self.recorded(key)
-
-    def _launch_soon(self, run: Run, plan: Plan, key: AttemptKey, *, recovered: bool) -> _Launching:
-        entry = self._launching.get(key)
-        if entry is None:
-            entry = self._launching[key] = _Launching(handed_over=recovered)
-            self._start("launch", key, self._launch, run, plan, key, entry, recovered)
-        return entry
 
     def knows(self, key: AttemptKey) -> bool:
         """Whether somebody here will report the end of the attempt."""
@@ -232,7 +211,6 @@ class StepPerformer:
             except Exception as error:  # noqa: BLE001 - logged, but not as it is: it may hold a secret
                 log.error("step.launch_failed", key=str(key), traceback=entry.mask(traceback.format_exc()))
                 message = entry.mask(f"{type(error).__name__}: {error}")
-            await entry.is_due.wait()
         del self._launching[key]
         outcome: Outcome | None = None
         if entry.scope.cancelled_caught:
@@ -251,16 +229,7 @@ class StepPerformer:
         def prepare() -> Awaitable[Prepared]:
             return self._preparer.prepare(run, plan, key, note=note, mask=entry.mask, recovered=recovered)
 
-        while True:
-            prepared = await patiently(prepare, note)
-            if entry.is_due.is_set():
-                break
-            if isinstance(prepared.work, Launch):
-                await patiently(partial(prepared.executor.prepare, prepared.work), note)
-            waits_since = anyio.current_time()
-            await entry.is_due.wait()
-            if anyio.current_time() - waits_since < FRESH_S:
-                break
+        prepared = await patiently(prepare, note)
         self._facts[key] = prepared.facts
         faults.point("performer.prepared")
         # A kill that came until now is obeyed here; one that comes later goes to whoever has the attempt then.

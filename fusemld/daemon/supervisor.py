@@ -10,8 +10,7 @@ import asyncio
 import collections
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import anyio
 import msgspec
@@ -388,7 +387,7 @@ class Supervisor:
         if not changes:
             return
         try:
-            await self._written(changes, partial(self._anticipate, batch))
+            await self._written(changes)
         except Exception:  # noqa: BLE001 - whose it is, and what, is found out and logged there
             await self._commit_each(batch)
 
@@ -402,9 +401,6 @@ class Supervisor:
             except Exception as error:
                 log.exception("run.broken", run=run_id)
                 self._refuse(batch, run_id, str(error))
-        for run_id, effect in batch.effects:
-            if run_id not in batch.runs and isinstance(effect, effects.LaunchStep):
-                self._performer_now.dismiss(AttemptKey(run_id, effect.step, effect.attempt))
         batch.effects = [(run_id, effect) for run_id, effect in batch.effects if run_id in batch.runs]
         batch.ended = [key for key in batch.ended if key.run in batch.runs or key.run not in batch.changes]
 
@@ -419,17 +415,10 @@ class Supervisor:
             if name == run_id:
                 done.error = ConflictError(f"cannot change run {run_id}: {why}")
 
-    def _anticipate(self, batch: _Batch) -> None:
-        """While the disk is at work there is time for what comes next."""
-        for run_id, effect in batch.effects:
-            plan = batch.entries[run_id].plan if run_id in batch.runs else None
-            if isinstance(effect, effects.LaunchStep) and plan is not None:
-                self._performer_now.anticipate(batch.runs[run_id], plan, effect)
-
-    async def _written(self, changes: Sequence[Change], committing: Callable[[], None] | None = None) -> None:
+    async def _written(self, changes: Sequence[Change]) -> None:
         while True:
             try:
-                await self._store.write(*changes, committing=committing)
+                await self._store.write(*changes)
             except StoreError as error:
                 if self.trouble is None:
                     log.error("store.unavailable", error=str(error))

@@ -13,13 +13,6 @@ from fusemld.store.changes import Change
 class Performer(Protocol):
     """Performs effects: returns at once, answers by `Supervisor.post`."""
 
-    def anticipate(self, run: Run, plan: Plan, effect: effects.LaunchStep) -> None:
-        """The effect is to be performed as soon as what led to it is durable. Whatever may be done before, and
-        is of no harm if it never comes to that, can be done now: `perform` or `dismiss` follows."""
-
-    def dismiss(self, key: AttemptKey) -> None:
-        """What was anticipated does not come."""
-
     def perform(self, run: Run, plan: Plan, effect: effects.AnyEffect, *, recovered: bool) -> None: ...
 
     def recorded(self, key: AttemptKey) -> None:

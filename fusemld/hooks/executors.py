@@ -112,10 +112,6 @@ class Executor(Protocol):
     async def run(self, report: Report, *, task_status: TaskStatus[None]) -> None:
         """Serve until cancelled; signals readiness through `task_status`. Cancelling leaves attempts running."""
 
-    async def prepare(self, launch: Launch) -> None:
-        """Do what takes time before a launch and starts nothing, for an attempt that may never come to be: it is
-        launched with the same then, or forgotten, or neither if the daemon is killed. Raises as `launch` does."""
-
     async def launch(self, launch: Launch) -> None: ...
 
     async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:

@@ -27,7 +27,6 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "performer.pinned": "a run's codesets are pinned and the run does not know",
         "performer.prepared": "an attempt is resolved and not handed to its executor",
         "performer.ended": "the end of an attempt is known and not stored",
-        "executor.anticipated": "the folder of an attempt is there and the attempt is not stored",
         "executor.prepared": "an attempt has its folder and was not given to the keeper",
         "executor.spawned": "the keeper has started an attempt and the run does not know",
         "executor.removed": "the folder of an ended attempt is gone and the keeper still knows it",

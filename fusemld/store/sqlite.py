@@ -62,11 +62,10 @@ class _Connection(aiosqlite.Connection):
 class _Waiting:
     """What one caller of `write` waits for."""
 
-    __slots__ = ("changes", "committing", "future")
+    __slots__ = ("changes", "future")
 
-    def __init__(self, changes: tuple[Change, ...], committing: Callable[[], None] | None) -> None:
+    def __init__(self, changes: tuple[Change, ...]) -> None:
         self.changes = changes
-        self.committing = committing
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def settle(self, error: Exception | None) -> None:
@@ -114,9 +113,8 @@ class Store:
                     finally:
                         store._close()
 
-    async def write(self, *changes: Change, committing: Callable[[], None] | None = None) -> None:
-        """Returns when all changes are durable; either all of them are or none. `committing` is called in between:
-        nothing contradicts them any more, and the disk is at work on them.
+    async def write(self, *changes: Change) -> None:
+        """Returns when all changes are durable; either all of them are or none.
 
         Raises `StoreConflictError` where a change contradicts what is stored. A caller that is cancelled does
         not know whether they were written.
@@ -125,7 +123,7 @@ class Store:
             return
         if self._closing:
             raise StoreError("cannot write to the database: it is closed")
-        waiting = _Waiting(changes, committing)
+        waiting = _Waiting(changes)
         self._waiting.append(waiting)
         self._arrived.set()
         await waiting.future
@@ -231,26 +229,14 @@ class Store:
 
     async def _commit_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
-        loop = asyncio.get_running_loop()
-
-        def announce(errors: Sequence[Exception | None]) -> None:
-            accepted = zip(batch, errors, strict=True)
-            told = [one.committing for one, error in accepted if error is None and one.committing is not None]
-            if told:
-                loop.call_soon_threadsafe(_call_all, told)
-
-        def commit(connection: sqlite3.Connection) -> None:
-            errors = _commit(connection, [waiting.changes for waiting in batch], announce)
-            # Past this task, which need not have a turn first.
-            loop.call_soon_threadsafe(self._settle, batch, errors)
-
+        settled = False
         try:
-            await self._writer.call(commit)
+            errors = await self._writer.call(partial(_commit, batch=[waiting.changes for waiting in batch]))
+            settled = True
         finally:
-            for waiting in batch:
-                waiting.settle(StoreError("cannot tell whether the database was written: it was closed"))
-
-    def _settle(self, batch: Sequence[_Waiting], errors: Sequence[Exception | None]) -> None:
+            if not settled:
+                for waiting in batch:
+                    waiting.settle(StoreError("cannot tell whether the database was written: it was closed"))
         self.commits += 1
         for waiting, error in zip(batch, errors, strict=True):
             waiting.settle(error)
@@ -313,23 +299,12 @@ def _enlarge_wal(path: Path) -> None:
         _log.warning("store.wal_not_enlarged", error=str(error))  # commits are slower
 
 
-def _call_all(functions: Sequence[Callable[[], None]]) -> None:
-    for function in functions:
-        function()
-
-
-def _commit(
-    connection: sqlite3.Connection,
-    batch: Sequence[tuple[Change, ...]],
-    announce: Callable[[Sequence[Exception | None]], None],
-) -> list[Exception | None]:
-    """One transaction for all callers. A change that is refused fails its caller only, a broken disk all.
-    `announce` is told before the disk is."""
+def _commit(connection: sqlite3.Connection, batch: Sequence[tuple[Change, ...]]) -> list[Exception | None]:
+    """One transaction for all callers. A change that is refused fails its caller only, a broken disk all."""
     try:
         connection.execute("BEGIN IMMEDIATE")
         errors = [_apply_all(connection, changes, is_alone=len(batch) == 1) for changes in batch]
         faults.point("store.committing")
-        announce(errors)
         if connection.in_transaction:
             connection.execute("COMMIT")
         faults.point("store.committed")

@@ -71,7 +71,6 @@ class RecordingExecutor:
     zone = "local"
 
     def __init__(self) -> None:
-        self.prepared: list[Launch] = []
         self.launches: list[Launch] = []
         self.kills: list[AttemptKey] = []
         self.forgotten: list[AttemptKey] = []
@@ -88,9 +87,6 @@ class RecordingExecutor:
         await self.reachable.wait()
         task_status.started()
         await anyio.sleep_forever()
-
-    async def prepare(self, launch: Launch) -> None:
-        self.prepared.append(launch)
 
     async def launch(self, launch: Launch) -> None:
         self.launches.append(launch)
@@ -226,13 +222,10 @@ class Room:
 
     async def launched(self, number: int) -> Launch:
         """The launch of that number, counted from 1, once it was asked for."""
-        await self.until(lambda: len(self.executor.launches) >= number)
-        return self.executor.launches[number - 1]
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
         with anyio.fail_after(10):
-            while not is_so():
+            while len(self.executor.launches) < number:
                 await anyio.lowlevel.checkpoint()
+        return self.executor.launches[number - 1]
 
 
 OpenRoom = Callable[..., AbstractAsyncContextManager[Room]]

@@ -68,19 +68,11 @@ class RecordingPerformer:
         self.effects: list[tuple[str, effects.AnyEffect]] = []
         self.recovered: list[tuple[str, effects.AnyEffect]] = []
         self.safe: list[AttemptKey] = []
-        self.anticipated: list[AttemptKey] = []
-        self.dismissed: list[AttemptKey] = []
         self.on_effect: Callable[[str, effects.AnyEffect], None] = lambda _run, _effect: None
 
     def perform(self, run: Run, plan: Plan, effect: effects.AnyEffect, *, recovered: bool) -> None:
         (self.recovered if recovered else self.effects).append((run.id, effect))
         self.on_effect(run.id, effect)
-
-    def anticipate(self, run: Run, plan: Plan, effect: effects.LaunchStep) -> None:
-        self.anticipated.append(AttemptKey(run.id, effect.step, effect.attempt))
-
-    def dismiss(self, key: AttemptKey) -> None:
-        self.dismissed.append(key)
 
     def recorded(self, key: AttemptKey) -> None:
         self.safe.append(key)

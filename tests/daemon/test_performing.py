@@ -7,15 +7,12 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from fusemld.daemon import patience, performing
-from fusemld.engine import events
-from fusemld.engine.effects import LaunchStep
-from fusemld.engine.events import CancelRequested, RetryRequested, StepFinished
+from fusemld.daemon import patience
+from fusemld.engine.events import CancelRequested, RetryRequested
 from fusemld.hooks.executors import Launch
 from fusemld.model.errors import StartError, UnavailableError
-from fusemld.model.extension import Extension
 from fusemld.model.run import AttemptKey, Ending, RunState, StepState
-from tests.daemon.room import RECORD, SECRET, OpenRoom
+from tests.daemon.room import SECRET, OpenRoom
 from tests.daemon.running import document_of
 
 ONE = AttemptKey("r1", "one", 1)
@@ -24,9 +21,6 @@ CANCEL = CancelRequested(at=1003.0, by="ann")
 PLAIN = document_of('name: plain\nsteps: [{name: one, image: host, command: ["true"]}]')
 SECRETIVE = document_of(
     "name: secretive\nsteps: [{name: one, image: host, command: [ls], extensions: [{name: v, product: vault}]}]"
-)
-UNRESOLVED = document_of(
-    "name: unresolved\nsteps: [{name: one, image: host, command: [ls], extensions: [{name: v, product: nobody}]}]"
 )
 MOUNTING = document_of(
     "name: mounting\ninputs: [{name: code, type: codeset}]\n"
@@ -56,86 +50,6 @@ async def test_an_attempt_is_launched_with_what_it_sees_and_its_end_is_recorded(
         assert [service.extension_id for service in run.steps["one"].services] == ["vault"]
         assert running.executor.forgotten == [ONE]
         assert running.performer.activity == {}
-
-
-async def test_an_attempt_is_prepared_while_it_is_recorded_and_started_when_it_is(room: OpenRoom) -> None:
-    async with room(is_started=False) as running:
-        await running.engine.tasks.start(running.performer.run)
-        run, plan, _ = running.engine.run_of(SECRETIVE)
-        launch = LaunchStep(step="one", attempt=1)
-
-        running.performer.anticipate(run, plan, launch)
-        await running.until(lambda: bool(running.executor.prepared))
-        launched_before = list(running.executor.launches)
-        running.performer.perform(run, plan, launch, recovered=False)
-        started = await running.launched(1)
-
-        assert launched_before == []
-        assert started is running.executor.prepared[0]
-        assert started.secret_env == {"TOKEN": SECRET}
-        assert len(running.executor.prepared) == 1
-
-
-async def test_what_was_prepared_too_long_ago_is_prepared_again(
-    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(performing, "FRESH_S", 0)
-    async with room(is_started=False) as running:
-        await running.engine.tasks.start(running.performer.run)
-        run, plan, _ = running.engine.run_of(SECRETIVE)
-        launch = LaunchStep(step="one", attempt=1)
-
-        running.performer.anticipate(run, plan, launch)
-        await running.until(lambda: bool(running.executor.prepared))
-        record = document_of(RECORD.replace(SECRET, "another")).declared
-        assert isinstance(record, Extension)
-        running.registry.upsert(record)
-        running.performer.perform(run, plan, launch, recovered=False)
-        started = await running.launched(1)
-
-        assert started.secret_env == {"TOKEN": "another"}
-
-
-async def test_an_attempt_that_is_not_recorded_after_all_is_neither_started_nor_reported(
-    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    posted: list[events.AnyEvent] = []
-    async with room(is_started=False) as running:
-        monkeypatch.setattr(running.supervisor, "post", lambda _run, event: posted.append(event))
-        await running.engine.tasks.start(running.performer.run)
-        run, plan, _ = running.engine.run_of(PLAIN)
-
-        running.performer.anticipate(run, plan, LaunchStep(step="one", attempt=1))
-        await running.until(lambda: bool(running.executor.prepared))
-        running.performer.dismiss(ONE)
-        await running.until(lambda: bool(running.executor.forgotten) and not running.performer.knows(ONE))
-
-        assert running.executor.launches == []
-        assert running.executor.forgotten == [ONE]
-        assert posted == []
-
-
-async def test_who_cannot_be_prepared_fails_when_it_is_recorded_and_not_before(
-    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    posted: list[events.AnyEvent] = []
-    async with room(is_started=False) as running:
-        monkeypatch.setattr(running.supervisor, "post", lambda _run, event: posted.append(event))
-        await running.engine.tasks.start(running.performer.run)
-        run, plan, _ = running.engine.run_of(UNRESOLVED)
-        launch = LaunchStep(step="one", attempt=1)
-
-        running.performer.anticipate(run, plan, launch)
-        for _ in range(20):
-            await anyio.lowlevel.checkpoint()
-        posted_before = list(posted)
-        running.performer.perform(run, plan, launch, recovered=False)
-        await running.until(lambda: bool(posted))
-
-        assert posted_before == []
-        (event,) = posted
-        assert isinstance(event, StepFinished)
-        assert event.outcome.ending is Ending.CANNOT_START
 
 
 async def test_who_is_killed_while_it_is_prepared_was_never_started(room: OpenRoom) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -66,27 +65,6 @@ async def test_what_is_done_is_safe_before_it_is_done(engine: OpenEngine, chain:
         await to_the_end(running)
 
     assert seen == ["starting", "starting"]
-
-
-async def test_what_is_done_next_is_announced_before_it_is_safe(
-    engine: OpenEngine, chain: Document, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with engine() as running:
-        order: list[tuple[str, str]] = []
-        monkeypatch.setattr(
-            running.performer, "anticipate", lambda _run, _plan, effect: order.append(("announced", effect.step))
-        )
-        running.performer.on_effect = lambda _run, effect: order.append(("asked for", getattr(effect, "step", "")))
-
-        await running.create(chain)
-        await to_the_end(running)
-
-    assert [entry for entry in order if entry[1]] == [
-        ("announced", "one"),
-        ("asked for", "one"),
-        ("announced", "two"),
-        ("asked for", "two"),
-    ]
 
 
 async def test_a_run_and_what_belongs_to_it_are_created_together_or_not_at_all(
@@ -357,11 +335,11 @@ class FailingStore(Store):
     is_full = False
     refused = 0
 
-    async def write(self, *changes: Change, committing: Callable[[], None] | None = None) -> None:
+    async def write(self, *changes: Change) -> None:
         if self.is_full:
             self.refused += 1
             raise StoreError("cannot write to the database: database or disk is full (SQLITE_FULL)")
-        await super().write(*changes, committing=committing)
+        await super().write(*changes)
 
 
 async def test_a_full_disk_stops_the_engine_until_there_is_room(
@@ -380,13 +358,11 @@ async def test_a_full_disk_stops_the_engine_until_there_is_room(
             while store.refused < 3:
                 await anyio.lowlevel.checkpoint()
         trouble, launched = running.supervisor.trouble, list(running.performer.launched())
-        announced = list(running.performer.anticipated)
         store.is_full = False
         await running.until(lambda: len(running.performer.launched()) == 2)
 
         assert trouble == "cannot write to the database: database or disk is full (SQLITE_FULL)"
         assert launched == [AttemptKey("r1", "one", 1)], "nothing is done that is not safe"
-        assert announced == launched
         assert running.supervisor.trouble is None
         tasks.cancel_scope.cancel()
 

@@ -125,9 +125,6 @@ class KubernetesExecutor:
                 attempt.quiet()
                 attempt.log.suspend()
 
-    async def prepare(self, launch: Launch) -> None:
-        """Nothing reaches the cluster for an attempt that is not recorded."""
-
     async def launch(self, launch: Launch) -> None:
         attempt = self._attempts.get(launch.key)
         if attempt is None:

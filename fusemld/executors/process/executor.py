@@ -42,8 +42,6 @@ _LONGEST_VARIABLE_BYTES = 128 * 1024 - 1
 _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 """Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
-_FORGET_AFTER_S = 0.05
-"""How long what has ended waits for company: removing a folder may wait for the disk, and nobody waits for it."""
 _REMOVE_AGAIN_S = 1.0
 
 
@@ -84,8 +82,6 @@ class ProcessExecutor:
         self._settings = settings
         self._images = Images(runtimes, folders, settings)
         self._attempts: dict[AttemptKey, _Attempt] = {}
-        self._prepared: dict[AttemptKey, tuple[Launch, ProcessRequest, AttemptNote]] = {}
-        """With their folders, and not launched."""
         self._stopped: set[AttemptKey] = set()
         """Told to stop before the keeper knew them."""
         self._report: Report | None = None
@@ -108,42 +104,26 @@ class ProcessExecutor:
         task_status.started()
         while True:
             await self._has_leftovers.wait()
-            await anyio.sleep(_FORGET_AFTER_S)
             self._has_leftovers = anyio.Event()
             going, self._leftovers = self._leftovers, {}
-            # In this order: what the keeper still knows, the next daemon forgets.
             stay = await anyio.to_thread.run_sync(remove_all, self._settings.state, tuple(going))
-            faults.point("executor.removed")
             for key, is_known in going.items():
                 if key in stay:
                     _log.warning("attempt.not_removed", key=str(key), error=str(stay[key]))
                     self._abandon(key, is_known=is_known)
-                elif is_known:
-                    await self._processes.forget(_name(key))
+                else:
+                    await self._forget_removed(key, is_known=is_known)
             if stay:
                 await anyio.sleep(_REMOVE_AGAIN_S)
 
-    async def prepare(self, launch: Launch) -> None:
-        """What belongs to an attempt that is known here is left alone."""
-        if not launch.recovered and launch.key not in self._attempts:
-            try:
-                self._prepared[launch.key] = launch, *await self._prepare(launch)
-            except StartError:
-                await anyio.to_thread.run_sync(remove_all, self._settings.state, (launch.key,))
-                raise
-            faults.point("executor.anticipated")
-
     async def launch(self, launch: Launch) -> None:
-        prepared = self._prepared.pop(launch.key, None)
         known = self._attempts.get(launch.key)
         attempt = known or _Attempt()
         self._attempts[launch.key] = attempt
         if (launch.recovered or known is not None) and await self._is_known(launch.key):
             return
         try:
-            if prepared is not None and prepared[0] is launch:
-                _, request, attempt.note = prepared
-            elif not self._is_stopped(launch.key, attempt):
+            if not self._is_stopped(launch.key, attempt):
                 request, attempt.note = await self._prepare(launch)
             if self._is_stopped(launch.key, attempt):
                 return
@@ -195,8 +175,17 @@ class ProcessExecutor:
 
     async def forget(self, key: AttemptKey) -> None:
         self._stopped.discard(key)
-        self._prepared.pop(key, None)
-        self._abandon(key, is_known=self._attempts.pop(key, None) is not None)
+        is_known = self._attempts.pop(key, None) is not None
+        if attempt_folder(self._settings.state, key).remove_if_empty():
+            await self._forget_removed(key, is_known=is_known)
+        else:
+            self._abandon(key, is_known=is_known)
+
+    async def _forget_removed(self, key: AttemptKey, *, is_known: bool) -> None:
+        """In this order: what the keeper still knows, the next daemon forgets."""
+        faults.point("executor.removed")
+        if is_known:
+            await self._processes.forget(_name(key))
 
     def condition(self) -> Condition:
         return Condition(ok=True)

@@ -306,38 +306,6 @@ async def test_forgetting_removes_the_folder_and_keeps_the_log(
         await opened.executor.forget(key("unknown"))
 
 
-async def test_what_was_prepared_is_launched_as_it_is(bench: BenchFactory, state: Path) -> None:
-    async with bench() as opened:
-        asked = shell("ls $TMPDIR")
-        await opened.executor.prepare(asked)
-        (state / "attempts" / "run-1.step.1" / "from-before").touch()
-        await opened.executor.launch(asked)
-        await opened.finished(asked.key)
-
-        assert opened.log() == "from-before\n"
-
-
-async def test_what_was_prepared_for_another_launch_is_made_anew(bench: BenchFactory, state: Path) -> None:
-    async with bench() as opened:
-        await opened.executor.prepare(shell("echo before"))
-        (state / "attempts" / "run-1.step.1" / "from-before").touch()
-        await opened.shell("echo after; ls $TMPDIR")
-
-        assert opened.log() == "after\n"
-
-
-async def test_what_was_prepared_and_is_not_wanted_leaves_nothing(
-    bench: BenchFactory, state: Path, until: Until
-) -> None:
-    async with bench() as opened:
-        await opened.executor.prepare(shell("true"))
-        with pytest.raises(StartError, match="at most"):
-            await opened.executor.prepare(shell("true", step="long", env={"X": "x" * 200_000}))
-        await opened.executor.forget(key())
-
-        await until(lambda: [path.name for path in (state / "attempts").iterdir()] == ["boot.json"])
-
-
 async def test_the_next_daemon_takes_up_what_ran_and_hears_what_ended(
     bench: BenchFactory, state: Path, until: Until
 ) -> None:
