@@ -1,8 +1,7 @@
-"""`python -m tests.cluster up [--node]` prints the kubeconfig; `down [--wipe]` stops it and forgets its state."""
+"""`python -m tests.cluster up [--node]` prints the kubeconfig; `down` stops it, and the next one begins anew."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 from tests.cluster.local import LocalCluster
@@ -16,11 +15,8 @@ def main(arguments: list[str]) -> int:
             if more:
                 cluster.start_node()
             print(cluster.kubeconfig)
-        case ["down", *more] if more in ([], ["--wipe"]):
+        case ["down"]:
             cluster.stop(everything=True)
-            if more:
-                shutil.rmtree(cluster.folder / "data/etcd", ignore_errors=True)
-                shutil.rmtree(cluster.folder / "data/kubelet", ignore_errors=True)
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -1,8 +1,9 @@
 """A Kubernetes cluster on this machine for tests, which stop its parts, bring them back, and leave it as it was.
 
-State is in `$TESTCLUSTER_DIR` (`/var/lib/testcluster`); what runs there already is used as it is. It needs root,
-Debian, and in `$KUBEBUILDER_ASSETS` (`/usr/local/kubebuilder/bin`) kube-apiserver, kube-controller-manager,
-kube-scheduler, and for the node kubelet and kube-proxy.
+State is in `$TESTCLUSTER_DIR` (`/var/lib/testcluster`); what runs there already is used as it is, and a cluster
+of which nothing runs begins anew. It needs root, Debian, and in `$KUBEBUILDER_ASSETS`
+(`/usr/local/kubebuilder/bin`) kube-apiserver, kube-controller-manager, kube-scheduler, and for the node kubelet
+and kube-proxy.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import socket
 import subprocess
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,8 @@ class LocalCluster:
     def start(self) -> None:
         """etcd, API server, controller manager, scheduler. Raises `ClusterError`."""
         self._needs("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+        if self.programs.process("etcd") is None:
+            self._forget()
         self._packages.add("etcd-server")
         install({"openssl": "openssl"}, self.folder / "log/apt.log")
         pki.create(self.pki, self.address, self.node_name)
@@ -144,14 +149,25 @@ class LocalCluster:
         self.programs.kill("kubelet")
 
     def wait_for_node(self, timeout_s: float = 120) -> None:
+        """For what the kubelet that runs now says of it, not for what one before it has said."""
+
         def is_ready() -> bool:
             self.programs.check("kubelet")
             node = self.api.find(f"/api/v1/nodes/{self.node_name}")
-            conditions = node["status"].get("conditions", []) if node else []
-            is_well = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
-            return is_well and not (node or {})["spec"].get("taints")
+            return node is not None and not node["spec"].get("taints") and self._is_well(node)
 
-        wait_for(is_ready, timeout_s, "the node to be ready")
+        try:
+            wait_for(is_ready, timeout_s, "the node to be ready")
+        except ClusterError as error:
+            raise ClusterError(f"{error}\n{self.programs.last_words('kubelet', 20)}") from error
+
+    def _is_well(self, node: dict[str, Any]) -> bool:
+        kubelet = self.programs.process("kubelet")
+        ready = next((entry for entry in node["status"].get("conditions", []) if entry["type"] == "Ready"), None)
+        if kubelet is None or ready is None or ready["status"] != "True":
+            return False
+        said = datetime.fromisoformat(ready["lastHeartbeatTime"]).timestamp()
+        return said >= int(kubelet.create_time())
 
     def compact(self) -> int:
         """Make etcd forget everything up to now, which is later than what anybody has seen; that revision."""
@@ -159,6 +175,14 @@ class LocalCluster:
         revision = int(written["header"]["revision"])
         _etcd("compaction", {"revision": str(revision), "physical": True})
         return revision
+
+    def _forget(self) -> None:
+        """What an earlier cluster has left, also one that was killed; not what takes minutes to get."""
+        for name in STOP_ORDER:
+            self.programs.kill(name)
+        self._node.clean_up()
+        for state in ("etcd", "kubelet"):
+            shutil.rmtree(self.folder / "data" / state, ignore_errors=True)
 
     def _needs(self, *names: str) -> None:
         if missing := [name for name in names if not (self.assets / name).exists()]:

@@ -82,8 +82,10 @@ class Programs:
     def check(self, name: str) -> None:
         """Raises `ClusterError` with the program's last words if it does not run."""
         if self.process(name) is None:
-            words = self._log(name).read_text(errors="replace").splitlines()[-5:]
-            raise ClusterError(f"{name} has ended:\n" + "\n".join(words))
+            raise ClusterError(f"{name} has ended:\n{self.last_words(name)}")
+
+    def last_words(self, name: str, lines: int = 5) -> str:
+        return "\n".join(self._log(name).read_text(errors="replace").splitlines()[-lines:])
 
     def _pid_file(self, name: str) -> Path:
         return self.folder / "run" / f"{name}.pid"
