@@ -7,21 +7,31 @@ import os
 
 from fusemld.executors.masking import Masker
 
+STEP_LIMIT_SETTING = "log.step_limit_bytes"
+
 _TAIL_BYTES = 4096
 _TAIL_LINES = 20
 
 
 class LogFile:
     """Created by the first byte, appended to where it exists (`size_bytes` are in it then). A log that cannot be
-    written never stops what it is of: what comes is dropped, and a note says why."""
+    written never stops what it is of: what comes is dropped, and a note says why. `setting` is where somebody can
+    have another limit."""
 
     def __init__(
-        self, path: bytes | str, limit_bytes: int, patterns: tuple[bytes, ...], *, size_bytes: int = 0
+        self,
+        path: bytes | str,
+        limit_bytes: int,
+        patterns: tuple[bytes, ...],
+        *,
+        setting: str = "",
+        size_bytes: int = 0,
     ) -> None:
         self.size_bytes = size_bytes
         self._path = path
         self._file = -1
         self._limit = limit_bytes
+        self._limit_name = f"{limit_bytes} bytes" + (f" (setting {setting})" if setting else "")
         self._masker = Masker(patterns)
         self._tail = _end_of(path, size_bytes) if size_bytes else b""
         self._cut_bytes = 0
@@ -47,7 +57,7 @@ class LogFile:
         self._closed = True
         self._take(self._masker.finish())
         if self._cut_bytes:
-            self._note(f"the log is limited to {self._limit} bytes: {self._cut_bytes} more were dropped here")
+            self._note(f"the log is limited to {self._limit_name}: {self._cut_bytes} bytes more were dropped here")
         if self._broken:
             self._note(f"the log is not complete: {self._broken}")
         self.suspend()

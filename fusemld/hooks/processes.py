@@ -24,7 +24,8 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `env` and `secret_env` together are the whole environment (`secret_env` wins). `secrets` are masked in the log
     (`***`) and refused in outputs. Standard output and error go to `log`, at most `log_limit_bytes` of it, with a
-    note where something was cut. `outputs` are files of `results` to read when the leader has ended.
+    note where something was cut, which names `log_limit_setting` where there is one. `outputs` are files of
+    `results` to read when the leader has ended.
     When the leader has ended, whatever is left of its group is killed. At most `process_limit` processes and
     threads of it may be there at the same time (0: no limit), where something on this host can hold them.
     """
@@ -37,6 +38,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     secret_env: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()
     log_limit_bytes: int = 64 * 1024 * 1024
+    log_limit_setting: str = ""
     results: Path | None = None
     outputs: tuple[str, ...] = ()
     output_limit_bytes: int = 1024 * 1024

@@ -61,7 +61,8 @@ def test_who_prints_without_end_gets_a_log_of_the_limit_and_a_note(daemon: Daemo
     view = daemon.finished(run)
 
     assert view["state"] == "cancelled"
-    assert "[fusemld: the log is limited to 100000 bytes" in daemon.run("fuseml", "logs", run).stdout
+    note = "[fusemld: the log is limited to 100000 bytes (setting log.step_limit_bytes)"
+    assert note in daemon.run("fuseml", "logs", run).stdout
     assert log.stat().st_size < 100_200
 
 

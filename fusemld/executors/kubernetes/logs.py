@@ -14,7 +14,7 @@ from typing import Protocol
 import anyio
 import msgspec
 
-from fusemld.executors.log_files import LogFile
+from fusemld.executors.log_files import STEP_LIMIT_SETTING, LogFile
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import InvalidInputError, UnavailableError
 
@@ -160,7 +160,9 @@ class AttemptLog:
         self._cut_to = position.size_bytes if resumed else None
         self._stamps = Stamps(position)
         path = os.fsencode(self._file_path)
-        self._file = LogFile(path, self._limit_bytes, patterns, size_bytes=position.size_bytes)
+        self._file = LogFile(
+            path, self._limit_bytes, patterns, setting=STEP_LIMIT_SETTING, size_bytes=position.size_bytes
+        )
 
     @property
     def is_open(self) -> bool:

@@ -104,6 +104,7 @@ class Keeper:
                 env=env,
                 secrets=tuple(map(_encoded, request.secrets)),
                 log_limit_bytes=request.log_limit_bytes,
+                log_limit_setting=request.log_limit_setting,
                 results=os.fsencode(request.results) if request.results else b"",
                 outputs=request.outputs if request.results else (),
                 output_limit_bytes=request.output_limit_bytes,

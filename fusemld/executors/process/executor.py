@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskStatus
 
+from fusemld.executors.log_files import STEP_LIMIT_SETTING
 from fusemld.executors.process.folders import (
     AttemptFolder,
     AttemptNote,
@@ -268,6 +269,7 @@ class ProcessExecutor:
             secret_env=launch.secret_env,
             secrets=tuple(sorted(launch.secrets | self._passwords | passwords(local.env.items()))),
             log_limit_bytes=self._settings.log_limit_bytes,
+            log_limit_setting=STEP_LIMIT_SETTING,
             process_limit=self._settings.process_limit,
             results=folder.results if has_outputs else None,
             outputs=launch.outputs,

@@ -280,7 +280,7 @@ class Keeper:
         child = Child(
             key=request.key,
             pid=pid,
-            pump=Pump(reader, request.log, request.log_limit_bytes, patterns),
+            pump=Pump(reader, request.log, request.log_limit_bytes, patterns, setting=request.log_limit_setting),
             patterns=patterns,
             results=request.results,
             outputs=request.outputs,

@@ -13,10 +13,12 @@ _CHUNK_BYTES = 64 * 1024
 class Pump:
     """What cannot be written to the log is read all the same: it never stops the process."""
 
-    def __init__(self, descriptor: int, log: bytes, limit_bytes: int, patterns: tuple[bytes, ...]) -> None:
+    def __init__(
+        self, descriptor: int, log: bytes, limit_bytes: int, patterns: tuple[bytes, ...], *, setting: str = ""
+    ) -> None:
         self.descriptor = descriptor
         self.at_end = False
-        self._log = LogFile(log, limit_bytes, patterns)
+        self._log = LogFile(log, limit_bytes, patterns, setting=setting)
         self._closed = False
 
     def read(self) -> bool:

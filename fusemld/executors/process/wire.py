@@ -44,6 +44,7 @@ class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
     output_limit_bytes: int = 0
     listener: Listener | None = None
     process_limit: int = 0
+    log_limit_setting: str = ""
 
     def __repr__(self) -> str:
         return f"Spawn(key={self.key!r})"

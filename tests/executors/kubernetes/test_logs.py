@@ -193,7 +193,9 @@ async def test_a_log_has_a_limit_and_a_note_but_its_last_lines_are_known(tmp_pat
     await log.read()
     log.close()
 
-    note = "[fusemld: the log is limited to 8 bytes: 18 more were dropped here]"
+    note = (
+        "[fusemld: the log is limited to 8 bytes (setting log.step_limit_bytes): 18 bytes more were dropped here]"
+    )
     assert (tmp_path / "a.log").read_text() == f"one\ntwo \n{note}\n"
     assert log.tail == f"one\ntwo sesame\nthree\nfour\n\n{note}"
 

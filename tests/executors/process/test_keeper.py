@@ -236,7 +236,7 @@ async def test_a_log_has_a_limit_and_a_note_but_its_last_lines_are_known(host: H
         log = opened.log("a").read_text()
         assert log.startswith("1\n2\n3\n")
         assert len(log) < 1200
-        assert "[fusemld: the log is limited to 1000 bytes: 47902 more were dropped here]" in log
+        assert "[fusemld: the log is limited to 1000 bytes: 47902 bytes more were dropped here]" in log
         assert "the end" in ended.tail
 
 
