@@ -168,6 +168,7 @@ def application_view(application: Application, state: str = "") -> views.Applica
         revision=application.revision,
         state=state,
         services=application.services,
+        copies=application.copies,
         updated_at=moment_or_none(application.updated_at or None),
     )
 

@@ -319,7 +319,8 @@ class ObjectView(View, frozen=True, kw_only=True):
 
 
 class ApplicationView(View, frozen=True, kw_only=True):
-    """`state` is that of its service (`ready`, `starting`, `failed`...), empty where the daemon runs none."""
+    """`state` is that of its service (`ready`, `starting`, `failed`...), empty where the daemon runs none.
+    `copies` are the prefixes in an object store that go with it."""
 
     name: str
     type: str
@@ -333,6 +334,7 @@ class ApplicationView(View, frozen=True, kw_only=True):
     revision: int = 1
     state: str = ""
     services: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
     updated_at: Time | None = None
 
 

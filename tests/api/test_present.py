@@ -146,10 +146,12 @@ def test_a_workflow_is_shown_as_the_reference_does_with_what_was_written() -> No
 def test_objects_of_an_application_become_the_references_resources() -> None:
     objects = ("serving.kserve.io/v1beta1/InferenceService/ml/iris", "v1/Secret/ml/iris-s3")
 
-    view = application_view(Application(name="iris", type="predictor", url="http://x", objects=objects))
+    made = Application(name="iris", type="predictor", url="http://x", objects=objects, copies=("s3://m/iris",))
+    view = application_view(made)
 
     assert view.k8s_namespace == "ml"
     assert [(each.kind, each.name) for each in view.k8s_resources] == [
         ("InferenceService", "iris"),
         ("Secret", "iris-s3"),
     ]
+    assert view.copies == ("s3://m/iris",)

@@ -339,12 +339,17 @@ def test_an_application_whose_cluster_is_gone_is_deleted_by_leaving_what_is_ther
     fuseml: Cli, operations: MemoryOperations
 ) -> None:
     left = views.ObjectView(name="iris", kind="InferenceService")
-    made = views.ApplicationView(name="iris", type="predictor", url="http://x", k8s_resources=(left,))
+    made = views.ApplicationView(
+        name="iris", type="predictor", url="http://x", k8s_resources=(left,), copies=("s3://m/iris",)
+    )
     operations.application_views = [made]
 
     said = fuseml("application", "delete", "--orphan", "iris").stdout
 
-    assert said == "application iris is deleted\nleft where it is: InferenceService/iris\n"
+    assert (
+        said
+        == "application iris is deleted\nleft where it is: InferenceService/iris\nleft where it is: s3://m/iris\n"
+    )
     assert operations.orphaned == ["iris"]
 
 

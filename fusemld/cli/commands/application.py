@@ -56,7 +56,8 @@ def get(name: str, output: Output) -> None:
         ("revision", str(found.revision)),
         ("updated", tables.ago(found.updated_at)),
         ("services", ", ".join(found.services)),
-        ("objects", ", ".join(f"{each.kind}/{each.name}" for each in found.k8s_resources)),
+        ("objects", ", ".join(_objects(found))),
+        ("copies", ", ".join(found.copies)),
     )
     tables.emit(output, found, lambda: tables.fields(pairs))
 
@@ -69,11 +70,15 @@ def delete(names: tuple[str, ...], orphan: bool) -> None:
     """Stop what serves each application and forget it."""
     client = connect()
     for name in names:
-        left = client.get(url("applications", name), views.ApplicationView).k8s_resources if orphan else []
+        found = client.get(url("applications", name), views.ApplicationView) if orphan else None
         client.send("DELETE", url("applications", name), orphan="1" if orphan else None)
         click.echo(f"application {name} is deleted")
-        for each in left:
-            click.echo(f"left where it is: {each.kind}/{each.name}")
+        for left in (*_objects(found), *found.copies) if found else ():
+            click.echo(f"left where it is: {left}")
+
+
+def _objects(application: views.ApplicationView) -> list[str]:
+    return [f"{each.kind}/{each.name}" for each in application.k8s_resources]
 
 
 def _row(application: views.ApplicationView) -> tuple[str, ...]:
