@@ -21,6 +21,7 @@ OWN_GROUP = "daemon"
 KEPT = 64
 """Empty groups that wait for another step."""
 _TREE = "cgroup.subtree_control"
+_PIECE_BYTES = 65536
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +106,10 @@ class Group:
         self._paths = [self._path] + ([f"{place.shares.base}/{name}"] if place.shares is not None else [])
         self._door = place.door
         self._limit = limit
+        self._bound_to = -1
         self._refused_before = 0
+        self._is_surely_empty = False
+        """Nothing but this object lets anything in."""
 
     def open(self) -> None:
         """Raises OSError."""
@@ -121,7 +125,12 @@ class Group:
 
     def _bound(self) -> None:
         # The keeper itself is in it while it starts the first process.
-        _write(f"{self._path}/pids.max", str(max(2, self._limit)))
+        self._allow(max(2, self._limit))
+
+    def _allow(self, processes: int) -> None:
+        if processes != self._bound_to:
+            _write(f"{self._path}/pids.max", str(processes))
+            self._bound_to = processes
 
     @property
     def refusals(self) -> int:
@@ -134,6 +143,7 @@ class Group:
 
     def enter(self) -> None:
         """Whatever this process starts from now on is in the group. Raises OSError."""
+        self._is_surely_empty = False
         for path in self._paths:
             _write(f"{path}/{self._door}", "0")
 
@@ -153,7 +163,7 @@ class Group:
 
     def seal(self) -> None:
         with contextlib.suppress(OSError):
-            _write(f"{self._path}/pids.max", "0")
+            self._allow(0)
 
     def remove(self) -> bool:
         """False: something in it has not ended yet."""
@@ -169,12 +179,16 @@ class Group:
 
     def _pids(self) -> set[int] | None:
         """None: nobody can tell now, for want of descriptors perhaps."""
-        try:
-            return {int(line) for line in _text(f"{self._path}/cgroup.procs").split()}
-        except FileNotFoundError:
+        if self._is_surely_empty:
             return set()
+        try:
+            pids = {int(line) for line in _text(f"{self._path}/cgroup.procs").split()}
+        except FileNotFoundError:
+            pids = set()
         except OSError:
             return None
+        self._is_surely_empty = not pids
+        return pids
 
 
 class Groups:
@@ -254,8 +268,15 @@ class Groups:
 
 
 def _text(path: str) -> str:
-    with open(path) as file:  # noqa: PTH123 - spares the keeper a Path
-        return file.read()
+    """Without what `open` costs: several of them are read for each step."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(descriptor, _PIECE_BYTES):
+            pieces.append(piece)
+        return os.fsdecode(b"".join(pieces))
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: str, text: str) -> None:
