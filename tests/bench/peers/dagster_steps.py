@@ -1,4 +1,6 @@
-"""Dagster: a job executed in the process, with an instance on SQLite. A step is recorded by its events."""
+"""Dagster: a job executed in the process, one step after the other, with an instance on SQLite. A step is recorded
+by its events.
+"""
 
 import logging
 import os

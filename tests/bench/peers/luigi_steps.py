@@ -1,4 +1,6 @@
-"""Luigi: its own scheduler in the process, one worker. A task is recorded by its target, an empty file."""
+"""Luigi: its own scheduler in the process, one worker, so that a fan runs one task after the other. A task is
+recorded by its target, an empty file.
+"""
 
 import logging
 import subprocess
