@@ -149,10 +149,11 @@ class LocalCluster:
         self.programs.kill("kubelet")
 
     def wait_for_node(self, timeout_s: float = 120) -> None:
-        """For what the kubelet that runs now says of it, not for what one before it has said."""
+        """For what the kubelet that runs now says of it, not for what one before it has said. One that ends is
+        started again, as the host of a node would."""
 
         def is_ready() -> bool:
-            self.programs.check("kubelet")
+            self._node.start_kubelet(self.address, self._environment())
             node = self.api.find(f"/api/v1/nodes/{self.node_name}")
             return node is not None and not node["spec"].get("taints") and self._is_well(node)
 

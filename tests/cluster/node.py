@@ -107,17 +107,21 @@ class NodePrograms:
         self._programs.start("containerd", containerd, env)
         wait_for(self._socket.exists, 20, "containerd to listen")
         images.load(self._packages, self._socket, archives)
+        self.start_kubelet(address, env)
+        proxy = [
+            str(self._assets / "kube-proxy"), f"--kubeconfig={self._folder / 'pki/proxy.kubeconfig'}",
+            f"--cluster-cidr={POD_NETWORK}", "--proxy-mode=iptables", "--conntrack-max-per-core=0",
+        ]  # fmt: skip
+        self._programs.start("proxy", proxy, env)
+
+    def start_kubelet(self, address: str, env: dict[str, str]) -> None:
+        """Unless it runs. It ends at once where containerd listens already, but is not ready to serve it."""
         kubelet = [
             str(self._assets / "kubelet"), f"--config={self._run / 'kubelet.yaml'}", f"--node-ip={address}",
             f"--kubeconfig={self._folder / 'pki/kubelet.kubeconfig'}",
             f"--root-dir={self._folder / 'data/kubelet'}",
         ]  # fmt: skip
         self._programs.start("kubelet", kubelet, env)
-        proxy = [
-            str(self._assets / "kube-proxy"), f"--kubeconfig={self._folder / 'pki/proxy.kubeconfig'}",
-            f"--cluster-cidr={POD_NETWORK}", "--proxy-mode=iptables", "--conntrack-max-per-core=0",
-        ]  # fmt: skip
-        self._programs.start("proxy", proxy, env)
 
     def stop_containers(self) -> None:
         """While containerd still runs: kubelet leaves its containers running when it goes."""

@@ -22,6 +22,14 @@ def test_a_pod_runs_on_the_node_in_a_fresh_namespace(node: LocalCluster, api: Ap
     assert api.call("GET", f"{pods}/one/log").startswith(b"git version")
 
 
+def test_a_node_whose_kubelet_has_ended_is_ready_when_a_new_one_says_so(node: LocalCluster) -> None:
+    node.kill_kubelet()
+
+    node.wait_for_node()
+
+    assert node.programs.process("kubelet") is not None
+
+
 def test_inference_services_are_validated_by_their_real_definition(
     api: Api, namespace: str, inferenceservices: str
 ) -> None:
