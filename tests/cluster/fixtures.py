@@ -110,8 +110,20 @@ def ensure_definition(api: Api, name: str, file: Path) -> None:
     if api.find(path) is None:
         api.apply(path, file.read_bytes())
 
-    def is_established() -> bool:
-        conditions = api.get(path).get("status", {}).get("conditions") or []
-        return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
+    def is_served() -> bool:
+        definition = api.get(path)
+        conditions = definition.get("status", {}).get("conditions") or []
+        if not any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions):
+            return False
+        spec = definition["spec"]
+        try:
+            for version in spec["versions"]:
+                if version["served"]:
+                    api.get(f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}?limit=1")
+        except ApiError as error:
+            if error.code in (404, 429):  # 429: its storage is being set up
+                return False
+            raise
+        return True
 
-    wait_for(is_established, 30, f"the definition {name} to be served")
+    wait_for(is_served, 30, f"the definition {name} to be served")
