@@ -38,6 +38,7 @@ class Bounds:
     def __init__(self, marker: str) -> None:
         self._groups = _open(marker)
         self._is_away = False
+        self._shares = True
 
     @contextlib.contextmanager
     def held(self, limit: int) -> Iterator[Bound | None]:
@@ -62,6 +63,16 @@ class Bounds:
                 yield Bound(limit=limit, on_host=on_host)
         else:
             yield None
+
+    def share(self, bound: Bound) -> None:
+        """What has run for a while has one share of the processors, however many processes it has."""
+        if bound.group is None or not self._shares:
+            return
+        try:
+            bound.group.share()
+        except OSError as error:
+            log(f"steps do not share the processors by step: {error}")
+            self._shares = False
 
     def release(self, group: groups.Group) -> bool:
         """The step has ended. False: something of it has not."""

@@ -22,6 +22,7 @@ KEPT = 64
 """Empty groups that wait for another step."""
 _TREE = "cgroup.subtree_control"
 _PIECE_BYTES = 65536
+_SHARE_LOOKS = 10
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +104,8 @@ class Group:
 
     def __init__(self, place: Place, name: str, limit: int) -> None:
         self._path = f"{place.base}/{name}"
-        self._paths = [self._path] + ([f"{place.shares.base}/{name}"] if place.shares is not None else [])
+        self._share_path = f"{place.shares.base}/{name}" if place.shares is not None else None
+        self._has_share = False
         self._door = place.door
         self._limit = limit
         self._bound_to = -1
@@ -113,9 +115,12 @@ class Group:
 
     def open(self) -> None:
         """Raises OSError."""
-        for path in self._paths:
-            os.mkdir(path)  # noqa: PTH102
+        os.mkdir(self._path)  # noqa: PTH102
         self._bound()
+
+    def empty(self) -> bool:
+        """Make it ready for another step. False: something in it has not ended yet."""
+        return not self.is_populated and self._end_share()
 
     def renew(self, limit: int) -> None:
         """Let an empty group be that of another step. Raises OSError."""
@@ -144,8 +149,38 @@ class Group:
     def enter(self) -> None:
         """Whatever this process starts from now on is in the group. Raises OSError."""
         self._is_surely_empty = False
-        for path in self._paths:
-            _write(f"{path}/{self._door}", "0")
+        _write(f"{self._path}/{self._door}", "0")
+
+    def share(self) -> None:
+        """Let all that is in it have one share of the processors, and whatever it starts. Raises OSError.
+
+        To be asked for now and then: what starts a process meanwhile may get away from this look, not from all.
+        Only what runs for a while is worth it: a group of its own among those that share the processors costs a
+        short step more than everything else about groups.
+        """
+        if self._share_path is None:
+            return
+        if not self._has_share:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._share_path)  # noqa: PTH102
+            self._has_share = True
+        for _ in range(_SHARE_LOOKS):
+            has_it = {int(line) for line in _text(f"{self._share_path}/cgroup.procs").split()}
+            if not (new := (self._pids() or set()) - has_it - {os.getpid()}):
+                return
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    _write(f"{self._share_path}/cgroup.procs", str(pid))
+
+    def _end_share(self) -> bool:
+        """False: something in it has not ended yet."""
+        if self._has_share and self._share_path is not None:
+            try:
+                os.rmdir(self._share_path)  # noqa: PTH106
+            except OSError:
+                return False
+            self._has_share = False
+        return True
 
     def kill(self) -> bool:
         """Kill what is in it, once; nothing can be started there any more. False: nothing was left."""
@@ -168,9 +203,10 @@ class Group:
     def remove(self) -> bool:
         """False: something in it has not ended yet."""
         # The first is how the next keeper finds it, so that one goes last.
-        for path in reversed(self._paths):
+        for path in (self._share_path, self._path):
             try:
-                os.rmdir(path)  # noqa: PTH106
+                if path is not None:
+                    os.rmdir(path)  # noqa: PTH106
             except FileNotFoundError:
                 continue
             except OSError:
@@ -205,7 +241,7 @@ class Groups:
         tree = f"{self._place.base}/{_TREE}"
         if os.path.exists(tree):  # noqa: PTH110
             _write(tree, "+pids")
-            # Steps share the processors by step, however many processes each has.
+            # Steps share the processors by step, however many processes each has (here from their beginning).
             with contextlib.suppress(OSError):
                 _write(tree, "+cpu")
         for group in self._left():
@@ -239,15 +275,13 @@ class Groups:
         them. False: something in it has not ended yet."""
         if len(self._free) >= KEPT:
             return group.remove()
-        if group.is_populated:
+        if not group.empty():
             return False
         self._free.append(group)
         return True
 
     def leave(self) -> None:
         """Back to where this process belongs. Raises OSError."""
-        if self._place.shares is not None:
-            _write(f"{self._place.shares.home}/{self._place.door}", "0")
         try:
             _write(f"{self._place.home}/{self._place.door}", "0")
         except FileNotFoundError:

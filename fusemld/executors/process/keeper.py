@@ -303,10 +303,12 @@ class Keeper:
         return Reply(id=request.id)
 
     def _look_at_limits(self) -> None:
-        """Who has reached a limit is told so while it runs."""
+        """Who has reached a limit is told so while it runs; who has run for a while gets its share."""
         bounded = [child for child in self._by_key.values() if child.bound is not None]
         for child in bounded:
             self._look_at_limit(child)
+            if child.bound is not None:
+                self._bounds.share(child.bound)
         self._looks_at_limits = bool(bounded)
         if bounded:
             self._loop.after(_LOOK_EVERY_S, self._look_at_limits)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 held = pytest.mark.skipif(groups.find() is None, reason="no control group is to be had here")
+shared = pytest.mark.skipif(
+    (place := groups.find()) is None or place.shares is None,
+    reason="no hierarchy of its own shares the processors",
+)
 LIMIT = 20
 WORDS = f"the limit of {LIMIT} processes and threads at the same time (setting process.step_processes)"
 BOMB = (sys.executable, bomb.__file__)
@@ -103,6 +107,30 @@ async def test_groups_are_used_again_and_go_with_their_keeper(host: HostFactory,
         assert len(list(base.glob(pattern))) == before
 
     await until(lambda: not list(base.glob(pattern)))
+
+
+@shared
+async def test_what_runs_for_a_while_has_one_share_of_the_processors_and_gives_it_back(
+    host: HostFactory, until: Until
+) -> None:
+    place = groups.find()
+    assert place is not None
+    assert place.shares is not None
+    base = Path(place.shares.base)
+    async with host() as opened:
+        await full(opened, "bomb", until)
+
+        def is_shared() -> bool:
+            return any(of_step(opened, "bomb") <= _pids(share) for share in base.glob("fusemld-*"))
+
+        await until(is_shared)
+        (share,) = (share for share in base.glob("fusemld-*") if of_step(opened, "bomb") & _pids(share))
+        await opened.keeper.stop("bomb", 0)
+        await opened.end("bomb")
+        await until(lambda: not share.exists())
+
+        assert (await opened.shell("short", "exit 3", process_limit=LIMIT)).exit_status == 3
+        assert not share.exists()
 
 
 def _pids(group: Path) -> set[int]:
