@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -44,6 +45,8 @@ _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 """Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
 _REMOVE_AGAIN_S = 1.0
+_SPARES = 64
+_SPARE_S = 0.5
 
 
 class _Boot(msgspec.Struct, frozen=True):
@@ -94,6 +97,11 @@ class ProcessExecutor:
         self._leftovers: dict[AttemptKey, bool] = {}
         """What is to be forgotten, and whether the keeper knows it."""
         self._has_leftovers = anyio.Event()
+        self._spares: list[AttemptKey] = []
+        """Forgotten ones whose folders are as they were made, for others to come: to make and to remove one costs
+        as much as everything else about a short step. Nobody's for a while, they are removed."""
+        self._spares_used = False
+        self._tidying: asyncio.TimerHandle | None = None
         processes.observe(_PREFIX, self._observe)
 
     async def run(self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -103,6 +111,13 @@ class ProcessExecutor:
             self._bwrap = await anyio.to_thread.run_sync(find_bwrap, self._settings.sandbox == "bwrap")
         _log.info("executor.ready", executor=self.name, sandbox=self._bwrap or "none")
         task_status.started()
+        try:
+            await self._remove_leftovers()
+        finally:
+            for key in self._spares:
+                attempt_folder(self._settings.state, key).remove_if_empty()
+
+    async def _remove_leftovers(self) -> None:
         while True:
             await self._has_leftovers.wait()
             self._has_leftovers = anyio.Event()
@@ -177,10 +192,29 @@ class ProcessExecutor:
     async def forget(self, key: AttemptKey) -> None:
         self._stopped.discard(key)
         is_known = self._attempts.pop(key, None) is not None
-        if attempt_folder(self._settings.state, key).remove_if_empty():
+        folder = attempt_folder(self._settings.state, key)
+        if len(self._spares) < _SPARES and folder.is_as_made():
+            self._spares.append(key)
+            self._tidy_later()
+            await self._forget_removed(key, is_known=is_known)
+        elif folder.remove_if_empty():
             await self._forget_removed(key, is_known=is_known)
         else:
             self._abandon(key, is_known=is_known)
+
+    def _tidy_later(self) -> None:
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(_SPARE_S, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        if self._spares_used:
+            self._spares_used = False
+            self._tidy_later()
+            return
+        for key in self._spares:
+            self._abandon(key, is_known=False)
+        self._spares.clear()
 
     async def _forget_removed(self, key: AttemptKey, *, is_known: bool) -> None:
         """In this order: what the keeper still knows, the next daemon forgets."""
@@ -245,7 +279,7 @@ class ProcessExecutor:
         try:
             if launch.codesets:
                 await anyio.to_thread.run_sync(folder.prepare, launch.codesets, has_outputs)
-            else:
+            elif has_outputs or not self._takes_a_spare(folder):
                 folder.prepare((), has_outputs)
             if is_sandboxed or has_outputs:
                 folder.remember(note)
@@ -275,6 +309,16 @@ class ProcessExecutor:
             outputs=launch.outputs,
         )
         return request, note
+
+    def _takes_a_spare(self, folder: AttemptFolder) -> bool:
+        if not self._spares:
+            return False
+        key = self._spares.pop()
+        self._spares_used = True
+        if folder.become(attempt_folder(self._settings.state, key)):
+            return True
+        self._abandon(key, is_known=False)
+        return False
 
     def _environment(
         self, launch: Launch, local: LocalCommand, folder: AttemptFolder, codesets: list[Path], results: Path

@@ -20,6 +20,7 @@ from fusemld.model.run import AttemptKey
 _FICLONE = 0x40049409
 _COPY_BYTES = 1024 * 1024 * 1024
 _NOTE = "attempt.json"
+_AS_MADE = stat.S_IFDIR | 0o700
 
 
 class AttemptNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,27 @@ class AttemptFolder(msgspec.Struct, frozen=True):
             identity.mkdir(exist_ok=True)
             (identity / "_org").write_text(codeset.project)
             (identity / "_project").write_text(codeset.name)
+
+    def is_as_made(self) -> bool:
+        """Nothing is in it, nothing beside it, and nobody changed its rights."""
+        if os.path.exists(f"{self.path}.parts"):  # noqa: PTH110
+            return False
+        try:
+            state = os.stat(self.path)  # noqa: PTH116
+            is_ours = state.st_mode == _AS_MADE and state.st_uid == os.geteuid()
+            return is_ours and not os.listdir(self.path)  # noqa: PTH208
+        except OSError:
+            return False
+
+    def become(self, other: AttemptFolder) -> bool:
+        """Be the one that `other` was, which is as it was made. False, and nothing happened, where that fails."""
+        if os.path.lexists(self.path):
+            return False
+        try:
+            os.rename(other.path, self.path)  # noqa: PTH104
+        except OSError:
+            return False
+        return True
 
     def remove_if_empty(self) -> bool:
         """The cheap end of an attempt that had nothing and left nothing."""

@@ -306,6 +306,52 @@ async def test_forgetting_removes_the_folder_and_keeps_the_log(
         await opened.executor.forget(key("unknown"))
 
 
+async def inode_of_folder(opened: Bench, step: str, script: str = ":") -> int:
+    """Of the private folder of an attempt that is over and forgotten."""
+    done = await opened.shell(f"stat -c %i $TMPDIR; ls -A $TMPDIR; {script}", step=step)
+    await opened.executor.forget(done.key)
+    return int(opened.log(step))
+
+
+async def test_a_folder_to_which_nothing_was_done_is_that_of_another_attempt(
+    bench: BenchFactory, state: Path, until: Until
+) -> None:
+    async with bench() as opened:
+        first = await inode_of_folder(opened, "a")
+        again = await inode_of_folder(opened, "b")
+        await until(lambda: [path.name for path in (state / "attempts").iterdir()] == ["boot.json"])
+
+    assert again == first
+
+
+@pytest.mark.parametrize("script", ["touch $TMPDIR/left", "chmod 755 $TMPDIR", "rmdir $TMPDIR"])
+async def test_a_folder_to_which_something_was_done_is_nobody_elses(
+    bench: BenchFactory, state: Path, until: Until, script: str
+) -> None:
+    async with bench() as opened:
+        await inode_of_folder(opened, "a", script)
+        await opened.shell("ls -A $TMPDIR; stat -c %a $TMPDIR", step="b")
+        await until(lambda: not (state / "attempts" / "run-1.a.1").exists())
+
+        assert opened.log("b") == "700\n"
+
+
+async def test_a_folder_that_was_to_be_used_again_and_is_gone_is_made(bench: BenchFactory, state: Path) -> None:
+    async with bench() as opened:
+        await inode_of_folder(opened, "a")
+        (state / "attempts" / "run-1.a.1").rmdir()
+
+        assert (await opened.shell("test -d $TMPDIR", step="b")).outcome.ending is Ending.SUCCEEDED
+
+
+async def test_folders_to_be_used_again_go_with_the_daemon(bench: BenchFactory, state: Path) -> None:
+    async with bench() as opened:
+        await inode_of_folder(opened, "a")
+        assert (state / "attempts" / "run-1.a.1").exists()
+
+    assert [path.name for path in (state / "attempts").iterdir()] == ["boot.json"]
+
+
 async def test_the_next_daemon_takes_up_what_ran_and_hears_what_ended(
     bench: BenchFactory, state: Path, until: Until
 ) -> None:
