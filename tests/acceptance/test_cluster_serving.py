@@ -16,6 +16,7 @@ from tests.acceptance.pods import PodDaemon, folder_codeset, log
 from tests.cluster.api import Json
 from tests.cluster.images import BASE
 from tests.cluster.local import LocalCluster
+from tests.cluster.serving import predictor_deployment
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.cluster, pytest.mark.services, pytest.mark.timeout(600)]
 
@@ -82,7 +83,8 @@ def store(tmp_path: Path, node: LocalCluster) -> Iterator[ObjectStore]:
 
 
 class KServe:
-    """What KServe's controller writes into the status of the services of one namespace."""
+    """What KServe's controller makes of the services of one namespace in its mode `Standard`, and writes into
+    their status."""
 
     def __init__(self, pods: PodDaemon) -> None:
         self._api = pods.api
@@ -92,20 +94,27 @@ class KServe:
         return self._api.items(self._collection)
 
     def tell(self, service: Json, ready: str, reason: str = "", message: str = "") -> str:
-        """Of the generation that is there; the service's URL."""
+        """Of what is there now; the service's URL. The generation that is observed is that of the Deployment."""
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        deployment = self._deployment(name, namespace, service["metadata"]["annotations"])
         url = f"http://{name}.{namespace}.example.org"
         condition = {"status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}
         if reason:
             condition |= {"reason": reason, "message": message}
         status: dict[str, Any] = {
-            "observedGeneration": service["metadata"]["generation"],
+            "deploymentMode": "Standard",
+            "observedGeneration": deployment["metadata"]["generation"],
             "conditions": [{"type": kind, **condition} for kind in ("PredictorReady", "IngressReady", "Ready")],
         }
         if ready == "True":
             status |= {"url": url, "components": {"predictor": {"url": url}}}
         self._api.patch(f"{self._collection}/{name}/status", {"status": status})
         return url
+
+    def _deployment(self, name: str, namespace: str, annotations: dict[str, str]) -> Json:
+        collection = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+        found = self._api.find(f"{collection}/{name}-predictor")
+        return found or self._api.create(collection, predictor_deployment(name, annotations))
 
 
 def test_a_model_that_a_pod_has_stored_is_served_and_its_address_follows(

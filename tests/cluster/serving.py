@@ -25,6 +25,7 @@ from fusemld.model.errors import ConflictError, FusemldError
 from fusemld.model.extension import ResolvedService, ServiceAccess
 from fusemld.model.run import AttemptKey
 from tests.cluster.api import Api
+from tests.cluster.images import PAUSE
 
 KEYS = {"access_key": "test-access-key-0001", "secret_key": "test-secret-key-0001"}
 ZONE_ENDPOINT = "http://minio.models:9000"
@@ -44,6 +45,23 @@ FAILED = {
 }
 BUCKET = "models"
 DEADLINE_S = 20
+
+
+def predictor_deployment(service: str, annotations: Mapping[str, str]) -> Json:
+    """What KServe's controller makes of an InferenceService in its mode `Standard`: it hands the annotations on.
+    The model is not served; the pod is real."""
+    labels = {"app": f"isvc.{service}-predictor"}
+    container = {"name": "kserve-container", "image": PAUSE, "imagePullPolicy": "IfNotPresent"}
+    return {
+        "metadata": {"name": f"{service}-predictor"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels, "annotations": dict(annotations)},
+                "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
+            },
+        },
+    }
 
 
 class Book:

@@ -18,7 +18,8 @@ from fusemld_kserve.manifests import RUN, Place, annotation
 
 _DEPLOYMENT_MODES = frozenset({"Standard", "RawDeployment"})
 _KNATIVE_MODES = frozenset({"Knative", "Serverless"})
-_FINAL_TRANSITIONS = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+_FAILED_LOAD = "BlockedByFailedLoad"
+_FINAL_TRANSITIONS = frozenset({_FAILED_LOAD, "InvalidSpec"})
 _FINAL_REASONS = frozenset({"ProgressDeadlineExceeded", "RevisionFailed"})
 
 
@@ -93,6 +94,13 @@ def failure(service: Json | None) -> str:
         if condition.get("status") == "False" and condition.get("reason") in _FINAL_REASONS:
             return _said(condition)
     return ""
+
+
+def is_of_a_load(service: Json | None) -> bool:
+    """Whether the failure is that a container has ended, which kubelet then starts again: KServe says so after
+    every such end, and takes it back when the container runs."""
+    model = _status(service).get("modelStatus") if service is not None else None
+    return (model or {}).get("transitionStatus") == _FAILED_LOAD
 
 
 def base_url(url: str) -> str:

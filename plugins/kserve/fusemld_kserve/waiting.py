@@ -10,10 +10,13 @@ from anyio.abc import TaskGroup
 from fusemld.hooks.clusters import Cluster, Json
 from fusemld.model.errors import ConflictError, ForbiddenError, FusemldError, NotFoundError, StartError
 from fusemld_kserve.manifests import RUN, Place, annotation
-from fusemld_kserve.readiness import Phase, Verdict, failure, judge, workload_place
+from fusemld_kserve.readiness import Phase, Verdict, failure, is_of_a_load, judge, workload_place
 
 SETTLE_S = 15.0
 """How long a failure that stood there before may be that of the specification before."""
+LOAD_S = 60.0
+"""How long a model may fail to load, be it because the object store did not answer once: kubelet tries again after
+10 s, 20 s, 40 s..."""
 
 
 class Wait:
@@ -26,6 +29,7 @@ class Wait:
         self._place = place
         self._run = run
         self._failed_before = failure(before)
+        self._load_failed_at: float | None = None
         self._note = note
         self._service: Json | None = None
         self._is_known = False
@@ -63,9 +67,10 @@ class Wait:
                     if settling_s <= 0:
                         raise StartError(f"cannot serve {self._place.name}: {verdict.words}")
                 case Phase.WAITING:
-                    if verdict.words != noted:
-                        noted = verdict.words
-                        self._note(f"waiting for {self._place.name}: {noted}")
+                    pass
+            if verdict.words != noted:
+                noted = verdict.words
+                self._note(f"waiting for {self._place.name}: {noted}")
             with anyio.move_on_after(settling_s):
                 await changed.wait()
 
@@ -86,9 +91,14 @@ class Wait:
         return judge(self._service, run=self._run, place=place, workload=self._workload)
 
     def _settling_s(self, began_at: float) -> float:
-        if failure(self._service) != self._failed_before:
-            return 0.0
-        return began_at + SETTLE_S - anyio.current_time()
+        """How long the failure may still pass."""
+        now = anyio.current_time()
+        until = began_at + SETTLE_S if failure(self._service) == self._failed_before else now
+        if is_of_a_load(self._service):
+            if self._load_failed_at is None:
+                self._load_failed_at = now
+            until = max(until, self._load_failed_at + LOAD_S)
+        return until - now
 
     async def _follow_service(self) -> None:
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from fusemld_kserve import waiting
 from fusemld_kserve.inference import InferenceServer
 from fusemld_s3.service import RcloneKind
 
@@ -194,6 +195,13 @@ class World(msgspec.Struct, kw_only=True):
 
 
 OpenWorld = Callable[[], AbstractAsyncContextManager[World]]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second is long enough for what may pass by itself."""
+    monkeypatch.setattr(waiting, "SETTLE_S", 0.5)
+    monkeypatch.setattr(waiting, "LOAD_S", 0.5)
 
 
 @pytest.fixture(scope="session")

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fusemld_kserve import waiting
+from fusemld_kserve.manifests import RUN
 
-from fusemld.hooks.clusters import Json
 from fusemld.hooks.services import ServiceAddress
 from fusemld.kube.connecting import Connection, connect
 from fusemld.model.errors import StartError
-from tests.cluster import images, role
+from tests.cluster import role
 from tests.cluster.api import Api
-from tests.cluster.serving import FAILED, READY, ClusterWorld, remembered
+from tests.cluster.serving import FAILED, READY, ClusterWorld, predictor_deployment, remembered
 
 pytestmark = [pytest.mark.cluster, pytest.mark.services, pytest.mark.usefixtures("inferenceservices")]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_model_that_cannot_be_loaded_fails_with_kserves_words_and_leaves_nothing(
     world: ClusterWorld,
 ) -> None:
@@ -35,6 +35,18 @@ async def test_a_model_that_cannot_be_loaded_fails_with_kserves_words_and_leaves
     assert await world.copies() == []
     assert world.book.entries == {}
     assert remembered(world) == []
+
+
+async def test_a_model_that_is_loaded_after_all_is_served(world: ClusterWorld) -> None:
+    """As when the object store did not answer once: kubelet starts the container again."""
+    context = world.context("sklearn")
+    async with world.running(context) as running:
+        await world.applied("run-1")
+        world.says(FAILED)
+        await world.until(lambda: any("ModelLoadFailed" in note for note in context.notes))
+        assert not running.is_over
+        await world.serves("run-1")
+        await running.url()
 
 
 async def test_a_service_that_is_deleted_from_outside_while_it_is_waited_for_fails_the_step(
@@ -76,10 +88,8 @@ async def test_a_failure_of_the_specification_before_is_not_taken_for_one_of_the
     assert world.book.entries["app"].run == "run-2"
 
 
-async def test_a_failure_that_nothing_contradicts_is_believed_after_a_while(
-    world: ClusterWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting, "SETTLE_S", 0.5)
+@pytest.mark.usefixtures("impatient")
+async def test_a_failure_that_nothing_contradicts_is_believed_after_a_while(world: ClusterWorld) -> None:
     await world.deploy(world.context("sklearn"))
     world.says(FAILED)
 
@@ -94,7 +104,7 @@ async def test_where_kserve_deploys_pods_itself_the_step_waits_for_the_last_of_t
 ) -> None:
     """The Deployment that KServe's controller would make is real, and so are its pods."""
     deployments = f"/apis/apps/v1/namespaces/{world.namespace}/deployments"
-    world.api.create(deployments, deployment_of("run-1"))
+    world.api.create(deployments, predictor_deployment("app", {RUN: "run-1"}))
     context = world.context("sklearn")
     async with world.running(context) as running:
         await world.serves("run-1", deploymentMode="Standard")
@@ -105,7 +115,9 @@ async def test_where_kserve_deploys_pods_itself_the_step_waits_for_the_last_of_t
         await world.serves("run-2", deploymentMode="Standard", observedGeneration=9)
         await world.until(lambda: any("has not updated the predictor yet" in note for note in newer.notes))
         assert not running.is_over
-        world.api.patch(f"{deployments}/app-predictor", {"spec": deployment_of("run-2")["spec"]})
+        world.api.patch(
+            f"{deployments}/app-predictor", {"spec": predictor_deployment("app", {RUN: "run-2"})["spec"]}
+        )
         await running.url()
 
     assert any("pods of the predictor" in note or "model before" in note for note in newer.notes)
@@ -120,6 +132,7 @@ async def test_a_cluster_that_lacks_what_kserve_wants_to_make_is_told(world: Clu
     assert "KServe wants a Service of serving.knative.dev/v1, which the cluster does not know" in str(error)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_where_the_deployment_may_not_be_seen_kserves_own_word_has_to_do(
     api: Api, role_kubeconfig: Path, namespace: str, object_store: ServiceAddress, tmp_path: Path
 ) -> None:
@@ -141,18 +154,3 @@ async def test_where_the_deployment_may_not_be_seen_kserves_own_word_has_to_do(
     assert any("cannot see the pods' Deployment" in note for note in context.notes)
     assert isinstance(error, StartError)
     assert len(world.ours()) == 2, "those of the model that serves again"
-
-
-def deployment_of(run: str) -> Json:
-    labels = {"app": "isvc.app-predictor"}
-    container = {"name": "kserve-container", "image": images.PAUSE, "imagePullPolicy": "IfNotPresent"}
-    return {
-        "metadata": {"name": "app-predictor"},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels, "annotations": {"fusemld.io/run": run}},
-                "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
-            },
-        },
-    }

@@ -31,6 +31,7 @@ async def test_a_newer_run_updates_in_place_and_what_served_before_is_removed(wo
     assert remembered(world) == []
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_failed_update_puts_back_what_served_before(world: ClusterWorld) -> None:
     await world.deploy(world.context("sklearn"))
     before, ours, entry = spec(world), world.ours(), world.book.entries["app"]
@@ -49,6 +50,7 @@ async def test_a_failed_update_puts_back_what_served_before(world: ClusterWorld)
     assert remembered(world) == []
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_could_not_be_put_back_is_put_back_by_the_next_update_that_fails(world: ClusterWorld) -> None:
     await world.deploy(world.context("sklearn"))
     before, ours = spec(world), world.ours()
