@@ -16,11 +16,12 @@ from fusemld.kube import library
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import connect
 from fusemld.kube.review import Check, has_api, permitted, server_version
-from fusemld.model.errors import FusemldError, NotFoundError, StartError
+from fusemld.model.errors import FusemldError, NotFoundError, StartError, UnavailableError
 
 OLDEST = (1, 29)
 """Native sidecars are on from there on."""
 INSTALL = "pip install 'fusemld[kubernetes]'"
+SAME_CREDENTIALS = "see whether `kubectl get --raw /version` works with the same credentials"
 ROLE = "kubectl apply --namespace {} -f examples/kubernetes/role.yaml"
 
 Bad = Callable[[str, str, str], Finding]
@@ -50,8 +51,7 @@ async def _findings(settings: Settings, run_pod: bool) -> AsyncIterator[Finding]
             try:
                 version = await server_version(cluster)
             except FusemldError as error:
-                remedy = "see whether `kubectl get --raw /version` works with the same credentials"
-                yield bad("cluster", f"{cluster.name}: {error}", remedy)
+                yield bad("cluster", f"{cluster.name}: {error}", SAME_CREDENTIALS)
                 return
             yield version_finding(cluster.name, version, bad)
             async for finding in _inside(settings, cluster, bad, run_pod):
@@ -60,6 +60,8 @@ async def _findings(settings: Settings, run_pod: bool) -> AsyncIterator[Finding]
         yield bad(
             "cluster", str(error), "correct kubernetes.kubeconfig, kubernetes.context or kubernetes.in_cluster"
         )
+    except UnavailableError as error:  # a program that has the credentials, say
+        yield bad("cluster", str(error), SAME_CREDENTIALS)
 
 
 def version_finding(server: str, version: str, bad: Bad) -> Finding:

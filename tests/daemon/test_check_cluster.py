@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -62,6 +63,28 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     (finding,) = check(settings(tmp_path, executor="kubernetes"))
 
     assert (finding.level, finding.remedy) == (Level.FAIL, INSTALL)
+
+
+def test_a_program_that_has_no_credentials_is_quoted_and_ends_nothing(tmp_path: Path) -> None:
+    """As a cloud's command does when nobody has logged in."""
+    program = {"command": "sh", "args": ["-c", "echo nobody is logged in >&2; exit 1"]}
+    program |= {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never"}
+    access = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "it", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "it", "user": {"exec": program}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        "current-context": "it",
+    }
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(access))
+
+    (finding,) = check(settings(tmp_path, executor="kubernetes", kubernetes__kubeconfig=str(file)))
+
+    assert finding.level is Level.FAIL
+    assert "nobody is logged in" in finding.message
+    assert "kubectl" in finding.remedy
 
 
 def test_a_kubeconfig_that_is_not_there_fails_only_where_pods_are_the_rule(tmp_path: Path) -> None:
