@@ -42,6 +42,7 @@ _SEARCH_AFTER_S = 30.0
 _UPKEEP_EVERY_S = 300.0
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
+_EVENTS_AGAIN_S = 60.0
 
 
 class KubernetesExecutor:
@@ -386,10 +387,13 @@ class KubernetesExecutor:
             await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
 
     async def _watch_events(self) -> None:
-        try:
-            await self._events.run()
-        except FusemldError as error:
-            _log.warning("executor.without_events", executor=self.name, error=str(error))
+        """What is refused now somebody may grant later."""
+        while True:
+            try:
+                await self._events.run()
+            except FusemldError as error:
+                _log.warning("executor.without_events", executor=self.name, error=str(error))
+            await anyio.sleep(_EVENTS_AGAIN_S)
 
     async def _upkeep(self) -> None:
         while True:

@@ -7,7 +7,7 @@ import anyio
 import msgspec
 import pytest
 
-from fusemld.executors.kubernetes import course
+from fusemld.executors.kubernetes import course, executor
 from fusemld.executors.kubernetes.names import labels, notes, pod_name
 from fusemld.executors.kubernetes.sweeping import remove_everything
 from fusemld.hooks.clusters import Json
@@ -15,6 +15,8 @@ from fusemld.hooks.executors import AttemptFinished, AttemptStarted, MountedCode
 from fusemld.kube.client import KubeCluster
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending
+from tests.cluster import role
+from tests.cluster.api import Api
 from tests.cluster.images import BASE
 from tests.executors.kubernetes.room import SETTINGS, Site, launch
 
@@ -103,6 +105,24 @@ async def test_an_attempt_that_does_not_succeed_says_why(
 
         assert (ended.outcome.ending, ended.outcome.message) == (ending, message)
         assert ended.outputs == {}
+
+
+async def test_events_that_may_be_read_only_later_are_read_then(
+    site: Site, api: Api, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "_EVENTS_AGAIN_S", 0.2)
+    path = role.PATHS["Role"].format(namespace, "fusemld")
+    rules = role.documents()["Role"]["rules"]
+    api.patch(path, {"rules": [rule for rule in rules if "events" not in rule["resources"]]})
+    async with site.room() as room:
+        with anyio.fail_after(30):
+            while not room.cluster.requests["list events"]:  # noqa: ASYNC110 - nobody tells
+                await anyio.sleep(0.05)
+        api.patch(path, {"rules": rules})
+
+        with anyio.fail_after(30):
+            while not room.cluster.requests["watch events"]:  # noqa: ASYNC110 - as above
+                await anyio.sleep(0.05)
 
 
 async def test_launching_again_makes_no_second_pod_and_reports_nothing_twice(site: Site) -> None:
