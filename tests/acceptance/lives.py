@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 from fusemld.model.run import RunState
@@ -25,9 +26,16 @@ class Life:
             self.process.kill()
             self.process.wait()
 
+    def _is_detached(self, pid: int) -> bool:
+        """Those who are on the way to it, in the daemon's session or one of their own, end by themselves."""
+        try:
+            return os.getsid(pid) not in (pid, self.process.pid)
+        except ProcessLookupError:
+            return False
+
     def _has_died(self) -> str:
         """`died`, `over` or, while neither is true, nothing."""
-        self._keepers |= set(keepers(self._daemon))
+        self._keepers |= {pid for pid in keepers(self._daemon) if self._is_detached(pid)}
         if self.process.poll() is not None or any(map(gone, self._keepers)):
             assert self.process.returncode in (None, -signal.SIGKILL), self._daemon.journal()[-3000:]
             return "died"

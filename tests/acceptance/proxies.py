@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,8 @@ class SilentProxy:
     """Forwards TCP connections on loopback to `target` on loopback.
 
     `fall_silent` stops the forwarding of those that exist, as a firewall does that has forgotten them: they stay
-    open, and whatever is sent goes nowhere. Connections made later are forwarded.
+    open, and whatever is sent goes nowhere. Connections made later are forwarded. While it is `holding`, new ones
+    are taken and wait, as at the door of a load balancer.
     """
 
     def __init__(self, target: int) -> None:
@@ -27,6 +29,8 @@ class SilentProxy:
         self.silenced = 0
         """How many connections have been."""
         self._current = 0
+        self._may_pass = threading.Event()
+        self._may_pass.set()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._serve, name="silent proxy", daemon=True).start()
@@ -48,10 +52,19 @@ class SilentProxy:
         self.silenced += self._current
         self._current = 0
 
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        self._may_pass.clear()
+        try:
+            yield
+        finally:
+            self._may_pass.set()
+
     def _serve(self) -> None:
         while True:
             try:
                 inner, _ = self._server.accept()
+                self._may_pass.wait()
                 outer = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import pytest
 
 from fusemld.executors.kubernetes import names
@@ -60,6 +63,36 @@ def test_a_crash_at_any_point_makes_no_second_pod_and_leaves_nothing_behind(pods
         assert not earlier or (point in WITHOUT_POD and set(earlier) == {"lost"}), endings(run, name)
         lines = [line for line in log(daemon, run["id"], name).splitlines() if not line.startswith("---")]
         assert lines == [f"{name} is done"]
+    pods.assert_one_pod_per_attempt()
+    pods.assert_nothing_left()
+
+
+def test_a_pod_whose_end_is_recorded_is_removed_by_the_daemon_after_the_one_that_dies_then(
+    pods: PodDaemon,
+) -> None:
+    daemon = pods.daemon
+    folder_codeset(daemon, "data", words="some words")
+    daemon.drop("vault.yaml", VAULT)
+    daemon.drop("chain.yaml", CHAIN)
+
+    def ended_with_its_pod() -> bool:
+        with contextlib.closing(sqlite3.connect(daemon.state / "fusemld.db")) as database:
+            ended = database.execute(
+                "SELECT run FROM steps WHERE name = 'make' AND state = 'succeeded'"
+            ).fetchall()
+        return any(pods.pod(run, "make") is not None for (run,) in ended)
+
+    # The batches of events of each life: the first ones start a step, a later one is its end.
+    deaths = (Life(daemon, f"supervisor.performed:{count}").ends() for count in range(1, 9))
+    assert any(died and ended_with_its_pod() for died in deaths), daemon.journal()
+    pods.start()
+    (entry,) = runs(daemon)
+    run = daemon.finished(entry.id, 90)
+
+    assert run["state"] == "succeeded", daemon.run("fuseml", "why", run["id"]).stdout
+    assert endings(run, "make")[-1] == "succeeded"
+    lines = [line for line in log(daemon, run["id"], "make").splitlines() if not line.startswith("---")]
+    assert lines == ["make is done"]
     pods.assert_one_pod_per_attempt()
     pods.assert_nothing_left()
 
