@@ -181,6 +181,10 @@ def test_codesets_are_shared_by_runs_and_swept_when_no_run_uses_them(pods: PodDa
 
     assert len(shared) == 1
     assert [log(daemon, run["id"], "only") for run in runs] == ["one\n", "one\n"]
+    assert [thing["metadata"]["name"] for thing in pods.objects("configmaps")] == shared
+    daemon.kill()
+    pods.start()
+    daemon.wait_for(lambda: not pods.objects("configmaps"), 20, "the codeset to be swept")
     pods.assert_nothing_left()
 
 

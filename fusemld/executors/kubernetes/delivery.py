@@ -110,6 +110,11 @@ class Delivery:
         async with self._sweeping:
             held = {name.rpartition("-")[0] for name in self._held}
             if len(held) > _MOST_NAMED:
+                _log.warning(
+                    "codesets.not_swept",
+                    error=f"{len(held)} codesets are in use, and one look names only "
+                    f"{_MOST_NAMED}; the next start of the daemon tries again",
+                )
                 return
             selector = codesets_selector(self._cluster.instance)
             if held:

@@ -63,6 +63,11 @@ async def sweep_secrets(cluster: KubeCluster, kept: Iterable[AttemptKey]) -> Non
     selector names. Nothing may create one meanwhile."""
     runs = sorted({names.label_value(key.run) for key in kept})
     if len(runs) > _MOST_NAMED:
+        _log.warning(
+            "secrets.not_swept",
+            error=f"{len(runs)} runs have steps under way, and one look names only "
+            f"{_MOST_NAMED}; the next start of the daemon tries again",
+        )
         return
     selector = names.attempts_selector(cluster.instance)
     if runs:
