@@ -26,7 +26,8 @@ from fusemld.model.extension import Extension
 from fusemld.model.ids import run_id
 from fusemld.model.run import Run
 from fusemld.registry.registry import Registry
-from fusemld.store.changes import Change, DeleteDocument, DeleteFile, PutDocument, PutFile, PutWorkflow
+from fusemld.store.changes import Change, DeleteDocument, DeleteFile, PutDocument, PutFile, PutMeta, PutWorkflow
+from fusemld.store.keys import INBOX
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ class Folder:
         plans: Plans,
         default_executor: str,
         settled: Iterable[SettledFile] = (),
+        identity: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.catalog = catalog
@@ -64,6 +66,7 @@ class Folder:
         self._settled: dict[str, SettledFile] = {}
         """Files at rest that still have something to start."""
         self._remembered = {file.path for file in settled}
+        self._identity = identity
         self._scanned = Pulse()
         self.trouble = ""
         """Why what was seen in the folder cannot be stored now."""
@@ -98,6 +101,9 @@ class Folder:
             changed = (*scan.removed, *(report.file for report in scan.files if report.readable))
             await self._store_update(update, self._forget_files(changed))
             faults.point("folder.stored")
+            if scan.identity and scan.identity != self._identity:
+                await self._write(PutMeta(INBOX, scan.identity))
+                self._identity = scan.identity
             self._settled |= {file.path: file for file in scan.settled}
             await self._remember_files([file.path for file in scan.settled])
             await self._start_due()

@@ -60,7 +60,7 @@ from fusemld.registry.registry import Registry
 from fusemld.services.environments import KeeperEnvironments
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.spec.documents import Parsed, read
-from fusemld.store.keys import CLOCK, INSTANCE
+from fusemld.store.keys import CLOCK, INBOX, INSTANCE
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -158,7 +158,7 @@ class _Daemon:
             executors[pods.name] = pods
         reader = partial(_read, settings.folder)
         with nothing_is_garbage():
-            settled = await store.settled_files()
+            settled, identity = await store.settled_files(), await store.meta(INBOX) or ""
             catalog = Catalog(await store.documents(), restoration=await store.restoration())
         clusters = KubeClusters(cluster, instance=instance, connection=connection(settings.kubernetes))
         registry = Registry(
@@ -197,6 +197,7 @@ class _Daemon:
             plans=plans,
             default_executor=settings.executor,
             settled=settled,
+            identity=identity,
         )
         pinner = Pinner(
             codesets,
@@ -270,7 +271,14 @@ class _Daemon:
                 tasks.start_soon(watchdog.run, name="watchdog")
                 await tasks.start(server.serve, operations, settings.socket, settings.group, name="api")
                 timing = Timing(rescan_s=settings.intake.rescan_s)
-                watcher = Watcher(settings.folder, reader, known=catalog.files, settled=settled, timing=timing)
+                watcher = Watcher(
+                    settings.folder,
+                    reader,
+                    known=catalog.files,
+                    settled=settled,
+                    identity=identity,
+                    timing=timing,
+                )
                 await tasks.start(watcher.run, folder.on_scan, name="watcher")
                 poller = Poller(settings.codesets.poll_s, catalog.polled, pinner.version, folder.codeset_seen)
                 tasks.start_soon(poller.run, name="poller")

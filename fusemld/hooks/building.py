@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from uv import find_uv_bin
 
 from fusemld.hooks.environments import EnvironmentSpec, Note
@@ -271,7 +271,10 @@ def _is_own_version(version: str) -> bool:
     """Whether the running interpreter is what `3.11`, `3.11.2`, `>=3.9,<3.12` or nothing asks for."""
     own = platform.python_version()
     if not version[:1] or version[0] in "<>=!~":
-        return own in SpecifierSet(version, prereleases=True)
+        try:
+            return own in SpecifierSet(version, prereleases=True)
+        except InvalidSpecifier as error:
+            raise StartError(f"{version!r} is no version of Python: {error}") from error
     return f"{own}.".startswith(f"{version}.")
 
 

@@ -73,7 +73,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 
     `settled` are files, of this scan or earlier ones, that were read when they had been at rest for a while.
     `available` is False while the folder itself cannot be seen; then there is no other news. `warning` says
-    what works worse than it should, empty where all is well.
+    what works worse than it should, empty where all is well. `identity` tells this folder from another one of that
+    name, `DEVICE:INODE`.
     """
 
     files: tuple[FileReport, ...] = ()
@@ -81,6 +82,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     settled: tuple[SettledFile, ...] = ()
     available: bool = True
     warning: str = ""
+    identity: str = ""
 
 
 def is_ignored(name: str) -> bool:

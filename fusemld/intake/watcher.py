@@ -78,7 +78,7 @@ class Watcher:
     A file is taken when its writer closed it, when it was renamed into place, or when a look finds it news and
     the kernel says that nobody has it open for writing; where the kernel cannot say, when two looks found it
     unchanged. A folder that cannot be seen, or that was replaced by an empty one (a share that is not mounted), is
-    unavailable: nothing is reported as removed.
+    unavailable: nothing is reported as removed. `identity` is that of the folder in which the known files were.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Watcher:
         *,
         known: Iterable[str] = (),
         settled: Iterable[SettledFile] = (),
+        identity: str = "",
         timing: Timing | None = None,
     ) -> None:
         self._folder = folder
@@ -110,7 +111,8 @@ class Watcher:
         self._gone: dict[str, float] = {}
         self._next_look = 0.0
         self._looked = False
-        self._identity: tuple[int, int] | None = None
+        self._identity: tuple[int, int] | None = _identity_of(identity)
+        self._told_identity = identity
         self._unavailable = ""
         self._inotify: Inotify | None = None
         self._listening = anyio.CancelScope()
@@ -273,9 +275,16 @@ class Watcher:
         removed = self._removals(inodes)
         if self._warning and self._warning != self._reported:
             log.warning("intake.degraded", folder=str(self._folder), cause=self._warning)
-        if reports or removed or at_rest or self._reported != self._warning:
-            self._reported = self._warning
-            scan = Scan(files=tuple(reports), removed=removed, settled=tuple(at_rest), warning=self._warning)
+        identity = "{}:{}".format(*self._identity) if self._identity else ""
+        if reports or removed or at_rest or self._reported != self._warning or identity != self._told_identity:
+            self._reported, self._told_identity = self._warning, identity
+            scan = Scan(
+                files=tuple(reports),
+                removed=removed,
+                settled=tuple(at_rest),
+                warning=self._warning,
+                identity=identity,
+            )
             await on_scan(scan)
 
     def _removals(self, inodes: set[int]) -> tuple[str, ...]:
@@ -420,6 +429,11 @@ def _state_of(file: SettledFile) -> FileState:
         mtime_ns=file.mtime_ns,
         ctime_ns=file.ctime_ns,
     )
+
+
+def _identity_of(text: str) -> tuple[int, int] | None:
+    device, _, inode = text.partition(":")
+    return (int(device), int(inode)) if inode else None
 
 
 def _settled(taken: Taken) -> SettledFile:

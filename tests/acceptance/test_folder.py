@@ -335,3 +335,16 @@ def test_a_request_that_can_never_run_says_so_and_runs_once_it_is_mended(daemon:
     assert "needs a value for its input 'who'" in shown[1]
     assert rejected["run"] is None
     assert run["inputs"] == {"who": "you"}
+
+
+def test_a_folder_that_was_emptied_while_the_daemon_was_away_declares_nothing_any_more(daemon: Daemon) -> None:
+    daemon.start()
+    await_sentinel(daemon, "w")
+    daemon.terminate()
+    for file in daemon.folder.iterdir():
+        file.unlink()
+
+    daemon.start()
+    daemon.wait_for(lambda: daemon.json("workflow", "list") == [], 20, "the workflow to be gone")
+
+    assert daemon.json("files") == []

@@ -64,10 +64,13 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(folder: Path, timing: Timing = SLOW, known: tuple[str, ...] = ()) -> AsyncIterator[Seen]:
+async def watching(
+    folder: Path, timing: Timing = SLOW, known: tuple[str, ...] = (), identity: str = ""
+) -> AsyncIterator[Seen]:
     seen = Seen()
     async with anyio.create_task_group() as group:
-        await group.start(Watcher(folder, parse, known=known, timing=timing).run, seen.on_scan)
+        watcher = Watcher(folder, parse, known=known, identity=identity, timing=timing)
+        await group.start(watcher.run, seen.on_scan)
         try:
             yield seen
         finally:
@@ -214,6 +217,22 @@ async def test_a_folder_that_comes_back_empty_was_emptied(tmp_path: Path) -> Non
 
         (tmp_path / "away").rename(inbox)
         await seen.until(lambda: seen.available and seen.ids == {})
+
+
+async def test_a_folder_that_was_emptied_while_nobody_looked_is_told_from_another_one(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml")
+    async with watching(tmp_path) as seen:
+        identity = seen.scans[-1].identity
+    (tmp_path / "a.yaml").unlink()
+
+    async with watching(tmp_path, known=("a.yaml",), identity=identity) as seen:
+        await seen.until(lambda: any(scan.removed == ("a.yaml",) for scan in seen.scans))
+        assert seen.available
+
+    (tmp_path / "other").mkdir()
+    async with watching(tmp_path / "other", known=("a.yaml",), identity=identity) as seen:
+        assert not seen.available
+        assert not any(scan.removed for scan in seen.scans)
 
 
 async def test_a_folder_that_is_missing_at_the_start_is_waited_for(tmp_path: Path) -> None:

@@ -67,9 +67,16 @@ def _contents(names: tuple[str, ...]) -> Iterator[tuple[str, Path, bytes | OSErr
             yield "<stdin>", Path.cwd() / "stdin.yaml", sys.stdin.buffer.read()
             continue
         path = Path(name)
-        inside = [*path.rglob("*.yaml"), *path.rglob("*.yml")] if path.is_dir() else [path]
+        inside = _documents(path) if path.is_dir() else [path]
         for file in sorted(inside):
             yield str(file), file.absolute(), _content(file)
+
+
+def _documents(folder: Path) -> list[Path]:
+    """Those that a daemon would read there."""
+    from fusemld.intake.snapshot import is_document
+
+    return [file for file in folder.rglob("*") if is_document(str(file.relative_to(folder))) and file.is_file()]
 
 
 def _content(file: Path) -> bytes | OSError:

@@ -44,12 +44,14 @@ async def deploy(context: StepContext, options: Options) -> str:
     try:
         address = await context.services.ensure(inference.request(application, model), context.note)
         await _verify(address, application)
-    except StartError:
-        if before is None:
-            await context.services.remove(inference.service_name(application))
+        url = address.url + inference.inference_path(application)
+        await context.applications.record(_application(context, options, url, flavour, before))
+    except BaseException as error:
+        # Nobody could delete a service without an application. What ends with the daemon, the next one goes on with.
+        if before is None and (isinstance(error, StartError) or context.is_killed):
+            with anyio.CancelScope(shield=True):
+                await context.services.remove(inference.service_name(application))
         raise
-    url = address.url + inference.inference_path(application)
-    await context.applications.record(_application(context, options, url, flavour, before))
     await to_thread.run_sync(_delete_others, model)
     context.note(f"{application} is ready: {url}")
     return url

@@ -168,6 +168,21 @@ async def test_a_step_that_is_cancelled_while_the_server_starts_can_be_repeated(
         assert await predict(outputs["prediction-url"]) == [0, 2]
 
 
+async def test_a_first_model_whose_step_is_killed_while_its_server_starts_leaves_no_service(
+    open_world: Open,
+) -> None:
+    async with open_world() as world:
+        context = world.context("columns")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(KServePredictor().run, context)
+            with anyio.fail_after(300):
+                await context.hears("starting ")
+            context.is_killed = True
+            tasks.cancel_scope.cancel()
+
+        assert world.supervisor.states() == ()
+
+
 async def test_what_cannot_be_served_here_is_refused_before_anything_is_started(open_world: Open) -> None:
     step = KServePredictor()
     async with open_world() as world:

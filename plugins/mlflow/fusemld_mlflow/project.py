@@ -93,7 +93,9 @@ def _read(folder: Path, name: str, *, is_conda: bool) -> ProjectEnvironment:
     content = _mapping(folder, name)
     if is_conda:
         return _conda(folder, name, content)
-    python = str(content.get("python") or "")
+    # As it is written: 3.10 is a number to YAML, and that number is 3.1.
+    is_given = content.get("python") is not None
+    python = str(_mapping(folder, name, yaml.BaseLoader)["python"]) if is_given else ""
     given = [*_strings(name, content, "build_dependencies"), *_strings(name, content, "dependencies")]
     lines, warnings = _flattened(folder, given, name)
     return ProjectEnvironment(source=name, python=python, requirements=lines, warnings=warnings)
@@ -103,7 +105,10 @@ def _conda(folder: Path, name: str, content: dict[str, Any]) -> ProjectEnvironme
     python = ""
     lines: list[str] = []
     warnings: list[str] = []
-    for entry in content.get("dependencies") or ():
+    listed = content.get("dependencies") or ()
+    if not isinstance(listed, list | tuple):
+        raise InvalidInputError(f"{name}: dependencies is not a list")
+    for entry in listed:
         if isinstance(entry, dict):
             given, left_out = _flattened(folder, _strings(name, entry, "pip"), name)
             lines += given
@@ -181,9 +186,9 @@ def _strings(name: str, content: dict[str, Any], key: str) -> list[str]:
     return value
 
 
-def _mapping(folder: Path, name: str) -> dict[str, Any]:
+def _mapping(folder: Path, name: str, loader: type[yaml.BaseLoader] = yaml.SafeLoader) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(_text(folder, name))
+        content = yaml.load(_text(folder, name), loader)  # noqa: S506 - both loaders make nothing but plain values
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{name} is not YAML: {error}") from error
     if not isinstance(content, dict):

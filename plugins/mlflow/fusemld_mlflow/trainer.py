@@ -19,6 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+RESERVED = frozenset({"FUSEML_RESULTS_DIR", "FUSEML_CODESET_DIR"})
+"""Variables that every step has, whatever its inputs are."""
+TRUE = ("1", "true", "yes", "on")
 MODEL_HISTORY_TAG = "mlflow.log-model.history"
 DEFAULT_ARTIFACT_PATH = "model"
 
@@ -64,7 +67,7 @@ def choose_parameters(known: list[str], entry_point: str, environ: Mapping[str, 
             )
     for name in known:
         variable = "FUSEML_" + name.upper().replace("-", "_").replace(".", "_")
-        if name not in parameters and variable in environ:
+        if name not in parameters and variable in environ and variable not in RESERVED:
             parameters[name] = environ[variable]
     return parameters
 
@@ -78,29 +81,30 @@ def default_experiment(folder: Path) -> str:
 
 
 def model_address(client: Any, run_id: str, artifact_path: str) -> str:
-    """Where the model is stored that the run logged last, or the one logged under that name.
+    """Where the model is stored that was logged under that name; without one, `model` or what was logged last.
 
     MLflow 3 keeps models beside the run, MLflow 2 below it; plain artifacts of that path are taken as well.
     """
     run = client.get_run(run_id)
     outputs = getattr(getattr(run, "outputs", None), "model_outputs", None) or []
     models = sorted((client.get_logged_model(o.model_id) for o in outputs), key=lambda m: m.creation_timestamp)
-    for model in reversed(models):
-        if artifact_path in ("", model.name):
-            return str(model.artifact_location)
     root = run.info.artifact_uri.rstrip("/")
     history = json.loads(run.data.tags.get(MODEL_HISTORY_TAG, "[]"))
-    for entry in sorted(history, key=lambda e: e.get("utc_time_created", ""), reverse=True):
-        if artifact_path in ("", entry["artifact_path"]):
-            return f"{root}/{entry['artifact_path']}"
+    logged_at = sorted(history, key=lambda e: e.get("utc_time_created", ""))
+    logged = [(e["artifact_path"], f"{root}/{e['artifact_path']}") for e in logged_at]
+    logged += [(m.name, str(m.artifact_location)) for m in models]
+    named = dict(logged)
+    if (artifact_path or DEFAULT_ARTIFACT_PATH) in named:
+        return named[artifact_path or DEFAULT_ARTIFACT_PATH]
+    if logged and not artifact_path:
+        return logged[-1][1]
     wanted = artifact_path.strip("/") or DEFAULT_ARTIFACT_PATH
     if client.list_artifacts(run_id, wanted):
         return f"{root}/{wanted}"
     if artifact_path:
-        logged = [m.name for m in models] + [e["artifact_path"] for e in history]
         raise TrainingError(
             f"mlflow_artifact_path: the training logged nothing as {artifact_path!r}"
-            + (f" (models logged: {', '.join(logged)})" if logged else "")
+            + (f" (models logged: {', '.join(named)})" if named else "")
         )
     raise TrainingError(
         "the training logged no model: log one with mlflow.<flavour>.log_model(...), "
@@ -172,6 +176,10 @@ def train(environ: Mapping[str, str]) -> str:
         run_id = start_run(client, folder, experiment_id, entry_point, final)
         say(f"experiment {experiment}, run {run_id}")
         say(f"entry point {entry_point}: {command}")
+        if environ.get("FUSEML_VERBOSE", "").lower() in TRUE:
+            say(f"MLflow {mlflow.__version__} on {sys.executable}, tracked by {mlflow.get_tracking_uri()}")
+            for name, value in sorted(final.items()):
+                say(f"parameter {name}: {value}")
         variables = {
             **environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), environ.get("PATH", os.defpath)]),

@@ -89,6 +89,13 @@ def test_python_env_gives_its_interpreter_and_both_lists(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(("text", "python"), [("3.10", "3.10"), ("'>=3.9'", ">=3.9"), ("null", ""), ("", "")])
+def test_a_version_of_python_is_taken_as_it_is_written(tmp_path: Path, text: str, python: str) -> None:
+    folder = project(tmp_path, python_env__yaml=f"python: {text}\ndependencies: [six]\n")
+
+    assert read_environment(folder).python == python
+
+
 @pytest.mark.parametrize("named", ["conda_env: env/conda.yml", "python_env: env/python.yml"])
 def test_the_file_that_mlproject_names_is_taken_first(tmp_path: Path, named: str) -> None:
     folder = project(tmp_path, MLproject=f"{named}\n", requirements__txt="wrong\n")
@@ -125,6 +132,7 @@ def test_files_are_looked_for_in_the_order_conda_python_env_requirements(tmp_pat
         ({"requirements__txt": "-r requirements.txt\n"}, "include each other"),
         ({"requirements__txt": "numpy = 1\n"}, "'numpy = 1' is not a requirement"),
         ({"conda__yaml": "dependencies:\n  - pip: numpy\n"}, "pip is not a list"),
+        ({"conda__yaml": "dependencies: 5\n"}, "conda.yaml: dependencies is not a list"),
         ({"conda__yaml": "- just a list\n"}, "conda.yaml is not a mapping"),
     ],
 )

@@ -51,9 +51,10 @@ def test_inputs_with_the_name_of_a_parameter_are_passed_and_arguments_win() -> N
         "FUSEML_EPOCHS": "9",
         "FUSEML_BATCH_SIZE": "64",
         "FUSEML_OTHER": "x",
+        "FUSEML_RESULTS_DIR": "every step has it",
     }
 
-    chosen = choose_parameters(["batch-size", "epochs", "rate"], "main", environ)
+    chosen = choose_parameters(["batch-size", "epochs", "rate", "results_dir"], "main", environ)
 
     assert chosen == {"epochs": "2", "batch-size": "64"}
 
@@ -101,13 +102,15 @@ HISTORY = (
     [
         (Tracking(models=(("late", 2), ("early", 1))), "", "s3://b/1/models/late/artifacts"),
         (Tracking(models=(("late", 2), ("early", 1))), "early", "s3://b/1/models/early/artifacts"),
+        (Tracking(models=(("model", 1), ("scaler", 2))), "", "s3://b/1/models/model/artifacts"),
         (Tracking(history=HISTORY), "", "s3://b/1/r/artifacts/second"),
+        (Tracking(history=HISTORY.replace("first", "model")), "", "s3://b/1/r/artifacts/model"),
         (Tracking(history=HISTORY), "first", "s3://b/1/r/artifacts/first"),
         (Tracking(plain="model"), "", "s3://b/1/r/artifacts/model"),
         (Tracking(plain="plots"), "plots/", "s3://b/1/r/artifacts/plots"),
     ],
 )
-def test_the_model_logged_last_or_the_one_of_that_name_is_found(
+def test_the_model_of_that_name_or_model_or_the_last_one_is_found(
     tracking: Tracking, artifact_path: str, address: str
 ) -> None:
     assert model_address(tracking, "run", artifact_path) == address

@@ -276,17 +276,24 @@ def test_an_environment_that_is_gone_asks_for_the_builder(tmp_path: Path) -> Non
         TrainerRuntime().command("localhost/fusemld/mlflow-project:0123", folders)
 
 
+@pytest.mark.parametrize(
+    ("pin", "python", "problem"),
+    [
+        ("python=2.4", "2.4", "cannot find Python 2.4"),
+        ("'python>=3.8.*,<3.11'", ">=3.8.*,<3.11", "'>=3.8.*,<3.11' is no version of Python"),
+    ],
+)
 def test_a_python_that_cannot_be_had_names_the_input_that_overrides_it(
-    tmp_path: Path, run_step: Callable[..., Step]
+    tmp_path: Path, run_step: Callable[..., Step], pin: str, python: str, problem: str
 ) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "MLproject").write_text("name: old\n")
-    (project / "conda.yaml").write_text("dependencies: [python=2.4, six]\n")
+    (project / "conda.yaml").write_text(f"dependencies: [{pin}, six]\n")
     folders = RuntimeFolders(environments=tmp_path / "environments", cache=tmp_path / "cache")
 
     built = run_step(BuilderRuntime().command(BUILDER, folders), project, {})
 
     assert built.status == 1
-    assert "cannot find Python 2.4" in built.log
-    assert "conda.yaml asks for Python 2.4; the input python_version overrides it" in built.log
+    assert problem in built.log
+    assert f"conda.yaml asks for Python {python}; the input python_version overrides it" in built.log
