@@ -186,7 +186,9 @@ def _strings(name: str, content: dict[str, Any], key: str) -> list[str]:
     return value
 
 
-def _mapping(folder: Path, name: str, loader: type[yaml.BaseLoader] = yaml.SafeLoader) -> dict[str, Any]:
+def _mapping(
+    folder: Path, name: str, loader: type[yaml.BaseLoader | yaml.SafeLoader] = yaml.SafeLoader
+) -> dict[str, Any]:
     try:
         content = yaml.load(_text(folder, name), loader)  # noqa: S506 - both loaders make nothing but plain values
     except yaml.YAMLError as error:

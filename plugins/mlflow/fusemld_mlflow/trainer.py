@@ -93,7 +93,7 @@ def model_address(client: Any, run_id: str, artifact_path: str) -> str:
     logged_at = sorted(history, key=lambda e: e.get("utc_time_created", ""))
     logged = [(e["artifact_path"], f"{root}/{e['artifact_path']}") for e in logged_at]
     logged += [(m.name, str(m.artifact_location)) for m in models]
-    named = dict(logged)
+    named: dict[str, str] = dict(logged)
     if (artifact_path or DEFAULT_ARTIFACT_PATH) in named:
         return named[artifact_path or DEFAULT_ARTIFACT_PATH]
     if logged and not artifact_path:
@@ -177,7 +177,7 @@ def train(environ: Mapping[str, str]) -> str:
         say(f"experiment {experiment}, run {run_id}")
         say(f"entry point {entry_point}: {command}")
         if environ.get("FUSEML_VERBOSE", "").lower() in TRUE:
-            say(f"MLflow {mlflow.__version__} on {sys.executable}, tracked by {mlflow.get_tracking_uri()}")
+            say(f"MLflow {mlflow.__version__} on {sys.executable}")
             for name, value in sorted(final.items()):
                 say(f"parameter {name}: {value}")
         variables = {

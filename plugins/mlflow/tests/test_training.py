@@ -183,9 +183,12 @@ def test_a_failing_entry_point_gives_its_status_and_its_run_is_marked_failed(
 ) -> None:
     trainer = _trainer(failing_project, run_step, runtime_folders)
 
-    failed = run_step(trainer, failing_project, {**tracking.env, "FUSEML_RATE": "0.5"})
+    inputs = {"FUSEML_RATE": "0.5", "FUSEML_VERBOSE": "true", "FUSEML_MLFLOW_EXPERIMENT": "trials"}
+    failed = run_step(trainer, failing_project, {**tracking.env, **inputs})
 
     assert failed.status == 7
+    assert "experiment trials, run " in failed.log
+    assert "parameter rate: 0.5" in failed.log
     assert failed.output is None
     assert "rate 0.5" in failed.log
     assert "ended with status 7" in failed.log
@@ -203,6 +206,7 @@ def test_a_training_without_a_model_with_an_unknown_or_without_a_needed_argument
     empty = run_step(trainer, failing_project, arguments)
     unknown = run_step(trainer, failing_project, {**tracking.env, "FUSEML_MLFLOW_ENTRYPOINT_ARGS": "rat=1"})
     missing = run_step(trainer, failing_project, tracking.env)
+    elsewhere = run_step(trainer, failing_project, {**tracking.env, "FUSEML_MLFLOW_ENTRYPOINT": "mian"})
 
     assert (empty.status, empty.output) == (1, None)
     assert "the training logged no model" in empty.log
@@ -210,6 +214,8 @@ def test_a_training_without_a_model_with_an_unknown_or_without_a_needed_argument
     assert "the entry point 'main' cannot be run" in missing.log
     assert unknown.status == 1
     assert "has no parameter 'rat' (it has: rate, status)" in unknown.log
+    assert elsewhere.status == 1
+    assert "MLproject has no entry point 'mian' (it has: main)" in elsewhere.log
 
 
 @pytest.mark.services
