@@ -47,7 +47,7 @@ async def deploy(context: StepContext, options: Options) -> str:
         url = address.url + inference.inference_path(application)
         await context.applications.record(_application(context, options, url, flavour, before))
     except BaseException as error:
-        # Nobody could delete a service without an application. What ends with the daemon, the next one goes on with.
+        # Nobody could delete a service without an application. The next daemon goes on with what ends with this.
         if before is None and (isinstance(error, StartError) or context.is_killed):
             with anyio.CancelScope(shield=True):
                 await context.services.remove(inference.service_name(application))

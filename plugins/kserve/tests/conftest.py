@@ -136,6 +136,7 @@ class Context:
             "kserve": access("kserve", "kserve-api", kserve),
         }
         self.outputs: tuple[str, ...] = ("prediction-url",)
+        self.is_killed = False
         self.services = services
         self.environments = environments
         self.applications = book
