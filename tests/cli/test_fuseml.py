@@ -388,6 +388,18 @@ def test_lint_needs_no_daemon_and_names_file_line_and_column(fuseml: Cli, tmp_pa
     assert done.stderr == "1 file checked: 1 error, 0 warnings\n"
 
 
+def test_lint_reads_of_a_folder_what_a_daemon_would(fuseml: Cli, tmp_path: Path) -> None:
+    for name in ("w.yaml", "sub/x.yml", ".git/hook.yaml", ".#w.yaml", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(
+            "name: w\nsteps: [{name: a, image: x}]\n" if name in ("w.yaml", "sub/x.yml") else "{"
+        )
+
+    done = fuseml("lint", str(tmp_path))
+
+    assert done.stderr.startswith("2 files checked: ")
+
+
 def test_lint_finds_credentials_where_they_would_be_seen_if_it_has_the_records(
     fuseml: Cli, tmp_path: Path
 ) -> None:
