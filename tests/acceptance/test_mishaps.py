@@ -110,9 +110,13 @@ class Work:
 
     def begin(self, count: int = 1) -> None:
         """Ask for runs, and wait until all of them are in their first step."""
-        before = len(self._ledger.count("began"))
+        before = self._begun()
         self.ask(count)
-        self._daemon.wait_for(lambda: len(self._ledger.count("began")) == before + count, 20, "steps to begin")
+        self._daemon.wait_for(lambda: self._begun() == before + count, 20, "steps to begin")
+
+    def _begun(self) -> int:
+        """Steps of these runs: others may begin at the same time."""
+        return sum(key.startswith("work-") for key in self._ledger.count("began"))
 
     def assert_all_well(self, *, lost: int = 0) -> list[dict[str, Any]]:
         """Every run that was asked for succeeds, at its first attempts but for so many that were lost, and nothing
