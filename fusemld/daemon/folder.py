@@ -99,11 +99,8 @@ class Folder:
             self._register_extensions()
             self._scanned.fire()
             changed = (*scan.removed, *(report.file for report in scan.files if report.readable))
-            await self._store_update(update, self._forget_files(changed))
+            await self._store_update(update, (*self._forget_files(changed), *self._new_identity(scan)))
             faults.point("folder.stored")
-            if scan.identity and scan.identity != self._identity:
-                await self._write(PutMeta(INBOX, scan.identity))
-                self._identity = scan.identity
             self._settled |= {file.path: file for file in scan.settled}
             await self._remember_files([file.path for file in scan.settled])
             await self._start_due()
@@ -187,6 +184,13 @@ class Folder:
             except Exception:
                 log.exception("run.not_created", document=due.document, cause=due.cause)
         await self._remember_files(started)
+
+    def _new_identity(self, scan: Scan) -> tuple[Change, ...]:
+        """It is another folder than the one that was watched before."""
+        if scan.identity in ("", self._identity):
+            return ()
+        self._identity = scan.identity
+        return (PutMeta(INBOX, scan.identity),)
 
     def _forget_files(self, files: Iterable[str]) -> tuple[Change, ...]:
         """Their content is another one."""

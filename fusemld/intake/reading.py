@@ -23,12 +23,12 @@ LIMIT_BYTES = MAX_BYTES
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """One walk over the folder. `folders` are relative, the watched one (`.`) first; `identity` is its device and
-    inode; `unreadable` are the folders that could not be listed, with the cause."""
+    """One walk over the folder. `folders` are relative, the watched one (`.`) first; `identity` is that of the
+    watched one; `unreadable` are the folders that could not be listed, with the cause."""
 
     files: dict[str, FileState]
     folders: tuple[str, ...]
-    identity: tuple[int, int]
+    identity: str
     unreadable: dict[str, str] = {}
 
 
@@ -49,6 +49,11 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     state: FileState
     mark: str
     report: FileReport
+
+
+def identity_of(state: os.stat_result) -> str:
+    """Tells a folder from another one of the same name: `DEVICE:INODE`."""
+    return f"{state.st_dev}:{state.st_ino}"
 
 
 def look(folder: Path) -> Look:
@@ -77,7 +82,7 @@ def look(folder: Path) -> Look:
                 raise
             if not isinstance(error, FileNotFoundError):
                 unreadable[place] = error.strerror or str(error)
-    return Look(files=files, folders=tuple(folders), identity=(top.st_dev, top.st_ino), unreadable=unreadable)
+    return Look(files=files, folders=tuple(folders), identity=identity_of(top), unreadable=unreadable)
 
 
 def take(folder: Path, file: str, read: Read, *, sure: bool, mark: str | None) -> Taken | Skipped:

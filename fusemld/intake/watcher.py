@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.to_thread import run_sync
 from asyncinotify import Event, Inotify, Mask, Watch
 
-from fusemld.intake.reading import Look, Skipped, Taken, look, shown, still_open, take
+from fusemld.intake.reading import Look, Skipped, Taken, identity_of, look, shown, still_open, take
 from fusemld.intake.snapshot import (
     RESTED_NS,
     FileReport,
@@ -111,8 +111,7 @@ class Watcher:
         self._gone: dict[str, float] = {}
         self._next_look = 0.0
         self._looked = False
-        self._identity: tuple[int, int] | None = _identity_of(identity)
-        self._told_identity = identity
+        self._identity = self._told_identity = identity
         self._unavailable = ""
         self._inotify: Inotify | None = None
         self._listening = anyio.CancelScope()
@@ -275,15 +274,15 @@ class Watcher:
         removed = self._removals(inodes)
         if self._warning and self._warning != self._reported:
             log.warning("intake.degraded", folder=str(self._folder), cause=self._warning)
-        identity = "{}:{}".format(*self._identity) if self._identity else ""
-        if reports or removed or at_rest or self._reported != self._warning or identity != self._told_identity:
-            self._reported, self._told_identity = self._warning, identity
+        is_another = self._identity != self._told_identity
+        if reports or removed or at_rest or is_another or self._reported != self._warning:
+            self._reported, self._told_identity = self._warning, self._identity
             scan = Scan(
                 files=tuple(reports),
                 removed=removed,
                 settled=tuple(at_rest),
                 warning=self._warning,
-                identity=identity,
+                identity=self._identity,
             )
             await on_scan(scan)
 
@@ -311,8 +310,7 @@ class Watcher:
     def _is_there(self) -> bool:
         """Whether the folder is the one that was looked at: files seem to be gone when it is not."""
         with contextlib.suppress(OSError):
-            found = self._folder.stat()
-            return self._identity == (found.st_dev, found.st_ino)
+            return self._identity == identity_of(self._folder.stat())
         return False
 
     def _idle_s(self) -> float:
@@ -429,11 +427,6 @@ def _state_of(file: SettledFile) -> FileState:
         mtime_ns=file.mtime_ns,
         ctime_ns=file.ctime_ns,
     )
-
-
-def _identity_of(text: str) -> tuple[int, int] | None:
-    device, _, inode = text.partition(":")
-    return (int(device), int(inode)) if inode else None
 
 
 def _settled(taken: Taken) -> SettledFile:

@@ -67,16 +67,25 @@ def _contents(names: tuple[str, ...]) -> Iterator[tuple[str, Path, bytes | OSErr
             yield "<stdin>", Path.cwd() / "stdin.yaml", sys.stdin.buffer.read()
             continue
         path = Path(name)
-        inside = _documents(path) if path.is_dir() else [path]
-        for file in sorted(inside):
-            yield str(file), file.absolute(), _content(file)
+        if path.is_dir():
+            yield from _inside(path)
+        else:
+            yield str(path), path.absolute(), _content(path)
 
 
-def _documents(folder: Path) -> list[Path]:
-    """Those that a daemon would read there."""
-    from fusemld.intake.snapshot import is_document
+def _inside(folder: Path) -> Iterator[tuple[str, Path, bytes | OSError]]:
+    """What a daemon would read there."""
+    from fusemld.intake.reading import look
 
-    return [file for file in folder.rglob("*") if is_document(str(file.relative_to(folder))) and file.is_file()]
+    try:
+        seen = look(folder)
+    except OSError as error:
+        yield str(folder), folder.absolute(), error
+        return
+    for place, cause in sorted(seen.unreadable.items()):
+        yield str(folder / place), (folder / place).absolute(), OSError(0, cause)
+    for file in sorted(folder / name for name in seen.files):
+        yield str(file), file.absolute(), _content(file)
 
 
 def _content(file: Path) -> bytes | OSError:

@@ -38,7 +38,7 @@ class Bounds:
     def __init__(self, marker: str) -> None:
         self._groups = _open(marker)
         self._is_away = False
-        self._shares = True
+        self._share_problem = ""
 
     @contextlib.contextmanager
     def held(self, limit: int) -> Iterator[Bound | None]:
@@ -66,13 +66,14 @@ class Bounds:
 
     def share(self, bound: Bound) -> None:
         """What has run for a while has one share of the processors, however many processes it has."""
-        if bound.group is None or not self._shares:
+        if bound.group is None:
             return
         try:
             bound.group.share()
         except OSError as error:
-            log(f"steps do not share the processors by step: {error}")
-            self._shares = False
+            if self._share_problem != str(error.strerror):
+                self._share_problem = str(error.strerror)
+                log(f"steps do not share the processors by step now: {error}")
 
     def release(self, group: groups.Group) -> bool:
         """The step has ended. False: something of it has not."""

@@ -114,6 +114,8 @@ class ProcessExecutor:
         try:
             await self._remove_leftovers()
         finally:
+            if self._tidying is not None:
+                self._tidying.cancel()
             for key in self._spares:
                 attempt_folder(self._settings.state, key).remove_if_empty()
 

@@ -59,15 +59,12 @@ class Wait:
             changed = self._changed = anyio.Event()
             verdict = self._verdict(tasks)
             settling_s: float | None = None
-            match verdict.phase:
-                case Phase.READY:
-                    return verdict.url
-                case Phase.FAILED:
-                    settling_s = self._settling_s(began_at)
-                    if settling_s <= 0:
-                        raise StartError(f"cannot serve {self._place.name}: {verdict.words}")
-                case Phase.WAITING:
-                    pass
+            if verdict.phase is Phase.READY:
+                return verdict.url
+            if verdict.phase is Phase.FAILED:
+                settling_s = self._settling_s(began_at)
+                if settling_s <= 0:
+                    raise StartError(f"cannot serve {self._place.name}: {verdict.words}")
             if verdict.words != noted:
                 noted = verdict.words
                 self._note(f"waiting for {self._place.name}: {noted}")
