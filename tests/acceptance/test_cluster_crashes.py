@@ -68,31 +68,31 @@ def test_a_crash_at_any_point_makes_no_second_pod_and_leaves_nothing_behind(pods
 
 
 def test_a_pod_whose_end_is_recorded_is_removed_by_the_daemon_after_the_one_that_dies_then(
-    pods: PodDaemon,
+    pods: PodDaemon, gate: Gate
 ) -> None:
     daemon = pods.daemon
-    folder_codeset(daemon, "data", words="some words")
-    daemon.drop("vault.yaml", VAULT)
-    daemon.drop("chain.yaml", CHAIN)
-
-    def ended_with_its_pod() -> bool:
-        with contextlib.closing(sqlite3.connect(daemon.state / "fusemld.db")) as database:
-            ended = database.execute(
-                "SELECT run FROM steps WHERE name = 'make' AND state = 'succeeded'"
-            ).fetchall()
-        return any(pods.pod(run, "make") is not None for (run,) in ended)
-
-    # The batches of events of each life: the first ones start a step, a later one is its end.
-    deaths = (Life(daemon, f"supervisor.performed:{count}").ends() for count in range(1, 9))
-    assert any(died and ended_with_its_pod() for died in deaths), daemon.journal()
     pods.start()
-    (entry,) = runs(daemon)
-    run = daemon.finished(entry.id, 90)
+    daemon.drop("long.yaml", workflow("long", bash("only", f"{gate.wait} echo done"), bash("next", "true")))
+    run = daemon.run_of("long.yaml")
+    gate.await_arrivals(1)
+    daemon.in_state(run, "only", "running")
+    daemon.kill()
+    gate.open()
+    pods.pod_in_phase(run, "only", "Succeeded")
 
-    assert run["state"] == "succeeded", daemon.run("fuseml", "why", run["id"]).stdout
-    assert endings(run, "make")[-1] == "succeeded"
-    lines = [line for line in log(daemon, run["id"], "make").splitlines() if not line.startswith("---")]
-    assert lines == ["make is done"]
+    # The first thing that happens to the run in this life is that end.
+    assert Life(daemon, "supervisor.performed").ends()
+    with contextlib.closing(sqlite3.connect(daemon.state / "fusemld.db")) as database:
+        recorded = database.execute("SELECT state FROM steps WHERE name = 'only'").fetchall()
+    left = pods.pod(run, "only")
+    pods.start()
+    view = daemon.finished(run)
+
+    assert recorded == [("succeeded",)]
+    assert left is not None
+    assert view["state"] == "succeeded", daemon.run("fuseml", "why", run).stdout
+    assert endings(view, "only") == ["succeeded"]
+    assert log(daemon, run, "only") == "done\n"
     pods.assert_one_pod_per_attempt()
     pods.assert_nothing_left()
 
