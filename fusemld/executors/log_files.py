@@ -97,12 +97,17 @@ class LogFile:
             self._broken = os.strerror(error.errno or 0)
 
     def _note(self, text: str) -> None:
-        line = f"\n[fusemld: {text}]\n".encode()
+        line = noted(text)
         self._tail += line
         with contextlib.suppress(OSError):
             if self._file < 0:
                 self._file = _open(self._path)
             os.write(self._file, line)
+
+
+def noted(text: str) -> bytes:
+    """A line of our own in a log."""
+    return f"\n[fusemld: {text}]\n".encode()
 
 
 def last_lines(data: bytes) -> str:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.acceptance.pods import Gate, PodDaemon, attempts_of, bash, endings, log, workflow
+from tests.acceptance.pods import Gate, PodDaemon, attempts_of, bash, endings, gate_on, log, workflow
 from tests.cluster.images import BASE
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.cluster]
@@ -214,3 +214,31 @@ def test_a_log_is_followed_while_its_pod_runs_and_kept_when_the_pod_is_gone(pods
     pods.assert_nothing_left()
 
     assert log(daemon, run, "only") == "first\n" + "".join(f"line {n}\n" for n in range(1, 5001))
+
+
+def test_a_log_says_where_lines_are_missing_that_the_node_threw_away(pods: PodDaemon, gate: Gate) -> None:
+    """Kubelet shows the newest of its files only, and begins a new one when one has 10 MiB."""
+    daemon = pods.daemon
+    many = "yes 0123456789abcdef0123456789abcdef | head -n 400000; echo written"
+    pods.start()
+    with gate_on(pods.cluster) as last:
+        daemon.drop(
+            "much.yaml", workflow("much", bash("only", f"echo first; {gate.wait} {many}; {last.wait} echo last"))
+        )
+        run = daemon.run_of("much.yaml")
+        daemon.wait_for(lambda: log(daemon, run, "only") == "first\n", 30, "the first line")
+        daemon.kill()
+        gate.open()
+        last.await_arrivals(1)
+        name = last.arrived[0]
+        path = f"/api/v1/namespaces/{pods.namespace}/pods/{name}/log?container=step&limitBytes=5"
+        daemon.wait_for(lambda: pods.api.call("GET", path) != b"first", 60, "kubelet to begin a new file")
+        pods.start()
+        last.open()
+        daemon.finished(run)
+
+    first, note, *_, end = filter(None, log(daemon, run, "only").splitlines())
+    assert first == "first"
+    assert "lines may be missing here" in note
+    assert end == "last"
+    pods.assert_one_pod_per_attempt()

@@ -14,7 +14,7 @@ from typing import Protocol
 import anyio
 import msgspec
 
-from fusemld.executors.log_files import STEP_LIMIT_SETTING, LogFile
+from fusemld.executors.log_files import STEP_LIMIT_SETTING, LogFile, noted
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import InvalidInputError, UnavailableError
 
@@ -28,6 +28,8 @@ _SILENCE_S = 10.0
 _FOLLOWED_SILENCE_S = 300.0
 """A log that is followed and says nothing for so long is asked for again: its connection may be dead."""
 _RECORD_BYTES = 160
+_GAP = noted("lines may be missing here: the node began a new log file before the one before was read to its end")
+"""Kubelet does so every 10 MiB unless told otherwise, and shows the newest only."""
 
 
 class Logs(Protocol):
@@ -50,7 +52,8 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 
 class Stamps:
     """Takes the timestamps off the lines of a log (`timestamps=true`), and after `resume` also the lines, or parts
-    of a line, that it has seen before. The server repeats the whole second in which a log is resumed."""
+    of a line, that it has seen before. The server repeats the whole second in which a log is resumed: where not
+    all that was seen of it comes again, a note says that there is a gap."""
 
     def __init__(self, position: Position) -> None:
         self._stamp = position.timestamp.encode()
@@ -92,7 +95,8 @@ class Stamps:
                     break
                 self._in_line = True
                 if _is_stamp(stamp := data[start:space]):
-                    self._begin(stamp)
+                    if self._begin(stamp):
+                        found.append(_GAP)
                     start = space + 1
                 else:
                     # What the node says about a log that it cannot read has none.
@@ -104,21 +108,31 @@ class Stamps:
             start = stop
         return b"".join(found)
 
-    def _begin(self, stamp: bytes) -> None:
+    def finish(self) -> bytes:
+        """The stream was sent to its end."""
+        is_gap = self._replaying and self._replayed < self._lines
+        self._replaying = False
+        return _GAP if is_gap else b""
+
+    def _begin(self, stamp: bytes) -> bool:
+        """A line begins. Whether some that were before it did not come."""
+        is_gap = False
         if self._replaying:
             if stamp == self._stamp:
                 self._replayed += 1
                 if self._replayed <= self._lines:
                     self._skip = _WHOLE_LINE if self._replayed < self._lines else self._line_bytes
-                    return
+                    return False
             elif _moment(stamp) < _moment(self._stamp):
                 self._skip = _WHOLE_LINE
-                return
+                return False
             self._replaying = False
+            is_gap = self._replayed < self._lines
         self._skip = 0
         self._lines = self._lines + 1 if stamp == self._stamp else 1
         self._stamp = stamp
         self._line_bytes = 0
+        return is_gap
 
     def _pass(self, piece: bytes) -> bytes:
         if self._skip:
@@ -236,6 +250,8 @@ class AttemptLog:
                 self._file.feed(self._stamps.feed(chunk))
                 if follow and self._file.is_settled:
                     self._marker.write(self._stamps.position(self._file.size_bytes))
+            if not follow:
+                self._file.feed(self._stamps.finish())
         return came
 
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemld.executors.kubernetes.logs import AttemptLog, Position, Stamps
+from fusemld.executors.log_files import noted
 from fusemld.executors.masking import needles
 from fusemld.model.errors import UnavailableError
 
+GAP = "lines may be missing here: the node began a new log file before the one before was read to its end"
 PIECES = st.lists(st.integers(min_value=1, max_value=60), max_size=30)
 LINES = st.lists(
     st.tuples(
@@ -70,6 +72,37 @@ def test_wherever_a_log_is_cut_nothing_is_lost_or_repeated(
             stamps = Stamps(stamps.position(len(found)))
 
     assert found == b"".join(text + b"\n" for _, text in lines)
+
+
+@given(st.integers(1, 6), st.integers(0, 7), st.integers(0, 37))
+def test_what_a_node_does_not_show_any_more_is_told_where_it_is_missing(
+    seen: int, forgotten: int, part: int
+) -> None:
+    """Of ten lines so many were seen, and a part of another one, before the node began a new file after so many."""
+    lines = stream([(2, b"line %d" % number) for number in range(10)]).splitlines(keepends=True)
+    stamps = Stamps(Position())
+    before = stamps.feed(b"".join(lines[:seen]) + lines[seen][:part])
+    since = stamps.resume()
+    shown = [line for line in lines[forgotten:] if line[:19] >= since.encode()[:19]]
+    after = stamps.feed(b"".join(shown)) + stamps.finish()
+
+    found = (before + after).replace(GAP.encode(), b"").splitlines()
+    begun = seen + (part > len(stamp(0)))
+    if forgotten < begun:
+        assert GAP.encode() not in after
+        assert found == [b"line %d" % number for number in range(10)]
+    else:
+        assert GAP.encode() in after
+        assert found[:seen] == [b"line %d" % number for number in range(seen)]
+        assert found[-1] == b"line 9"
+
+
+def test_a_gap_at_the_very_end_is_told_too() -> None:
+    stamps = Stamps(Position())
+    stamps.feed(stream([(0, b"one")]))
+    stamps.resume()
+
+    assert stamps.feed(b"") + stamps.finish() == noted(GAP)
 
 
 @pytest.mark.parametrize("zone", [b"Z", b"+02:00", b"-05:30"])
