@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 from anyio import to_thread
+from fusemld_kserve.manifests import RUN
 from fusemld_kserve.predictor import KServePredictor
 from fusemld_s3.store import S3StoreFactory
 
@@ -201,10 +202,37 @@ class ClusterWorld:
         self.api.patch(f"{self.path}/status", {"status": status})
 
     async def serves(self, run: str, **status: Any) -> None:
-        """KServe's controller has the service of the run ready."""
-        generation = (await self.applied(run))["metadata"]["generation"]
+        """KServe's controller has the service of the run ready, in its mode `Standard`."""
+        await self.applied(run)
+        self._rolled_out(run)
+        self.calls_ready(**status)
+
+    def calls_ready(self, **status: Any) -> None:
+        """KServe's controller does, whatever is behind it."""
         self.says(
-            {"observedGeneration": generation, "conditions": READY, "url": URL, "modelStatus": None, **status}
+            {
+                "deploymentMode": "Standard",
+                "observedGeneration": 9,
+                "conditions": READY,
+                "url": URL,
+                "modelStatus": None,
+                **status,
+            }
+        )
+
+    def _rolled_out(self, run: str) -> None:
+        """The Deployment runs the model of the run; where there is no node, its status is written here, too."""
+        collection = f"/apis/apps/v1/namespaces/{self.namespace}/deployments"
+        path = f"{collection}/app-predictor"
+        wanted = predictor_deployment("app", {RUN: run})
+        made = (
+            self.api.patch(path, {"spec": wanted["spec"]})
+            if self.api.find(path)
+            else self.api.create(collection, wanted)
+        )
+        counts = dict.fromkeys(("replicas", "readyReplicas", "updatedReplicas", "availableReplicas"), 1)
+        self.api.patch(
+            f"{path}/status", {"status": {"observedGeneration": made["metadata"]["generation"], **counts}}
         )
 
     async def deploy(self, context: ClusterContext) -> str:

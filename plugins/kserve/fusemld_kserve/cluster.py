@@ -21,7 +21,7 @@ from fusemld_kserve.models import DESCRIPTION, ModelDescription
 from fusemld_kserve.objects import OwnObjects
 from fusemld_kserve.options import Options
 from fusemld_kserve.sources import DESCRIPTION_LIMIT_BYTES, TYPE, current, model_objects, read_model, store_access
-from fusemld_kserve.waiting import Wait
+from fusemld_kserve.waiting import Wait, require_sight
 
 _RESTORE_S = 20.0
 _APPLY_TRIES = 5
@@ -82,6 +82,8 @@ class _Deployment:
         async with self._lock:
             recorded = await self._recorded()
             service = await self._objects.service(self._place)
+            if service is not None and _run(service) != self._run:
+                await require_sight(self._cluster, service)
             update = updates.begin(
                 self._file.read(),
                 run=self._run,

@@ -2,9 +2,9 @@
 
 KServe's `status.observedGeneration` is the generation of the Deployment or Knative Service that it made, not
 that of the InferenceService, and in its mode `Standard` it calls a service ready while the pods of the model
-before still answer (kserve#4626). So where the status says how the service is deployed, the workload itself is
-asked; the run that it belongs to is in the annotations that KServe hands on to it. Else the generation has to
-do.
+before still answer (kserve#4626). So the workload itself is asked; the run that it belongs to is in the
+annotations that KServe hands on to it. Without it only a service that never had another model can be known to be
+ready.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from fusemld_kserve.manifests import RUN, Place, annotation
 
 _DEPLOYMENT_MODES = frozenset({"Standard", "RawDeployment"})
 _KNATIVE_MODES = frozenset({"Knative", "Serverless"})
+_KNATIVE_CONDITIONS = frozenset({"PredictorRouteReady", "PredictorConfigurationReady", "RoutesReady"})
 _FAILED_LOAD = "BlockedByFailedLoad"
 _FINAL_TRANSITIONS = frozenset({_FAILED_LOAD, "InvalidSpec"})
 _FINAL_REASONS = frozenset({"ProgressDeadlineExceeded", "RevisionFailed"})
+
+
+UNKNOWN = (
+    "KServe calls it ready, but whether the new model answers or the one before cannot be known without seeing "
+    "what runs it"
+)
 
 
 class Phase(Enum):
@@ -39,8 +46,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def workload_place(service: Json) -> Place | None:
-    """What KServe made to run the model, where the status of the service says which kind that is."""
-    mode = _status(service).get("deploymentMode")
+    """What KServe made to run the model, None where it has not said which kind that is, or says one of which
+    nothing is known here (`ModelMesh`)."""
+    mode = _mode(_status(service))
     metadata = service["metadata"]
     if mode in _DEPLOYMENT_MODES:
         api_version, kind, resource = "apps/v1", "Deployment", "deployments"
@@ -57,6 +65,15 @@ def workload_place(service: Json) -> Place | None:
     )
 
 
+def _mode(status: Json) -> str:
+    """Before release 0.16 (kserve#4423) the status does not name it, but its conditions tell."""
+    found: str = status.get("deploymentMode") or ""
+    kinds = {each.get("type") for each in status.get("conditions") or ()}
+    if found or not kinds:
+        return found
+    return "Knative" if kinds & _KNATIVE_CONDITIONS else "Standard"
+
+
 def judge(service: Json, *, run: str, place: Place | None = None, workload: Json | None = None) -> Verdict:
     """Of a service as `run` applied it. `workload` is what is at `place`, None while there is nothing; without
     a place the workload cannot be seen."""
@@ -68,9 +85,10 @@ def judge(service: Json, *, run: str, place: Place | None = None, workload: Json
         return Verdict(phase=Phase.WAITING, words=words or "KServe has not said anything yet")
     if place is not None:
         behind = _workload_behind(workload, place.kind, run)
+    elif service["metadata"].get("generation", 0) > 1:
+        return Verdict(phase=Phase.FAILED, words=UNKNOWN)
     else:
-        seen, wanted = status.get("observedGeneration"), service["metadata"].get("generation", 0)
-        behind = "KServe has not seen the new specification yet" if seen is not None and seen < wanted else ""
+        behind = ""
     if behind:
         return Verdict(phase=Phase.WAITING, words=behind)
     url = status.get("url") or (status.get("address") or {}).get("url") or ""

@@ -19,6 +19,21 @@ LOAD_S = 60.0
 10 s, 20 s, 40 s..."""
 
 
+async def require_sight(cluster: Cluster, service: Json) -> None:
+    """Before the service is given another model. Raises `StartError` where nobody could know when that serves."""
+    if (place := workload_place(service)) is None:
+        return
+    try:
+        await cluster.get(place.collection, {"fieldSelector": f"metadata.name={place.name}"})
+    except ForbiddenError as error:
+        raise StartError(
+            f"cannot update {service['metadata']['name']}: when its new model serves cannot be known; allow to "
+            f"list and watch what runs it ({place.resource} of {place.api_version}): {error}"
+        ) from error
+    except NotFoundError:
+        return
+
+
 class Wait:
     """One wait for one service. `before` is the service as it was when the new specification was applied."""
 
@@ -116,7 +131,9 @@ class Wait:
         except (FusemldError, BaseExceptionGroup) as error:
             match _only(error):
                 case ForbiddenError() as cause:
-                    self._note(f"cannot see the pods' {place.kind}, so KServe's own word has to do: {cause}")
+                    self._note(
+                        f"cannot see the {place.kind} that runs it, so KServe's own word has to do: {cause}"
+                    )
                     self._is_hidden = True
                     self._changed.set()
                 case NotFoundError():

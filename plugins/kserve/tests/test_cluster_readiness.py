@@ -69,7 +69,8 @@ async def test_readiness_of_the_specification_before_is_not_taken_for_that_of_th
     context = world.context("newer", run="run-2", created_at=2.0)
     async with world.running(context) as running:
         await world.applied("run-2")
-        await world.until(lambda: any("not seen the new specification" in note for note in context.notes))
+        world.calls_ready()
+        await world.until(lambda: any("has not updated the predictor yet" in note for note in context.notes))
         assert not running.is_over
         await world.serves("run-2")
         await running.url()
@@ -105,14 +106,15 @@ async def test_where_kserve_deploys_pods_itself_the_step_waits_for_the_last_of_t
     """The Deployment that KServe's controller would make is real, and so are its pods."""
     deployments = f"/apis/apps/v1/namespaces/{world.namespace}/deployments"
     world.api.create(deployments, predictor_deployment("app", {RUN: "run-1"}))
-    context = world.context("sklearn")
-    async with world.running(context) as running:
-        await world.serves("run-1", deploymentMode="Standard")
+    async with world.running(world.context("sklearn")) as running:
+        await world.applied("run-1")
+        world.calls_ready()
         await running.url()
 
     newer = world.context("newer", run="run-2", created_at=2.0)
     async with world.running(newer) as running:
-        await world.serves("run-2", deploymentMode="Standard", observedGeneration=9)
+        await world.applied("run-2")
+        world.calls_ready()
         await world.until(lambda: any("has not updated the predictor yet" in note for note in newer.notes))
         assert not running.is_over
         world.api.patch(
@@ -132,8 +134,7 @@ async def test_a_cluster_that_lacks_what_kserve_wants_to_make_is_told(world: Clu
     assert "KServe wants a Service of serving.knative.dev/v1, which the cluster does not know" in str(error)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_where_the_deployment_may_not_be_seen_kserves_own_word_has_to_do(
+async def test_where_the_deployment_may_not_be_seen_a_first_model_is_served_and_another_refused(
     api: Api, role_kubeconfig: Path, namespace: str, object_store: ServiceAddress, tmp_path: Path
 ) -> None:
     """With the rights that operators are told to grant, without those about what KServe makes."""
@@ -144,13 +145,15 @@ async def test_where_the_deployment_may_not_be_seen_kserves_own_word_has_to_do(
         world = ClusterWorld(api, limited, object_store, tmp_path)
         context = world.context("onnx")
         async with world.running(context) as running:
-            await world.serves("run-1", deploymentMode="Standard")
+            await world.serves("run-1")
             await running.url()
+        async with world.running(world.context("onnx")) as resumed:
+            await resumed.url()
         async with world.running(world.context("sklearn", run="run-2", created_at=2.0)) as running:
-            await world.applied("run-2")
-            world.says(FAILED)
             error = await running.failure()
 
-    assert any("cannot see the pods' Deployment" in note for note in context.notes)
+    assert any("cannot see the Deployment" in note for note in context.notes)
     assert isinstance(error, StartError)
-    assert len(world.ours()) == 2, "those of the model that serves again"
+    assert "allow to list and watch what runs it (deployments of apps/v1)" in str(error)
+    assert (await world.applied("run-1"))["metadata"]["generation"] == 1, "it is as it was"
+    assert len(world.ours()) == 2, "those of the model that serves"

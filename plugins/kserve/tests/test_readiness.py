@@ -51,19 +51,21 @@ def test_a_service_that_nobody_has_looked_at_yet_is_waited_for() -> None:
     assert (verdict.phase, verdict.words) == (Phase.WAITING, "KServe has not said anything yet")
 
 
-@pytest.mark.parametrize(
-    ("seen", "phase"), [(2, Phase.READY), (3, Phase.READY), (None, Phase.READY), (1, Phase.WAITING)]
-)
-def test_where_the_workload_cannot_be_seen_the_generation_has_to_do(seen: int | None, phase: Phase) -> None:
-    verdict = judge(service(READY, url=URL, observedGeneration=seen), run=RUN)
+@pytest.mark.parametrize(("generation", "phase"), [(1, Phase.READY), (2, Phase.FAILED)])
+def test_where_the_workload_cannot_be_seen_only_a_service_of_one_model_is_known_to_be_ready(
+    generation: int, phase: Phase
+) -> None:
+    """What KServe calls the observed generation is that of another object."""
+    verdict = judge(service(READY, url=URL, generation=generation, observedGeneration=9), run=RUN)
 
     assert verdict.phase is phase
     assert verdict.url == (URL if phase is Phase.READY else "")
+    assert ("cannot be known" in verdict.words) == (phase is Phase.FAILED)
 
 
 def test_readiness_without_a_url_is_waited_for_and_the_address_will_do() -> None:
-    assert judge(service(READY), run=RUN).phase is Phase.WAITING
-    assert judge(service(READY, address={"url": URL}), run=RUN).url == URL
+    assert judge(service(READY, generation=1), run=RUN).phase is Phase.WAITING
+    assert judge(service(READY, generation=1, address={"url": URL}), run=RUN).url == URL
 
 
 def test_what_is_waited_for_is_told_in_the_conditions_words() -> None:
@@ -103,7 +105,8 @@ def test_a_model_that_cannot_be_loaded_has_failed_for_good_with_the_reason(trans
 
 def test_a_failure_that_is_over_does_not_count() -> None:
     info = {"reason": "ModelLoadFailed", "message": "long ago"}
-    found = service(READY, url=URL, modelStatus={"transitionStatus": "UpToDate", "lastFailureInfo": info})
+    status = {"transitionStatus": "UpToDate", "lastFailureInfo": info}
+    found = service(READY, generation=1, url=URL, modelStatus=status)
 
     assert judge(found, run=RUN).phase is Phase.READY
     assert failure(found) == ""
@@ -127,13 +130,27 @@ def test_a_deployment_that_was_given_up_has_failed_for_good(reason: str) -> None
         ("Knative", "/apis/serving.knative.dev/v1/namespaces/models/services/app-predictor"),
         ("Serverless", "/apis/serving.knative.dev/v1/namespaces/models/services/app-predictor"),
         ("ModelMesh", None),
-        (None, None),
     ],
 )
-def test_the_workload_is_where_the_mode_says(mode: str | None, path: str | None) -> None:
+def test_the_workload_is_where_the_mode_says(mode: str, path: str | None) -> None:
     place = workload_place(service(READY, deploymentMode=mode))
 
     assert (None if place is None else place.path) == path
+
+
+@pytest.mark.parametrize(
+    ("kinds", "resource"),
+    [
+        (("PredictorReady", "IngressReady", "Ready"), "deployments"),
+        (("PredictorConfigurationReady", "PredictorRouteReady", "PredictorReady", "Ready"), "services"),
+        ((), None),
+    ],
+)
+def test_where_the_status_names_no_mode_its_conditions_tell(kinds: tuple[str, ...], resource: str | None) -> None:
+    """As in releases before 0.16."""
+    place = workload_place(service(*(condition(kind, "True") for kind in kinds)))
+
+    assert (None if place is None else place.resource) == resource
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_wherever_a_log_is_cut_nothing_is_lost_or_repeated(
 def test_what_a_node_does_not_show_any_more_is_told_where_it_is_missing(
     seen: int, forgotten: int, part: int
 ) -> None:
-    """Of ten lines so many were seen, and a part of another one, before the node began a new file after so many."""
+    """So many of ten lines were seen, and a part of the next, before the node began a new file after so many."""
     lines = stream([(2, b"line %d" % number) for number in range(10)]).splitlines(keepends=True)
     stamps = Stamps(Position())
     before = stamps.feed(b"".join(lines[:seen]) + lines[seen][:part])
