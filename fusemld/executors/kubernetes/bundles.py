@@ -115,13 +115,6 @@ def sources(known: Bundle, folder: str) -> list[Json]:
     ]
 
 
-def used_by(pod: Json) -> frozenset[str]:
-    """The names of the ConfigMaps that a pod of ours unpacks."""
-    volumes = (pod.get("spec") or {}).get("volumes") or []
-    projected = (source for volume in volumes for source in (volume.get("projected") or {}).get("sources") or [])
-    return frozenset(source["configMap"]["name"] for source in projected if "configMap" in source)
-
-
 class _FullError(Exception):
     pass
 

@@ -30,7 +30,7 @@ _LONGEST_SLEEP_S = 60.0
 
 
 class Course:
-    """`doubt` is called where a pod could not be set up."""
+    """`doubt` is called where a pod was not set up."""
 
     def __init__(
         self, collector: Collector, patience: Patience, doubt: Callable[[], None], clock: Callable[[], float]
@@ -110,7 +110,7 @@ class Course:
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         attempt.is_ending = True
         attempt.quiet()
-        if outcome.ending is Ending.MISCONFIGURED:
+        if not attempt.is_started:
             self._doubt()
         if attempt.last is None:
             self._finish(attempt, outcome, {})

@@ -9,11 +9,12 @@ from fusemld.executors.kubernetes.attempts import Attempt
 from fusemld.executors.kubernetes.delivery import Delivery
 from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import pod, secret
-from fusemld.executors.kubernetes.refusals import NotNowError, creating
+from fusemld.executors.kubernetes.refusals import NotNowError, creating, is_taken
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.masking import encoded
-from fusemld.hooks.clusters import MANAGED_BY, Cluster, Json
+from fusemld.hooks.clusters import MANAGED_BY, Json
 from fusemld.hooks.executors import Launch
+from fusemld.kube.client import KubeCluster
 from fusemld.model import faults
 from fusemld.model.errors import ConflictError, NotFoundError, StartError, UnavailableError
 
@@ -21,9 +22,12 @@ from fusemld.model.errors import ConflictError, NotFoundError, StartError, Unava
 class Creator:
     """`may_create_secrets` is set once those that an earlier daemon left are swept."""
 
-    def __init__(self, cluster: Cluster, settings: KubernetesSettings, delivery: Delivery, masks: Masks) -> None:
+    def __init__(
+        self, cluster: KubeCluster, settings: KubernetesSettings, delivery: Delivery, masks: Masks
+    ) -> None:
         self.may_create_secrets = anyio.Event()
         self._cluster = cluster
+        self._instance = cluster.instance
         self._settings = settings
         self._delivery = delivery
         self._masks = masks
@@ -33,7 +37,7 @@ class Creator:
         """The pod, which may have been there already; None where it was and is not any more, or where the attempt
         was told to stop meanwhile. Raises `StartError` (there is no pod then) and `UnavailableError`."""
         await self._deliver(attempt, launch)
-        instance, namespace = self._cluster.instance, self._cluster.namespace
+        instance, namespace = self._instance, self._cluster.namespace
         known = attempt.bundles or {}
         values = masked_values(launch)
         if values and not attempt.mask_key:
@@ -67,7 +71,7 @@ class Creator:
             found = await self._cluster.get(f"{self._root}/pods/{attempt.name}")
         except NotFoundError:
             return None
-        return found if names.is_ours(found, attempt.key, self._cluster.instance) else None
+        return found if names.is_ours(found, attempt.key, self._instance) else None
 
     async def _deliver(self, attempt: Attempt, launch: Launch) -> None:
         if attempt.bundles is None:
@@ -82,11 +86,25 @@ class Creator:
         with creating(f"the credentials of {attempt.key}"):
             try:
                 await self._cluster.create(path, body)
-            except ConflictError:
-                # No pod uses it yet, and what is in it cannot be known: it must be that of this attempt.
-                await self._cluster.delete(f"{path}/{attempt.name}")
-                await self._cluster.create(path, body)
+            except ConflictError as error:
+                if not is_taken(error):
+                    raise
+                # No pod uses it yet, and what is in it cannot be known.
+                await self._cluster.delete_collection(path, names.attempt_selector(attempt.key, self._instance))
+                await self._create_missing_secret(attempt, path, body)
         attempt.is_secret_there = True
+
+    async def _create_missing_secret(self, attempt: Attempt, path: str, body: Json) -> None:
+        try:
+            await self._cluster.create(path, body)
+        except ConflictError as error:
+            if not is_taken(error):
+                raise
+            attempt.has_secret = False
+            raise StartError(
+                f"cannot create the credentials of {attempt.key}: there is a Secret {attempt.name} in namespace "
+                f"{self._cluster.namespace} that belongs to somebody else, and it is left alone"
+            ) from error
 
     async def _create_pod(self, attempt: Attempt, body: Json) -> Json | None:
         try:
@@ -118,7 +136,7 @@ class Creator:
             raise UnavailableError(
                 f"cannot create pod {attempt.name}: another one of this name has just gone"
             ) from None
-        if not names.is_ours(found, attempt.key, self._cluster.instance):
+        if not names.is_ours(found, attempt.key, self._instance):
             owner = (found["metadata"].get("labels") or {}).get(MANAGED_BY) or "somebody else"
             raise StartError(
                 f"cannot create pod {attempt.name}: there is one of this name in namespace "

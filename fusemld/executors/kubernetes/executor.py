@@ -14,7 +14,6 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from fusemld.executors.kubernetes import names
 from fusemld.executors.kubernetes.attempts import Attempt
-from fusemld.executors.kubernetes.bundles import used_by
 from fusemld.executors.kubernetes.collecting import Collector
 from fusemld.executors.kubernetes.course import Course
 from fusemld.executors.kubernetes.creating import Creator, masked_values
@@ -25,6 +24,7 @@ from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import STEP, has_secret, small_output
 from fusemld.executors.kubernetes.removing import Removal, Remover
 from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.executors.kubernetes.statuses import unpacked_config_maps
 from fusemld.executors.kubernetes.sweeping import insist, sweep_secrets
 from fusemld.executors.masking import needles
 from fusemld.hooks.clusters import Json
@@ -167,7 +167,13 @@ class KubernetesExecutor:
         if attempt is None:
             if key in self._expected:
                 self._expected.discard(key)
-                self._remover.add(Removal(name=names.pod_name(key, self._instance), secret=True))
+                self._remover.add(
+                    Removal(
+                        name=names.pod_name(key, self._instance),
+                        secret=True,
+                        secret_selector=names.attempt_selector(key, self._instance),
+                    )
+                )
             return
         del self._by_name[attempt.name]
         attempt.quiet()
@@ -182,6 +188,7 @@ class KubernetesExecutor:
                 Removal(
                     name=attempt.name,
                     secret=attempt.has_secret,
+                    secret_selector=names.attempt_selector(key, self._instance),
                     pod=attempt.creates_unknown and not attempt.is_gone,
                     is_ours=lambda pod: names.is_ours(pod, key, self._instance),
                 )
@@ -313,7 +320,7 @@ class KubernetesExecutor:
         attempt.pod = attempt.last = found
         attempt.small_output = small_output(found)
         attempt.has_secret = has_secret(found)
-        attempt.held = tuple(used_by(found))
+        attempt.held = tuple(unpacked_config_maps(found))
         self._delivery.hold(attempt.held)
         attempt.mask_key = found["metadata"].get("annotations", {}).get(KEY_ANNOTATION, "")
         if attempt.mask_key:

@@ -75,6 +75,12 @@ def attempts_selector(instance: str) -> str:
     return f"{_selector(owned(instance))},{ATTEMPT}"
 
 
+def attempt_selector(key: AttemptKey, instance: str) -> str:
+    """Label selector of the pod and Secret of one attempt."""
+    found = {RUN: key.run, STEP: key.step, ATTEMPT: str(key.attempt)}
+    return _selector(owned(instance) | {name: label_value(text) for name, text in found.items()})
+
+
 def codesets_selector(instance: str) -> str:
     """Label selector of the ConfigMaps of codesets."""
     return f"{_selector(owned(instance))},{CODESET}"

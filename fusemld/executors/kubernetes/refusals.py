@@ -34,7 +34,7 @@ def creating(what: str) -> Iterator[None]:
     try:
         yield
     except ConflictError as error:
-        if _TAKEN in str(error):
+        if is_taken(error):
             raise
         raise NotNowError(f"cannot create {what} now: {_words(error)}") from error
     except ForbiddenError as error:
@@ -43,6 +43,11 @@ def creating(what: str) -> Iterator[None]:
         raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
     except (InvalidInputError, NotFoundError) as error:
         raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
+
+
+def is_taken(error: ConflictError) -> bool:
+    """Whether there is something of that name."""
+    return _TAKEN in str(error)
 
 
 def _words(error: FusemldError) -> str:

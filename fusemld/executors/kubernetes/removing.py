@@ -33,13 +33,17 @@ class Cluster(Protocol):
 
     async def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> bool: ...
 
+    async def delete_collection(self, path: str, selector: str) -> int: ...
+
 
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to go of an attempt: its Secret and its pod, of the same name. A pod whose `uid` is not known goes
-    only if `is_ours` says so."""
+    """What is to go of an attempt: its Secret and its pod, of the same name. A Secret that nobody here has created
+    or seen used goes only if `secret_selector` chooses it, a pod whose `uid` is not known only if `is_ours` says
+    so."""
 
     name: str
     secret: bool = False
+    secret_selector: str = ""
     pod: bool = False
     uid: str | None = None
     is_ours: Callable[[Json], bool] | None = None
@@ -102,14 +106,17 @@ class Remover:
     async def _remove(self, removal: Removal) -> None:
         """In this order: a Secret without its pod would be forgotten if the daemon were killed in between."""
         if removal.secret:
-            await self._insist(removal.name, lambda: self._delete_secret(removal.name))
+            await self._insist(removal.name, lambda: self._delete_secret(removal))
             faults.point("kubernetes.secret_deleted")
         if removal.pod:
             await self._insist(removal.name, lambda: self._delete_pod(removal))
             faults.point("kubernetes.pod_deleted")
 
-    async def _delete_secret(self, name: str) -> None:
-        await self._cluster.delete(f"{self._root}/secrets/{name}")
+    async def _delete_secret(self, removal: Removal) -> None:
+        if removal.secret_selector:
+            await self._cluster.delete_collection(f"{self._root}/secrets", removal.secret_selector)
+        else:
+            await self._cluster.delete(f"{self._root}/secrets/{removal.name}")
 
     async def _delete_pod(self, removal: Removal) -> None:
         path = f"{self._root}/pods/{removal.name}"

@@ -71,6 +71,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: str
     deadline_at: float | None
     """When kubelet ends it by itself."""
+    own: frozenset[str]
+    """Names of what was made for it: its Secret and its ConfigMaps."""
 
     @property
     def is_terminal(self) -> bool:
@@ -117,7 +119,17 @@ def read_pod(pod: Json) -> Pod:
         helpers=tuple(inits),
         memory_limit=_memory_limit(spec),
         deadline_at=started_at + allowed_s if started_at is not None and isinstance(allowed_s, int) else None,
+        own=unpacked_config_maps(pod) | {_text(metadata.get("name"))},
     )
+
+
+def unpacked_config_maps(pod: Json) -> frozenset[str]:
+    """The names of the ConfigMaps that a pod of ours unpacks."""
+    found: set[str] = set()
+    for volume in _mappings(_mapping(pod.get("spec")).get("volumes")):
+        sources = _mappings(_mapping(volume.get("projected")).get("sources"))
+        found.update(_text(_mapping(source.get("configMap")).get("name")) for source in sources)
+    return frozenset(found - {""})
 
 
 def read_warnings(events: Iterable[Json]) -> tuple[Warned, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -48,6 +49,7 @@ _ORDINARY: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 _CONTAINER_EVENTS: Final = frozenset({"Failed", "InspectFailed", "ErrImageNeverPull"})
 _VOLUME_EVENTS: Final = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 _NODE_EVENTS: Final = frozenset({"FailedCreatePodSandBox", "NetworkNotReady", "FailedPrepareDynamicResources"})
+_MISSING: Final = re.compile(r'(?:secret|configmap) "([^"]+)" not found')
 _HELPERS: Final = {
     UNPACK: "the container that unpacks its codesets",
     FETCH: "the container that fetches its codesets",
@@ -68,7 +70,7 @@ def trouble(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Trouble
     for container in (*pod.helpers, pod.step):
         if container.terminated is not None or container.is_running or container.waiting in _ORDINARY:
             continue
-        return _held_up(container, since, warnings, patience)
+        return _held_up(pod, container, since, warnings, patience)
     running = next((one for one in pod.helpers if one.is_running and one.name in (UNPACK, FETCH)), None)
     if running is not None:
         return Trouble(words=f"{_HELPERS[running.name]} is at work")
@@ -94,7 +96,9 @@ def _helper(container: str) -> str | None:
     return _HELPERS.get(SIDECAR if is_sidecar(container) else container)
 
 
-def _held_up(container: Container, since: float, warnings: Sequence[Warned], patience: Patience) -> Trouble:
+def _held_up(
+    pod: Pod, container: Container, since: float, warnings: Sequence[Warned], patience: Patience
+) -> Trouble:
     reason, words = container.waiting, container.message
     helper = _helper(container.name)
     whose = f" of {helper}" if helper else ""
@@ -119,7 +123,7 @@ def _held_up(container: Container, since: float, warnings: Sequence[Warned], pat
     )
     return Trouble(
         words=said(f"{helper or 'its container'} cannot be made ({reason})", words),
-        ending=Ending.MISCONFIGURED,
+        ending=_blamed(words, pod),
         until=_began(told, since) + patience.misconfigured_s,
     )
 
@@ -132,7 +136,7 @@ def _unprepared(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Tro
     if volumes:
         return Trouble(
             words=said("a volume cannot be mounted", volumes[-1].message),
-            ending=Ending.MISCONFIGURED,
+            ending=_blamed(volumes[-1].message, pod),
             until=_began(volumes, since) + patience.misconfigured_s,
         )
     if network:
@@ -142,6 +146,12 @@ def _unprepared(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Tro
             until=_began(network, since) + patience.node_lost_after_s,
         )
     return Trouble(words=_starting(pod))
+
+
+def _blamed(words: str, pod: Pod) -> Ending:
+    """What was made for the pod was there when it was created: somebody else has removed it."""
+    missing = _MISSING.search(words)
+    return Ending.DELETED if missing is not None and missing[1] in pod.own else Ending.MISCONFIGURED
 
 
 def _starting(pod: Pod) -> str:

@@ -19,8 +19,8 @@ from fusemld.executors.kubernetes.bundles import (
     config_maps,
     pack,
     sources,
-    used_by,
 )
+from fusemld.executors.kubernetes.statuses import unpacked_config_maps
 
 Shell = Callable[..., "subprocess.CompletedProcess[bytes]"]
 NO_LIMIT = 1 << 30
@@ -110,8 +110,8 @@ def test_a_pod_says_which_config_maps_it_uses() -> None:
     known = bundle(noise(CHUNK_BYTES + 1), "one")
     volumes = [{"name": "x", "emptyDir": {}}, {"name": "bundles", "projected": {"sources": sources(known, "0")}}]
 
-    assert used_by({"spec": {"volumes": volumes}}) == set(known.names)
-    assert used_by({"spec": {}}) == set()
+    assert unpacked_config_maps({"spec": {"volumes": volumes}}) == set(known.names)
+    assert unpacked_config_maps({"spec": {}}) == set()
 
 
 def test_the_script_unpacks_what_was_packed(shell: Shell, tmp_path: Path) -> None:

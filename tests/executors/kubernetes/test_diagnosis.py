@@ -255,6 +255,24 @@ def test_patience_ends_at_the_moment_that_was_said_before(tag: str, ending: Endi
     assert (then.outcome.ending, then.outcome.message) == (ending, before.note)
 
 
+@pytest.mark.parametrize("tag", ["no_secret", "no_config_map"])
+@pytest.mark.parametrize("is_own", [True, False])
+def test_what_was_made_for_a_pod_and_is_not_there_was_removed_by_somebody(tag: str, is_own: bool) -> None:
+    own = {"no_secret": "the-pod", "no_config_map": "fusemld-codeset-e58eqrqa4o1785cfc3bc6ac773-0"}
+    pod = changed(tag)
+    if is_own and tag == "no_secret":
+        pod["metadata"]["name"] = own[tag]
+    elif is_own:
+        sources = [{"configMap": {"name": own[tag]}}]
+        pod["spec"]["volumes"] = [{"name": "bundles", "projected": {"sources": sources}}]
+
+    outcome = diagnose(pod, None, RECORDED[tag]["events"], LATER, PATIENCE).outcome
+
+    assert outcome is not None
+    assert outcome.ending is (Ending.DELETED if is_own else Ending.MISCONFIGURED)
+    assert "not found" in outcome.message
+
+
 def test_the_patience_with_an_image_begins_when_it_first_failed() -> None:
     pod, failed_at = RECORDED["no_image_pull"]["pod"], "2026-11-23T12:33:00Z"
     event = {

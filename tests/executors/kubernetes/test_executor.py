@@ -279,6 +279,47 @@ async def test_a_pod_of_the_same_name_that_is_somebody_elses_is_left_alone(site:
         assert "deletionTimestamp" not in found["metadata"]
 
 
+async def test_a_secret_of_the_same_name_that_is_somebody_elses_is_left_alone(site: Site) -> None:
+    asked = launch("a", "true", **SECRET)
+    async with site.room() as room:
+        path = f"/api/v1/namespaces/{room.cluster.namespace}/secrets"
+        name = pod_name(asked.key, site.instance)
+        made = await room.admin.create(path, {"metadata": {"name": name}, "stringData": {"TOKEN": "theirs"}})
+
+        with pytest.raises(StartError, match="belongs to somebody else, and it is left alone"):
+            await room.launch(asked)
+        await room.executor.forget(asked.key)
+        await room.shell("b", "true")
+
+        assert (await room.admin.get(f"{path}/{name}"))["metadata"]["uid"] == made["metadata"]["uid"]
+    async with site.room(recorded=[asked.key]) as again:
+        await again.executor.forget(asked.key)
+        await again.until_gone("pods", "secrets")
+
+        assert (await again.admin.get(f"{path}/{name}"))["metadata"]["uid"] == made["metadata"]["uid"]
+
+
+async def test_a_codeset_that_somebody_removed_from_the_cluster_is_not_the_fault_of_the_step(
+    site: Site, codeset: MountedCodeset
+) -> None:
+    impatient = msgspec.structs.replace(SETTINGS, misconfigured_s=1.0)
+    async with site.room(impatient) as room:
+        for step in ("first", "after the sweep"):
+            key = await room.shell(step, "true", codesets=(codeset,))
+            await room.ended(key)
+            await room.executor.forget(key)
+            await room.until_gone("pods")  # kubelet remembers what pods on its node mount
+        for name in await room.names("configmaps"):
+            await room.admin.delete(f"/api/v1/namespaces/{room.cluster.namespace}/configmaps/{name}")
+
+        lost = await room.ended(await room.shell("b", "true", codesets=(codeset,)))
+        again = await room.launch(launch("b", "true", codesets=(codeset,), key=AttemptKey("run", "b", 2)))
+
+        assert lost.outcome.ending is Ending.DELETED
+        assert "not found" in lost.outcome.message
+        assert (await room.ended(again)).outcome.ending is Ending.SUCCEEDED
+
+
 async def test_a_quota_that_is_used_up_is_waited_for(site: Site) -> None:
     async with site.room() as room:
         quota = f"/api/v1/namespaces/{room.cluster.namespace}/resourcequotas"

@@ -28,6 +28,9 @@ class RefusingCluster:
         self.has_deleted.set()
         return True
 
+    async def delete_collection(self, path: str, selector: str) -> int:
+        raise AssertionError("asked")
+
 
 async def test_what_does_not_pass_by_itself_is_told_once_whenever_it_comes(
     monkeypatch: pytest.MonkeyPatch,
