@@ -117,6 +117,8 @@ def _gone(last: Json | None, stopping: bool) -> Diagnosis:
 def _deleting(seen: Pod, verdict: Verdict | None, now: float, patience: Patience, stopping: bool) -> Diagnosis:
     """Its deletion was asked for. It is over once it is gone, or when its node has been silent for too long."""
     overdue = (seen.gone_by or now) + patience.node_lost_after_s
+    if seen.silent_since is not None:
+        overdue = min(overdue, seen.silent_since + patience.node_lost_after_s)
     ended = seen.step.terminated is not None
     if now >= overdue:
         if not ended or (verdict is not None and verdict.ending is Ending.SUCCEEDED and seen.has_sidecar):

@@ -59,6 +59,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long an image that cannot be pulled is tried."""
     misconfigured_s: float = 60.0
     """How long a pod may wait for a Secret, ConfigMap or volume that is not there."""
+    starting_s: float = 3600.0
+    """How long the node that a pod was given may pull its images, mount its volumes and fetch its codesets."""
     node_lost_after_s: float = 300.0
     """After so long without word from its node a pod counts as lost, though it may still be running there."""
     keep_finished_s: float = 0.0

@@ -15,6 +15,8 @@ from fusemld.hooks.clusters import Json
 FAILED: Final = "Failed"
 SUCCEEDED: Final = "Succeeded"
 _GRACE_S: Final = 30
+_GATES: Final = "ReadinessGatesNotReady"
+"""Kubelet's reason where somebody (a mutating webhook) has given the pod readiness gates."""
 
 
 class Terminated(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +94,13 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
         """Since when there is no word from its node, as far as that shows: the controller that notices takes away
         the pod's readiness, and nothing else."""
         ready = self.conditions.get("Ready")
-        if ready is None or ready.is_true or not self.has("ContainersReady") or not self.step.is_running:
+        if (
+            ready is None
+            or ready.is_true
+            or ready.reason == _GATES
+            or not self.has("ContainersReady")
+            or not self.step.is_running
+        ):
             return None
         return ready.since
 

@@ -21,6 +21,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     unschedulable_s: float = 3600.0
     image_pull_s: float = 300.0
     misconfigured_s: float = 60.0
+    starting_s: float = 3600.0
     node_lost_after_s: float = 300.0
 
     @classmethod
@@ -29,12 +30,13 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
             unschedulable_s=settings.unschedulable_s,
             image_pull_s=settings.image_pull_s,
             misconfigured_s=settings.misconfigured_s,
+            starting_s=settings.starting_s,
             node_lost_after_s=settings.node_lost_after_s,
         )
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """`words` say what it waits for. With `ending` that is no ordinary wait: it ends the attempt at `until`."""
+    """`words` say what it waits for, at most until `until`: then that is the attempt's end."""
 
     words: str = ""
     ending: Ending | None = None
@@ -73,12 +75,12 @@ def trouble(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Trouble
         return _held_up(pod, container, since, warnings, patience)
     running = next((one for one in pod.helpers if one.is_running and one.name in (UNPACK, FETCH)), None)
     if running is not None:
-        return Trouble(words=f"{_HELPERS[running.name]} is at work")
+        return _starting(f"{_HELPERS[running.name]} is at work on node {pod.node}", since, patience)
     if not pod.has("PodReadyToStartContainers") and not any(
         one.is_running or one.terminated for one in pod.helpers
     ):
-        return _unprepared(pod, warnings, patience)
-    return Trouble(words=_starting(pod))
+        return _unprepared(pod, since, warnings, patience)
+    return _starting(f"it is being started on node {pod.node}", since, patience)
 
 
 def _unplaced(pod: Pod, until: float) -> Trouble:
@@ -128,9 +130,8 @@ def _held_up(
     )
 
 
-def _unprepared(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Trouble:
+def _unprepared(pod: Pod, since: float, warnings: Sequence[Warned], patience: Patience) -> Trouble:
     """Volumes and network come before the first container. Only events tell about them."""
-    since = pod.started_at or pod.created_at or 0.0
     volumes = _events(warnings, _VOLUME_EVENTS)
     network = _events(warnings, _NODE_EVENTS)
     if volumes:
@@ -145,7 +146,7 @@ def _unprepared(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Tro
             ending=Ending.NODE_LOST,
             until=_began(network, since) + patience.node_lost_after_s,
         )
-    return Trouble(words=_starting(pod))
+    return _starting(f"it is being started on node {pod.node}", since, patience)
 
 
 def _blamed(words: str, pod: Pod) -> Ending:
@@ -154,8 +155,10 @@ def _blamed(words: str, pod: Pod) -> Ending:
     return Ending.DELETED if missing is not None and missing[1] in pod.own else Ending.MISCONFIGURED
 
 
-def _starting(pod: Pod) -> str:
-    return f"it is being started on node {pod.node}" if pod.node else "it is being started"
+def _starting(words: str, since: float, patience: Patience) -> Trouble:
+    """An ordinary wait. Nobody says of a pod that has not started its step that its node is silent, and where all
+    nodes are nothing is evicted."""
+    return Trouble(words=words, ending=Ending.NODE_LOST, until=since + patience.starting_s)
 
 
 def _events(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from fusemld.hooks.clusters import Json
 from fusemld.model.run import NOBODYS_FAULT, Ending
 
 RECORDED: dict[str, Json] = msgspec.json.decode(Path(__file__).with_name("recorded_pods.json").read_bytes())
-PATIENCE = Patience(unschedulable_s=3600, image_pull_s=300, misconfigured_s=60, node_lost_after_s=120)
+PATIENCE = Patience(
+    unschedulable_s=3600, image_pull_s=300, misconfigured_s=60, starting_s=600, node_lost_after_s=120
+)
 LATER = 10**10
 
 
@@ -240,6 +242,7 @@ def test_what_a_pod_waits_for_is_said_in_the_words_of_who_knows(tag: str, note: 
         ("no_secret", Ending.MISCONFIGURED, 60),
         ("run_as_nonroot", Ending.MISCONFIGURED, 60),
         ("no_config_map", Ending.MISCONFIGURED, 60),
+        ("unpack_running", Ending.NODE_LOST, 600),
     ],
 )
 def test_patience_ends_at_the_moment_that_was_said_before(tag: str, ending: Ending, after_s: float) -> None:
@@ -338,7 +341,9 @@ def test_trouble_that_is_over_is_not_held_against_a_pod() -> None:
 
     found = diagnose(pod, None, RECORDED["no_config_map"]["events"], LATER, PATIENCE)
 
-    assert (found.phase, found.note) == (Phase.WAITING, "it is being started on node node-1")
+    assert (found.phase, found.note) == (Phase.OVER, "")
+    assert found.outcome is not None
+    assert found.outcome.message == "it is being started on node node-1"
 
 
 def test_a_running_step_says_since_when() -> None:
@@ -397,6 +402,30 @@ def test_a_deletion_that_does_not_end_is_given_up(stopping: bool, ending: Ending
     assert then.phase is Phase.OVER
     assert then.outcome is not None
     assert then.outcome.ending is ending
+
+
+def test_a_deletion_on_a_node_that_was_silent_before_is_waited_for_no_longer_than_the_node() -> None:
+    """It is evicted when it counts as lost, and that is waited for once."""
+    silent = RECORDED["silent"]["pod"]
+    since = next(one for one in silent["status"]["conditions"] if one["type"] == "Ready")["lastTransitionTime"]
+    lost_at = at(since) + PATIENCE.node_lost_after_s
+    pod = deleting(silent, grace_s=30, until=datetime.fromtimestamp(lost_at + 30, UTC).isoformat())
+
+    before, then = (diagnose(pod, None, [], moment, PATIENCE) for moment in (lost_at - 1, lost_at))
+
+    assert (before.outcome, before.check_again_at) == (None, lost_at)
+    assert then.outcome is not None
+    assert then.outcome.ending is Ending.NODE_LOST
+
+
+def test_a_pod_that_lacks_what_somebody_made_a_condition_of_its_readiness_is_not_on_a_silent_node() -> None:
+    pod = copy.deepcopy(RECORDED["silent"]["pod"])
+    ready = next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")
+    ready["reason"] = "ReadinessGatesNotReady"
+
+    found = diagnose(pod, None, [], LATER, PATIENCE)
+
+    assert (found.phase, found.note, found.check_again_at) == (Phase.RUNNING, "", None)
 
 
 # Whatever is said

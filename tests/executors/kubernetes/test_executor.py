@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from pathlib import Path
 
 import anyio
@@ -18,6 +19,7 @@ from fusemld.model.run import AttemptKey, Ending
 from tests.cluster import role
 from tests.cluster.api import Api
 from tests.cluster.images import BASE
+from tests.cluster.local import LocalCluster
 from tests.executors.kubernetes.room import SETTINGS, Site, launch
 
 pytestmark = pytest.mark.cluster
@@ -179,6 +181,22 @@ async def test_time_alone_ends_what_cannot_start(site: Site, wrong: dict[str, ob
 
         assert ended.outcome.ending is ending
         assert room.log(key) == b""
+
+
+async def test_a_pod_that_its_node_does_not_start_is_given_up(site: Site, node: LocalCluster) -> None:
+    """Its image is pulled from a registry that never says anything."""
+    impatient = msgspec.structs.replace(SETTINGS, image_pull_policy="IfNotPresent", starting_s=5.0)
+    async with site.room(impatient) as room:
+        with socket.create_server((node.address, 0)) as registry:
+            image = f"{node.address}:{registry.getsockname()[1]}/silent:1"
+            key = await room.shell("a", "true", image=image)
+            await room.noted(key, "it is being started on node")
+            ended = await room.ended(key)
+        await room.executor.forget(key)
+        await room.until_gone("pods")
+
+        assert ended.outcome.ending is Ending.NODE_LOST
+        assert ended.outcome.message == f"it is being started on node {node.node_name}"
 
 
 async def test_a_pod_that_somebody_deletes_ends_its_attempt_with_what_is_known_of_its_log(site: Site) -> None:
