@@ -16,7 +16,7 @@ from fusemld.kube import library
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import connect
 from fusemld.kube.review import Check, has_api, permitted, server_version
-from fusemld.model.errors import FusemldError, NotFoundError, StartError, UnavailableError
+from fusemld.model.errors import FusemldError, NotFoundError, StartError
 
 OLDEST = (1, 29)
 """Native sidecars are on from there on."""
@@ -60,8 +60,6 @@ async def _findings(settings: Settings, run_pod: bool) -> AsyncIterator[Finding]
         yield bad(
             "cluster", str(error), "correct kubernetes.kubeconfig, kubernetes.context or kubernetes.in_cluster"
         )
-    except UnavailableError as error:  # a program that has the credentials, say
-        yield bad("cluster", str(error), SAME_CREDENTIALS)
 
 
 def version_finding(server: str, version: str, bad: Bad) -> Finding:

@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 Ts = TypeVarTuple("Ts")
 
+_NOTE_EVERY_S = 5.0
+"""How often it is said anew what an executor that is not ready waits for."""
+
 
 class _Launching:
     """An attempt on its way to its executor. Once `handed_over` it may exist outside, and only the executor's word
@@ -265,11 +268,11 @@ class StepPerformer:
     async def _until_recovered(self, executor: str, key: AttemptKey) -> None:
         """Before that nobody can tell what an earlier daemon has left there."""
         event = self._recovered.get(executor)
-        if event is not None and not event.is_set():
-            self._note(
-                key, f"waiting for the executor {executor}: {self._parts.executors[executor].condition().message}"
-            )
-            await event.wait()
+        while event is not None and not event.is_set():
+            condition = self._parts.executors[executor].condition()
+            self._note(key, f"waiting for the executor {executor}: {condition.message}")
+            with anyio.move_on_after(_NOTE_EVERY_S):
+                await event.wait()
 
     def _note(self, key: AttemptKey, text: str) -> None:
         """Of an attempt that is over nothing is shown any more, whoever goes on talking."""

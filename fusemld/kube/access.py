@@ -32,3 +32,6 @@ class AccessSource(Protocol):
     async def load(self) -> Access:
         """Reads the credentials anew. Raises `StartError` where they are wrong in form or absent,
         `UnavailableError` where the program that gives them fails."""
+
+    async def place(self) -> Access:
+        """Where the server is, without the credentials, which are due at once. Raises `StartError`."""

@@ -32,11 +32,17 @@ class KubeconfigFiles:
         self._authenticator = _Authenticator(f"the kubeconfig {self.where}")
 
     async def load(self) -> Access:
+        return await self._authenticator.access(self._selected())
+
+    async def place(self) -> Access:
+        return self._authenticator.place(self._selected())
+
+    def _selected(self) -> Selected:
         present = [path for path in self._paths if len(self._paths) == 1 or path.exists()]
         if not present:
             raise StartError(f"cannot read the kubeconfig {self.where}: No such file or directory")
         merged = kubeconfig.merge([kubeconfig.read(path) for path in present])
-        return await self._authenticator.access(kubeconfig.select(merged, self._context, self.where))
+        return kubeconfig.select(merged, self._context, self.where)
 
 
 class Given:
@@ -48,6 +54,9 @@ class Given:
 
     async def load(self) -> Access:
         return await self._authenticator.access(self._selected)
+
+    async def place(self) -> Access:
+        return self._authenticator.place(self._selected)
 
 
 class ServiceAccountFolder:
@@ -82,6 +91,9 @@ class ServiceAccountFolder:
             renew_at=time.time() + _REREAD_S,
         )
 
+    async def place(self) -> Access:
+        return await self.load()
+
 
 class _Authenticator:
     """Turns what a context names into access; the TLS context stays the same while its material does, and with it
@@ -90,6 +102,9 @@ class _Authenticator:
     def __init__(self, where: str) -> None:
         self._where = where
         self._tls = tls.TlsCache()
+
+    def place(self, selected: Selected) -> Access:
+        return Access(server=self._server(selected.cluster), namespace=selected.namespace, renew_at=0.0)
 
     async def access(self, selected: Selected) -> Access:
         user, cluster = selected.user, selected.cluster

@@ -18,6 +18,7 @@ from fusemld.kube.gate import Gate
 from fusemld.kube.pace import Pace
 from fusemld.kube.sending import Sender
 from fusemld.kube.sockets import sockets
+from fusemld.model.errors import UnavailableError
 
 _IDLE_S = 60
 _READ_BUFFER_BYTES = 1024**2
@@ -36,10 +37,10 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def connect(connection: Connection, *, instance: str) -> AsyncGenerator[KubeCluster]:
-    """The cluster of the settings, with its credentials read but nothing asked of it yet.
+    """The cluster of the settings, with its credentials read but nothing asked of it yet. A program that gave none
+    is asked again by every request.
 
-    Raises `StartError` that names the file and the cause where the configuration cannot be used,
-    `UnavailableError` where a program that it names gives no credentials.
+    Raises `StartError` that names the file and the cause where the configuration cannot be used.
     """
     async with connect_to(source(connection), connection, instance=instance) as cluster:
         yield cluster
@@ -50,7 +51,10 @@ async def connect_to(
     access: AccessSource, connection: Connection, *, instance: str
 ) -> AsyncGenerator[KubeCluster]:
     """The cluster of this source; of the connection only the namespace and the bounds count."""
-    first = await access.load()
+    try:
+        first = await access.load()
+    except UnavailableError:
+        first = await access.place()
     agent = {"User-Agent": f"fusemld/{__version__}"}
     async with (
         sockets() as make_socket,

@@ -24,6 +24,7 @@ from tests.cluster.images import BASE
 from tests.cluster.local import LocalCluster
 from tests.cluster.role import grant, write_kubeconfig
 
+EXEC_VERSION = "client.authentication.k8s.io/v1"
 CANARY = "canary-$(id)-5e1f0a77-value"
 VAULT = f"""\
 id: vault
@@ -64,6 +65,13 @@ class PodDaemon:
     def use_server(self, url: str) -> None:
         """From the next start of the daemon on."""
         write_kubeconfig(self.kubeconfig, self.token, self.cluster.pki / "ca.crt", self.namespace, url)
+
+    def use_program(self, script: str) -> None:
+        """From the next start of the daemon on: the credentials are what the script prints."""
+        access = json.loads(self.kubeconfig.read_text())
+        program = {"apiVersion": EXEC_VERSION, "command": "sh", "args": ["-c", script]}
+        access["users"][0]["user"] = {"exec": program | {"interactiveMode": "Never"}}
+        self.kubeconfig.write_text(json.dumps(access))
 
     def start(self, **settings: str) -> None:
         self.daemon.start(**settings)

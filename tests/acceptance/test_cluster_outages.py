@@ -21,7 +21,7 @@ from fusemld.api import views
 from fusemld.api.client import Client
 from fusemld.model.run import RunState
 from tests.acceptance.daemon import Daemon, daemon_of, runs
-from tests.acceptance.pods import Gate, PodDaemon, attempts_of, bash, endings, log, workflow
+from tests.acceptance.pods import EXEC_VERSION, Gate, PodDaemon, attempts_of, bash, endings, log, workflow
 from tests.acceptance.proxies import SilentProxy
 from tests.cluster import pki
 from tests.cluster.api import Api
@@ -97,6 +97,27 @@ def test_an_api_server_that_is_away_for_a_minute_amid_twenty_runs_fails_nothing(
     assert over < RUNS / 2
     assert health(daemon).state == "ok"
     assert_undisturbed(pods, RUNS)
+
+
+def test_a_program_that_has_no_credentials_when_the_daemon_starts_is_asked_again(
+    pods: PodDaemon, tmp_path: Path
+) -> None:
+    """As a cloud's command does while its service is away: runs wait, and say for what."""
+    daemon = pods.daemon
+    token = tmp_path / "token"
+    pods.use_program(f"cat {token}")
+    pods.start()
+    daemon.drop("one.yaml", workflow("one", bash("only", "true")))
+    run = daemon.run_of("one.yaml")
+
+    def why() -> bool:
+        return "No such file" in " ".join(daemon.run("fuseml", "why", run).stdout.split())
+
+    daemon.wait_for(why, 20, "the program to be quoted")
+    answer = {"token": pods.token}
+    token.write_text(json.dumps({"apiVersion": EXEC_VERSION, "kind": "ExecCredential", "status": answer}))
+
+    assert daemon.finished(run)["state"] == "succeeded"
 
 
 def test_what_happened_before_a_compaction_is_found_by_a_new_list(pods: PodDaemon, gate: Gate) -> None:

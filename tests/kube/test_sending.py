@@ -204,6 +204,9 @@ class Tokens:
         token = self._tokens[self.loads - 1]
         return Access(server=self.server, authorization=f"Bearer {token}", renew_at=renew_at)
 
+    async def place(self) -> Access:
+        return Access(server=self.server, renew_at=0.0)
+
 
 @asynccontextmanager
 async def tokens_at(

@@ -195,7 +195,7 @@ class KubernetesExecutor:
             )
 
     def condition(self) -> Condition:
-        trouble = self._trouble or self._reflector.trouble
+        trouble = self._reflector.trouble or self._trouble
         age_s = self._reflector.age_s()
         is_ok = not trouble and age_s <= self._settings.watch_silence_s
         words = f"the pods of {self._cluster.name} were heard of {age_s:.0f} s ago" if math.isfinite(age_s) else ""
