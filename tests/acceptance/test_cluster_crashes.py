@@ -119,6 +119,31 @@ def test_a_pod_runs_on_while_the_daemon_is_dead_and_is_taken_up_again(pods: PodD
     pods.assert_one_pod_per_attempt()
 
 
+def test_another_namespace_waits_until_no_pod_is_left_in_the_one_before(pods: PodDaemon, gate: Gate) -> None:
+    """There nobody would watch them, and their steps would be started a second time."""
+    daemon = pods.daemon
+    pods.start()
+    daemon.drop("long.yaml", workflow("long", bash("only", gate.wait)))
+    run = daemon.run_of("long.yaml")
+    gate.await_arrivals(1)
+    daemon.in_state(run, "only", "running")
+    daemon.terminate()
+
+    pods.start(KUBERNETES_NAMESPACE="default")
+
+    def reason() -> str:
+        return " ".join(daemon.run("fuseml", "why", run).stdout.split())
+
+    daemon.wait_for(lambda: f"there are pods of this daemon in {pods.namespace}" in reason(), 10, reason())
+    daemon.terminate()
+    pods.start(KUBERNETES_NAMESPACE=pods.namespace)
+    gate.open()
+
+    assert endings(daemon.finished(run), "only") == ["succeeded"]
+    assert len(gate.arrived) == 1
+    pods.assert_one_pod_per_attempt()
+
+
 def test_pods_of_runs_that_nobody_knows_any_more_are_swept_and_pods_of_others_stay(
     pods: PodDaemon, gate: Gate
 ) -> None:

@@ -19,6 +19,7 @@ from fusemld.executors.kubernetes.course import Course
 from fusemld.executors.kubernetes.creating import Creator, masked_values
 from fusemld.executors.kubernetes.delivery import Delivery
 from fusemld.executors.kubernetes.diagnosis import Patience, diagnose
+from fusemld.executors.kubernetes.home import settle
 from fusemld.executors.kubernetes.logs import AttemptLog
 from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import STEP, has_secret, small_output
@@ -37,6 +38,7 @@ from fusemld.model.run import AttemptKey, Ending
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+_HOME = "namespace"
 _SEARCH_AFTER_S = 30.0
 """A pod that was created and of which the watch has said nothing for so long is looked for."""
 _UPKEEP_EVERY_S = 300.0
@@ -80,7 +82,8 @@ class KubernetesExecutor:
         self._trouble = "the pods have not been listed yet"
         self._tasks: TaskGroup | None = None
         self._files = state / "kubernetes"
-        """Of every attempt what is remembered for the next daemon, in files that begin with the pod's name."""
+        """What is remembered for the next daemon: the namespace, and of every attempt files that begin with its
+        pod's name."""
         self._masks = Masks(self._files)
         self._delivery = Delivery(cluster, settings.codeset_limit_bytes)
         self._creator = Creator(cluster, settings, self._delivery, self._masks)
@@ -366,7 +369,7 @@ class KubernetesExecutor:
             self._course.end(attempt, Ending.CANCELLED, words)
 
     def _remove_files_but(self, kept: set[str]) -> None:
-        for path in self._files.glob("*"):
+        for path in self._files.glob("*.*"):
             if path.name.partition(".")[0] not in kept:
                 path.unlink(missing_ok=True)
 
@@ -385,6 +388,7 @@ class KubernetesExecutor:
         tries = 0
         while True:
             try:
+                await settle(self._cluster, self._files / _HOME)
                 await self._reflector.run(task_status=task_status)
             except FusemldError as error:
                 tries += 1

@@ -14,13 +14,15 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A cluster is configured where the executor is `kubernetes`, or where `kubeconfig` or `in_cluster` is set."""
 
     kubeconfig: Path | None = None
-    """Without it and `in_cluster`: the service account in a pod, else `$KUBECONFIG`, else `~/.kube/config`."""
+    """Without it and `in_cluster`: the service account in a pod, else `$KUBECONFIG`, else `~/.kube/config`. Steps
+    under way are not found in another cluster: they are lost, and may go on where they are."""
     context: str = ""
     """Of the kubeconfig; empty: its current one."""
     in_cluster: bool = False
     """Use the service account of the pod that the daemon runs in."""
     namespace: str = ""
-    """For everything that is created; empty: that of the context or of the service account, else `default`."""
+    """For everything that is created; empty: that of the context or of the service account, else `default`. A new
+    one is used once no pod of this daemon is left in the one before."""
     zone: str = "cluster"
     """The zone of the pods, for matching extension records."""
 
