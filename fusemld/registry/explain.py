@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -73,10 +73,11 @@ def wanted(selectors: Selectors) -> dict[str, str]:
     return {selector: value for selector, value in pairs if value is not None}
 
 
-def failure(selectors: Selectors, found: Match) -> str:
+def failure(selectors: Selectors, found: Match, unknown: Sequence[str] = ()) -> str:
     """Why nothing was picked, each refusal with its remedy."""
-    asked = ", ".join(f"{selector} {value!r}" for selector, value in wanted(selectors).items())
-    start = f"cannot resolve the extension {selectors.name!r} ({asked or 'nothing is known of it yet'})"
+    asked = [f"{selector} {value!r}" for selector, value in wanted(selectors).items()]
+    asked += [f"{selector} not known yet" for selector in unknown]
+    start = f"cannot resolve the extension {selectors.name!r} ({', '.join(asked) or 'any service'})"
     if not found.near_misses:
         return (
             f"{start}: no record of the Extension Registry and no plugin offers it; "

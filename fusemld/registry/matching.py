@@ -19,6 +19,8 @@ from fusemld.model.extension import (
 )
 from fusemld.registry.versions import is_malformed, version_agrees
 
+_BEYOND_SELECTORS: Final = frozenset({"zone", "credentials"})
+"""What refuses a service only after every selector has agreed with it."""
 _NARROWNESS: Final = {Scope.USER: 0, Scope.PROJECT: 1, Scope.GLOBAL: 2}
 
 
@@ -96,7 +98,7 @@ def match(
             )
             if not isinstance(found, NearMiss):
                 candidates += found
-            elif _is_near(selectors, record, service):
+            elif found.selector in _BEYOND_SELECTORS or _is_near(selectors, record, service):
                 near_misses.append(found)
     return Match(
         candidates=tuple(sorted(candidates, key=_preference)),

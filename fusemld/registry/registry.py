@@ -215,7 +215,7 @@ class Registry:
             )
             source = "" if resolver is None else f"resolver {resolver.name}"
         services = _distinct(found.candidates, requirement.name)
-        message = failure(known.selectors, found)
+        message = failure(known.selectors, found, known.unknown)
         if services:
             where = f" at {services[0].url}" if services[0].url else ""
             message = f"{services[0].extension_id}/{services[0].service_id}{where} is picked ({source})"

@@ -94,7 +94,8 @@ class StepOutputShape(Shape, frozen=True, kw_only=True):
 
 
 class RequirementShape(Shape, frozen=True, kw_only=True):
-    """A service of the Extension Registry that the step needs. Every selector that is set must agree."""
+    """A service of the Extension Registry that the step needs. Every selector that is set must agree; where none
+    is, any service does."""
 
     noun = "an extension of a step"
 

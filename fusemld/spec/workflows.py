@@ -271,9 +271,10 @@ class _Reading:
             if text:  # the reference server answers with "" for a selector that is not set
                 selectors[selector] = self._template(text, scope, step)
         if not selectors.keys() - {"zone"}:
-            self._findings.error(
-                f"extension {shape.name.text!r} of step {step!r} does not say what it needs: "
-                "give it a 'product', a 'service_resource' or another selector",
+            but = " but a zone" if selectors else ""
+            self._findings.warning(
+                f"extension {shape.name.text!r} of step {step!r} names no selector{but}, so any service matches: "
+                "give it a 'product', a 'service_resource' or another one",
                 shape.name.place,
             )
         return Requirement(name=shape.name.text, **selectors)

@@ -89,3 +89,24 @@ def test_nothing_picked_says_why() -> None:
 
     assert (explanation.service, explanation.source) == (None, "")
     assert "no record of the Extension Registry and no plugin offers it" in explanation.message
+
+
+def test_a_requirement_without_selectors_is_explained_as_one_for_any_service() -> None:
+    registry, anything = Registry(), Requirement(name="anything")
+
+    nothing_there = _explain(registry, anything)
+    registry.upsert(_store("spare", "1.1"))
+    registry.upsert(_store("main", "1.2"))
+    picked = _explain(registry, anything)
+
+    assert nothing_there.message.startswith("cannot resolve the extension 'anything' (any service): no record of")
+    assert picked.message == "main/s3 at http://main is picked (record)"
+    assert [service.extension_id for service in picked.alternatives] == ["spare"]
+
+
+def test_a_selector_without_a_value_yet_is_named_where_nothing_was_picked() -> None:
+    requirement = Requirement(name="store", product=Template((Reference(("inputs", "product")),)))
+
+    explanation = _explain(Registry(), requirement)
+
+    assert "cannot resolve the extension 'store' (product not known yet)" in explanation.message

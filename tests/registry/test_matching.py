@@ -81,6 +81,26 @@ def test_every_selector_that_is_set_must_agree(selector: str, value: str, other:
     assert [miss.selector for miss in refused.near_misses] == [selector]
 
 
+def test_without_a_selector_any_service_matches_in_the_usual_order() -> None:
+    records = (_record("b"), _record("a", resource="gcs"), _record("c", zone="local", category=""))
+
+    found = _match(Selectors(name="anything"), *records)
+
+    assert [candidate.extension.id for candidate in found.candidates] == ["c", "a", "b"]
+
+
+def test_what_no_selector_refuses_is_near_although_it_cannot_be_used() -> None:
+    locked = _record("locked", auth_required=True)
+    elsewhere = _record("elsewhere", zone="cluster", endpoints=(INSIDE,))
+
+    found = _match(Selectors(name="anything"), locked, elsewhere)
+
+    assert [(miss.extension_id, miss.selector) for miss in found.near_misses] == [
+        ("elsewhere", "zone"),
+        ("locked", "credentials"),
+    ]
+
+
 def test_a_near_miss_names_what_refused_first_and_why() -> None:
     (miss,) = _match(_s3(product="mlflow", version="^2", service_category="x"), _record()).near_misses
 

@@ -155,6 +155,23 @@ steps:
     assert parsed.problems == document.problems
 
 
+@pytest.mark.parametrize(
+    ("selectors", "but"), [("", ""), (", zone: z", " but a zone"), (", extension_id: '', product: ''", "")]
+)
+def test_an_extension_without_a_selector_is_accepted_with_a_warning(
+    read_text: Callable[[str], Parsed], selectors: str, but: str
+) -> None:
+    parsed = read_text(f"name: w\nsteps: [{{name: a, image: i, extensions: [{{name: e{selectors}}}]}}]\n")
+
+    assert len(parsed.documents) == 1
+    assert [problem.at("f") for problem in parsed.problems] == [
+        (
+            f"f:2:49: warning: extension 'e' of step 'a' names no selector{but}, so any service matches: "
+            "give it a 'product', a 'service_resource' or another one"
+        )
+    ]
+
+
 TABLE = {
     "undeclared output": (
         """\
@@ -410,8 +427,8 @@ steps:
                 "use an input instead"
             ),
             (
-                "f:12:16: extension 'f' of step 'a' does not say what it needs: "
-                "give it a 'product', a 'service_resource' or another selector"
+                "f:12:16: warning: extension 'f' of step 'a' names no selector, so any service matches: "
+                "give it a 'product', a 'service_resource' or another one"
             ),
             (
                 "f:13:16: unknown field 'port' of the extension 'e': it has url, product, version, zone, "
