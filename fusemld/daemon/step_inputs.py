@@ -27,9 +27,10 @@ def input_problems(step: Step, known: StepInputs) -> Iterator[InputProblem]:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f": did you mean {near[0]!r}?" if near else f" (it knows: {', '.join(sorted(names)) or 'none'})"
         yield InputProblem(name=name, message=f"step {step.name!r} does not know the input {name!r}{hint}")
+    empty = {entry.name for entry in step.inputs if not entry.has_value}
     for name in sorted(known.required - given):
-        message = f"step {step.name!r}: the input {name!r} is missing: add it under 'inputs'"
-        yield InputProblem(name=name, message=message)
+        what = "has no value: give it one" if name in empty else "is missing: add it under 'inputs'"
+        yield InputProblem(name=name, message=f"step {step.name!r}: the input {name!r} {what}")
 
 
 def check_inputs(step: Step, known: StepInputs) -> list[str]:
@@ -41,4 +42,4 @@ def check_inputs(step: Step, known: StepInputs) -> list[str]:
 
 
 def _given(step: Step) -> set[str]:
-    return {entry.name for entry in step.inputs if entry.codeset is None}
+    return {entry.name for entry in step.inputs if entry.value is not None}

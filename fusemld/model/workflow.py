@@ -50,11 +50,15 @@ class CodesetMount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepInput(msgspec.Struct, frozen=True, kw_only=True):
-    """Either a `value` or a `codeset`."""
+    """Either a `value` or a `codeset`; with neither it is as if it were not there."""
 
     name: str
     value: Template | None = None
     codeset: CodesetMount | None = None
+
+    @property
+    def has_value(self) -> bool:
+        return self.value is not None or self.codeset is not None
 
 
 class OutputImage(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,7 +66,7 @@ class CodesetMountShape(Shape, frozen=True, kw_only=True):
 
 
 class StepInputShape(Shape, frozen=True, kw_only=True):
-    """A value that the step sees as FUSEML_NAME, or the files of a codeset."""
+    """A value that the step sees as FUSEML_NAME, or the files of a codeset. With neither the step sees nothing."""
 
     noun = "a step input"
 

@@ -176,7 +176,15 @@ class _Reading:
         variables: dict[str, str] = {}
         for entry in shape.inputs:
             name = entry.name.text
-            if name and name in inputs:
+            if entry.value is None and entry.codeset is None:
+                self._findings.warning(
+                    f"input {name!r} of step {shape.name.text!r} has no value, so the step does not see it: "
+                    "give it a 'value' or a 'codeset'",
+                    entry.name.place,
+                )
+                inputs.setdefault(name, StepInput(name=name))
+                continue
+            if name and name in inputs and inputs[name].has_value:
                 self._findings.warning(
                     f"input {name!r} of step {shape.name.text!r} is given twice: the last value counts",
                     entry.name.place,
@@ -200,10 +208,6 @@ class _Reading:
         if entry.value is not None and entry.codeset is not None:
             self._findings.error(
                 f"input {name!r} of step {step!r} has both a 'value' and a 'codeset': remove one", entry.name.place
-            )
-        if entry.value is None and entry.codeset is None:
-            self._findings.error(
-                f"input {name!r} of step {step!r} has no value: give it a 'value' or a 'codeset'", entry.name.place
             )
         return StepInput(
             name=name,

@@ -32,6 +32,7 @@ WORKFLOW = Workflow(
             inputs=(
                 StepInput(name="code", codeset=CodesetMount(name=literal("a/b"), path="/project")),
                 StepInput(name="n", value=literal("1")),
+                StepInput(name="nothing"),
             ),
             extensions=(Requirement(name="store", service_resource=literal("s3")),),
             retry=Retry(limit=2),
@@ -137,6 +138,7 @@ def test_a_workflow_is_shown_as_the_reference_does_with_what_was_written() -> No
         "inputs": [
             {"name": "code", "codeset": {"name": "a/b", "path": "/project"}},
             {"name": "n", "value": "1"},
+            {"name": "nothing"},
         ],
         "extensions": [{"name": "store", "service_resource": "s3"}],
         "retry": {"limit": 2, "backoff_s": 10.0, "max_backoff_s": 600.0},

@@ -12,6 +12,7 @@ from fusemld.hooks.manager import Plugins
 from fusemld.hooks.steps import StepContext, StepInputs
 from fusemld.intake.snapshot import FileReport, Scan
 from fusemld.model.document import Document
+from fusemld.model.problem import Severity
 from fusemld.spec.documents import read
 
 VAULT = """
@@ -55,7 +56,7 @@ ADMITTING = Admitting(
 
 def report(file: str, text: str) -> FileReport:
     parsed = read(text.encode(), file=PurePath("/inbox") / file, root=PurePath("/inbox"))
-    assert not parsed.problems, parsed.problems
+    assert all(problem.severity is Severity.WARNING for problem in parsed.problems), parsed.problems
     return FileReport(file=file, documents=parsed.documents)
 
 
@@ -81,6 +82,10 @@ def problems_of(text: str, registered: Mapping[str, Document] | None = None) -> 
                 "      - {name: model, value: m}\n      - {name: verbos, value: 1}"
             ),
             "w.yaml:7:16: step 'a' does not know the input 'verbos': did you mean 'verbose'?",
+        ),
+        (
+            "name: w\nsteps: [{name: a, image: registry.example/predictor, inputs: [{name: model}]}]",
+            "w.yaml:2:70: step 'a': the input 'model' has no value: give it one",
         ),
         (
             (
@@ -118,6 +123,10 @@ def test_a_missing_input_and_all_other_problems_come_at_once() -> None:
         (
             "name: w\nsteps: [{name: a, image: registry.example/predictor, "
             "inputs: [{name: model, value: m}, {name: registry, value: r}]}]"
+        ),
+        (
+            "name: w\nsteps: [{name: a, image: registry.example/predictor, "
+            "inputs: [{name: model, value: m}, {name: verbose}, {name: other}]}]"
         ),
     ],
 )

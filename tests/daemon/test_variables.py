@@ -77,6 +77,7 @@ def test_a_step_finds_its_variables(body: str, name: str, value: str) -> None:
         ("inputs: [{name: code, codeset: {name: '{{ inputs.code }}', path: /project}}]", "FUSEML_CODE"),
         ("", "TASK_RESULT"),
         ("", "FUSEML_ROUNDS"),
+        ("inputs: [{name: rounds}]", "FUSEML_ROUNDS"),
     ],
 )
 def test_what_the_step_does_not_have_is_not_set(body: str, absent: str) -> None:

@@ -41,6 +41,8 @@ def test_the_schema_says_what_the_reader_accepts() -> None:
     step = json_schema()["$defs"]["Step"]
 
     assert step["required"] == ["name", "image"]
+    assert json_schema()["$defs"]["StepInput"]["required"] == ["name"]
+    assert json_schema()["$defs"]["Requirement"]["required"] == ["name"]
     assert step["properties"]["when"] == {"description": "Not supported yet.", "not": {}}
     assert step["properties"]["image"]["type"] == ["string", "number", "boolean"]
     assert step["properties"]["needs"]["anyOf"][0]["type"] == "array"

@@ -156,6 +156,30 @@ steps:
 
 
 @pytest.mark.parametrize(
+    ("entries", "seen"),
+    [
+        ("{name: x}", None),
+        ("{name: x, value: , codeset: }", None),
+        ("{name: x}, {name: x, value: 1}", "1"),
+        ("{name: x, value: 1}, {name: x}", "1"),
+        ("{name: x.y}, {name: x, value: 1}, {name: x-y, value: 2}", "1"),
+    ],
+)
+def test_a_step_input_without_a_value_is_accepted_with_a_warning_and_changes_nothing(
+    read_text: Callable[[str], Parsed], entries: str, seen: str | None
+) -> None:
+    parsed = read_text(f"name: w\nsteps: [{{name: a, image: i, inputs: [{entries}]}}]\n")
+
+    (document,) = parsed.documents
+    assert isinstance(document.declared, Workflow)
+    values = {entry.name: entry.value for entry in document.declared.steps[0].inputs}
+    assert values["x"] == (None if seen is None else Template((seen,)))
+    (warning,) = parsed.problems
+    assert warning.severity is Severity.WARNING
+    assert "has no value, so the step does not see it: give it a 'value' or a 'codeset'" in warning.message
+
+
+@pytest.mark.parametrize(
     ("selectors", "but"), [("", ""), (", zone: z", " but a zone"), (", extension_id: '', product: ''", "")]
 )
 def test_an_extension_without_a_selector_is_accepted_with_a_warning(
@@ -463,7 +487,10 @@ steps:
 """,
         [
             "f:7:12: the image of step 'a' is empty: name a container image",
-            "f:9:16: input 'x' of step 'a' has no value: give it a 'value' or a 'codeset'",
+            (
+                "f:9:16: warning: input 'x' of step 'a' has no value, so the step does not see it: "
+                "give it a 'value' or a 'codeset'"
+            ),
             "f:10:16: input 'y' of step 'a' has both a 'value' and a 'codeset': remove one",
         ],
     ),
