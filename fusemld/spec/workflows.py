@@ -149,7 +149,6 @@ class _Reading:
         step = shape.name.text
         self._check_unique((output.name for output in shape.outputs), f"outputs of step {step!r}")
         self._check_unique((requirement.name for requirement in shape.extensions), f"extensions of step {step!r}")
-        self._check_unique((variable.name for variable in shape.env), f"variables in 'env' of step {step!r}")
         scope = self._scope(extensions=frozenset(requirement.name.text for requirement in shape.extensions))
         if not shape.image.strip() and not self._findings.has_errors:
             self._findings.error(f"the image of step {step!r} is empty: name a container image", shape.image.place)
@@ -159,10 +158,7 @@ class _Reading:
             inputs=self._step_inputs(shape, scope),
             outputs=tuple(self._step_output(output, scope, step) for output in shape.outputs),
             extensions=tuple(self._requirement(requirement, step) for requirement in shape.extensions),
-            env=tuple(
-                EnvVar(name=variable.name.text, value=self._template(variable.value, scope, step))
-                for variable in shape.env
-            ),
+            env=self._step_env(shape, scope),
             resources=self._resources(shape.resources, scope, step),
             needs=self._step_needs(shape.needs, step),
             retry=None if shape.retry is None else self._retry(shape.retry),
@@ -214,6 +210,19 @@ class _Reading:
             value=None if entry.value is None else self._template(entry.value, scope, step),
             codeset=None if entry.codeset is None else self._mount(entry.codeset, step),
         )
+
+    def _step_env(self, shape: StepShape, scope: Scope) -> tuple[EnvVar, ...]:
+        variables: dict[str, EnvVar] = {}
+        for entry in shape.env:
+            name = entry.name.text
+            if name and name in variables:
+                self._findings.warning(
+                    f"variable {name!r} of step {shape.name.text!r} is given twice: the last value counts",
+                    entry.name.place,
+                )
+            variables.pop(name, None)
+            variables[name] = EnvVar(name=name, value=self._template(entry.value, scope, shape.name.text))
+        return tuple(variables.values())
 
     def _mount(self, shape: CodesetMountShape, step: str) -> CodesetMount:
         scope = self._scope(no_extensions=_NO_EXTENSIONS_IN_MOUNTS, no_steps=_NO_STEPS_IN_MOUNTS)

@@ -391,6 +391,47 @@ def test_the_workflows_of_the_reference_are_accepted_as_they_are(daemon: Daemon)
     assert "0 errors" in linted.stderr
 
 
+LENIENT = """\
+name: lenient
+outputs: [{name: seen}]
+steps:
+  - name: only
+    image: host
+    command: [sh, -c, 'echo "$MODE ${FUSEML_EMPTY-absent} $PLACE" > $FUSEML_RESULTS_DIR/seen']
+    inputs: [{name: empty}]
+    outputs: [{name: seen}]
+    extensions: [{name: anything}]
+    env: [{name: MODE, value: first}, {name: MODE, value: last}]
+"""
+RECORD = """\
+id: somewhere
+configuration: {PLACE: here}
+services: [{id: main, endpoints: [{url: "http://127.0.0.1:9"}]}]
+"""
+
+
+def test_what_only_the_reference_leaves_open_is_run_with_a_warning_each(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.drop("record.yaml", RECORD)
+
+    file = daemon.drop("w.yaml", LENIENT)
+    run = daemon.finished(daemon.run_of("w.yaml"))
+
+    assert run["outputs"] == {"seen": "last absent here"}
+    linted = daemon.run("fuseml", "lint", str(file))
+    assert "0 errors, 3 warnings" in linted.stderr
+    for what in ("has no value", "names no selector", "is given twice"):
+        assert what in linted.stdout
+        assert what in daemon.run("fuseml", "files", "--problems").stdout
+        assert what in daemon.journal()
+    explained = daemon.run("fuseml", "extension", "explain", "lenient").stdout
+    assert "only: anything (wants anything)\n  picked somewhere/main" in explained
+    (step,) = daemon.json("workflow", "get", "lenient")["steps"]
+    assert step["inputs"] == [{"name": "empty"}]
+    assert step["env"] == [{"name": "MODE", "value": "last"}]
+    assert step["extensions"] == [{"name": "anything"}]
+
+
 def test_a_step_whose_image_nobody_can_run_fails_and_says_who_could(daemon: Daemon) -> None:
     daemon.start()
 

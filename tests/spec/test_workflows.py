@@ -155,6 +155,29 @@ steps:
     assert parsed.problems == document.problems
 
 
+def test_a_variable_given_twice_takes_the_last_value_with_a_warning(read_text: Callable[[str], Parsed]) -> None:
+    parsed = read_text("""\
+name: w
+steps:
+  - name: a
+    image: i
+    env:
+      - {name: V, value: 1}
+      - {name: OTHER, value: 2}
+      - {name: V, value: 3}
+""")
+
+    (document,) = parsed.documents
+    assert isinstance(document.declared, Workflow)
+    assert [(entry.name, str(entry.value)) for entry in document.declared.steps[0].env] == [
+        ("OTHER", "2"),
+        ("V", "3"),
+    ]
+    assert [problem.at("f") for problem in parsed.problems] == [
+        "f:8:16: warning: variable 'V' of step 'a' is given twice: the last value counts"
+    ]
+
+
 @pytest.mark.parametrize(
     ("entries", "seen"),
     [
@@ -313,14 +336,12 @@ steps:
     image: i
     outputs: [{name: x}, {name: x}]
     extensions: [{name: e, product: p}, {name: e, product: p}]
-    env: [{name: V, value: 1}, {name: V, value: 2}]
 """,
         [
             "f:5:12: two workflow inputs are named 'code' (the first in line 3): rename one",
             "f:8:12: two workflow outputs are named 'o' (the first in line 7): rename one",
             "f:12:33: two outputs of step 'a' are named 'x' (the first in line 12): rename one",
             "f:13:48: two extensions of step 'a' are named 'e' (the first in line 13): rename one",
-            "f:14:39: two variables in 'env' of step 'a' are named 'V' (the first in line 14): rename one",
         ],
     ),
     "bad type": (
