@@ -1,17 +1,13 @@
-"""The progress of a run in words: a line for every change, and a picture for terminals."""
+"""The progress of a run in words: a line for every change, and how it ended."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from fusemld.api import views
 from fusemld.cli import tables
 from fusemld.cli.commands.runs import what
-from fusemld.model.run import RunState, StepState
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from fusemld.model.run import StepState
 
 
 def changes(before: views.RunView | None, now: views.RunView) -> Iterator[str]:
@@ -39,31 +35,6 @@ def ending(run: views.RunView) -> Iterator[str]:
         yield f"see: fuseml logs {run.id} {step.name}; go on from there with: fuseml retry {run.id}"
 
 
-def picture(run: views.RunView) -> RenderableType:
-    """The steps with their durations, which grow while it is shown, and what each is doing."""
-    from rich.console import Group
-    from rich.spinner import Spinner
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(width=1)
-    grid.add_column(no_wrap=True)
-    grid.add_column(justify="right", min_width=6)
-    grid.add_column(overflow="fold")
-    for step in run.steps:
-        mark, style = _MARKS[step.state]
-        sign: RenderableType = Text(mark, style=style)
-        if step.state.is_active:
-            sign = _SPINNERS.setdefault(f"{run.id}/{step.name}", Spinner("dots", style=style))
-        text = Text(_words(step), style="dim" if step.state in _QUIET else "")
-        grid.add_row(sign, Text(step.name, style=style), tables.spent(step.started_at, step.finished_at), text)
-    mark, style = _RUN_STYLES[run.state]
-    head = Text.assemble((run.workflow, "bold"), "  ", (run.id, "dim"), "  ", (mark, style), "  ")
-    head.append(tables.spent(run.created_at, run.finished_at), "dim")
-    return Group(head, grid)
-
-
 def _shown(step: views.StepView) -> str:
     parts: list[str] = [step.state]
     if step.attempts and step.attempts[-1].number > 1 and not step.state.is_final:
@@ -72,37 +43,3 @@ def _shown(step: views.StepView) -> str:
         parts.append(f"after {tables.duration(step.duration_s)}")
     words = tables.printable(what(step))
     return " ".join(parts) + (f": {words}" if words and words != step.state else "")
-
-
-def _words(step: views.StepView) -> str:
-    words = tables.printable(what(step))
-    if step.state.is_final:
-        return words
-    if step.attempts and step.attempts[-1].number > 1:
-        words = f"{words} (attempt {step.attempts[-1].number})"
-    return words or step.state
-
-
-_QUIET = frozenset({StepState.WAITING, StepState.QUEUED, StepState.SKIPPED})
-
-_MARKS = {
-    StepState.WAITING: ("·", "dim"),
-    StepState.QUEUED: ("·", "yellow"),
-    StepState.STARTING: (">", "cyan"),
-    StepState.RUNNING: (">", "cyan"),
-    StepState.BACKOFF: ("↻", "yellow"),
-    StepState.SUCCEEDED: ("✓", "green"),
-    StepState.FAILED: ("✗", "red"),
-    StepState.CANCELLED: ("✗", "yellow"),
-    StepState.SKIPPED: ("-", "dim"),
-}
-
-_RUN_STYLES = {
-    RunState.RUNNING: ("running", "cyan"),
-    RunState.SUCCEEDED: ("succeeded", "bold green"),
-    RunState.FAILED: ("failed", "bold red"),
-    RunState.CANCELLED: ("cancelled", "bold yellow"),
-}
-
-_SPINNERS: dict[str, RenderableType] = {}
-"""A spinner keeps its own time: a new one at every frame would not turn."""

@@ -147,7 +147,9 @@ def what(step: views.StepView) -> str:
     """The words of a step: what goes on, what it waits for, or how it ended."""
     last = step.attempts[-1] if step.attempts else None
     if last and last.message and step.state not in ("succeeded", "running", "starting"):
-        return last.message if step.state.is_final else f"{step.reason}; last: {last.message}"
+        if step.state.is_final:
+            return last.message
+        return step.reason if last.message in step.reason else f"{step.reason}; last: {last.message}"
     return step.activity or step.reason
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sys
 from collections.abc import Iterator
 
@@ -16,6 +17,9 @@ from fusemld.cli.exits import ExitStatus
 from fusemld.cli.options import Output, connect, output_option, run_argument, socket_option
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import RunState
+
+_CANNOT_DRAW = ("dumb", "unknown")
+"""Terminals without a cursor that moves, as in Emacs' shell."""
 
 
 @click.command("watch")
@@ -48,7 +52,7 @@ def follow(client: Client, run: str, output: Output) -> ExitStatus:
 def _shown(changes: Iterator[views.RunView], output: Output) -> views.RunView:
     if output is not Output.TABLE:
         return _as_data(changes, output)
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and os.environ.get("TERM") not in _CANNOT_DRAW:
         return _as_picture(changes)
     return _as_lines(changes)
 
@@ -88,12 +92,13 @@ def _as_picture(changes: Iterator[views.RunView]) -> views.RunView:
     from rich.console import Console
     from rich.live import Live
 
+    from fusemld.cli.picture import picture
+
     last = next(changes)
     with Live(
         console=Console(highlight=False),
-        get_renderable=lambda: progress.picture(last),
+        get_renderable=lambda: picture(last),
         refresh_per_second=8,
-        vertical_overflow="visible",
     ) as live:
         for now in changes:
             last = now
