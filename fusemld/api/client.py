@@ -75,9 +75,16 @@ class Client:
 
     def logs(self, run: str, step: str | None, attempt: int | None, follow: bool) -> Iterator[bytes]:
         """What is there, as it comes."""
-        query = {"step": step, "attempt": str(attempt) if attempt else None, "follow": "1" if follow else None}
+        query = _of_logs(step, attempt, follow)
         with self._request("GET", url("runs", run, "logs"), query, timeout_s=None) as response:
             yield from _chunks(response)
+
+    def log_lines(self, run: str, step: str | None, attempt: int | None, follow: bool) -> Iterator[views.LogLine]:
+        """The same line by line."""
+        decoder = msgspec.json.Decoder(views.LogLine)
+        query = _of_logs(step, attempt, follow)
+        with self._request("GET", url("runs", run, "logs", "lines"), query, timeout_s=None) as response:
+            yield from map(decoder.decode, _lines(response))
 
     def backup(self) -> Iterator[bytes]:
         """The content of a SQLite file; it is complete if nothing is raised."""
@@ -89,14 +96,12 @@ class Client:
         decoder = msgspec.json.Decoder(views.StreamItem)
         path = url("runs", run, "events") if run else "/events"
         with self._request("GET", path, {}) as response:
-            rest, told = b"", False
-            for chunk in _chunks(response):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    item: views.StreamItem = decoder.decode(line)
-                    if isinstance(item, views.RunChanged):
-                        told = True
-                        yield item.run
+            told = False
+            for line in _lines(response):
+                item: views.StreamItem = decoder.decode(line)
+                if isinstance(item, views.RunChanged):
+                    told = True
+                    yield item.run
             if run and not told:
                 raise errors.FusemldError(f"cannot follow run {run}: the daemon says nothing about it")
 
@@ -159,6 +164,18 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """`read1` raises where the stream breaks off; reading by lines would take that for its end."""
     while chunk := response.read1(64 * 1024):
         yield chunk
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Those that are complete, without their ends."""
+    rest = b""
+    for chunk in _chunks(response):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+
+
+def _of_logs(step: str | None, attempt: int | None, follow: bool) -> dict[str, str | None]:
+    return {"step": step, "attempt": str(attempt) if attempt else None, "follow": "1" if follow else None}
 
 
 def _unreachable(path: Path, error: OSError) -> str:

@@ -71,13 +71,21 @@ async def why_run(call: Call) -> views.WhyView:
 
 
 async def run_logs(call: Call) -> AsyncGenerator[bytes]:
+    return await _logs(call, as_data=False)
+
+
+async def run_log_lines(call: Call) -> AsyncGenerator[bytes]:
+    return await _logs(call, as_data=True)
+
+
+async def _logs(call: Call, *, as_data: bool) -> AsyncGenerator[bytes]:
     step = call.optional("step")
     attempt = call.number("attempt", 0, 1_000_000) or None
     if attempt and not step:
         raise InvalidInputError("cannot show an attempt's log: the parameter step is missing")
     # Asked once before the answer begins, so that an unknown run is an error and not a broken stream.
     await call.operations.log_files(call.path["run"], step, attempt)
-    return read_logs(call.operations, call.path["run"], step, attempt, call.flag("follow"))
+    return read_logs(call.operations, call.path["run"], step, attempt, call.flag("follow"), as_data=as_data)
 
 
 async def run_changes(call: Call) -> AsyncGenerator[views.RunView]:

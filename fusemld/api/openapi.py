@@ -62,7 +62,7 @@ def document() -> bytes:
 
 def _operation(route: Route, answer: Schema | None, body: Schema | None) -> Schema:
     media = route.media if route.text else "application/x-ndjson" if route.changes else "application/json"
-    if route.text:
+    if route.text and answer is None:
         answer = {"type": "string"}
     success: Schema = {"description": route.summary}
     if answer is not None:

@@ -18,8 +18,8 @@ ChangeHandler = Callable[[Call], Awaitable[AsyncGenerator[views.RunView]]]
 
 class Route(msgspec.Struct, frozen=True):
     """One operation. `answer` is the type of the JSON that comes back, None where nothing does; with `text` it
-    is a stream of `media`, with `changes` a stream of JSON lines. A path is answered with and without a slash
-    at its end."""
+    is a stream of `media`, with `changes` a stream of JSON lines, and `answer` the type of a line. A path is
+    answered with and without a slash at its end."""
 
     method: str
     path: str
@@ -68,6 +68,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/runs/{run}/cancel", "Ask a run to stop", handlers.cancel_run, views.RunView),
     Route("POST", "/runs/{run}/retry", "Go on from what failed", handlers.retry_run, views.RunView),
     Route("GET", "/runs/{run}/logs", "Step logs", text=handlers.run_logs, query=("step", "attempt", "follow")),
+    Route("GET", "/runs/{run}/logs/lines", "Step logs, line by line", answer=views.LogLine,
+          text=handlers.run_log_lines, media="application/x-ndjson", query=("step", "attempt", "follow")),
     Route("GET", "/runs/{run}/events", "The run, again at every change, until it is over",
           changes=handlers.run_changes, answer=views.StreamItem),
     Route("GET", "/events", "Every unfinished run, again at every change", changes=handlers.all_changes,

@@ -162,6 +162,14 @@ class Ping(View, frozen=True, kw_only=True, tag_field="type", tag="ping"):
 StreamItem = RunChanged | Ping
 
 
+class LogLine(View, frozen=True, kw_only=True):
+    """What is no UTF-8 in `line` is marked as such."""
+
+    step: str
+    attempt: int
+    line: str
+
+
 class LogFile(msgspec.Struct, frozen=True, kw_only=True):
     """The log of one attempt on the daemon's disk. It may not exist yet; `finished` says that nothing follows."""
 

@@ -56,6 +56,20 @@ def emit(output: Output, value: object, table: Callable[[], str]) -> None:
     click.echo(text.rstrip("\n"))
 
 
+def emit_next(output: Output, value: object) -> None:
+    """One of several values as they come: a line of JSON, or a document of YAML."""
+    match output:
+        case Output.JSON:
+            import msgspec
+
+            click.echo(msgspec.json.encode(value))
+        case Output.YAML:
+            click.echo("---")
+            emit(output, value, str)
+        case Output.TABLE:
+            raise AssertionError("people are shown something else")
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Aligned columns. In a terminal known states are coloured (`click.echo` leaves that out of pipes)."""
     cells = [[heading.upper() for heading in headings], *([printable(cell) for cell in row] for row in rows)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -195,6 +196,23 @@ def test_a_running_daemon_keeps_its_database(daemon: Daemon) -> None:
 
     assert refused.returncode == 1
     assert "a daemon (process" in refused.stderr
+
+
+def test_a_program_learns_what_was_copied_stopped_and_restored(daemon: Daemon) -> None:
+    copy = daemon.base / "copy.db"
+    daemon.start()
+
+    written = daemon.json("backup", str(copy))
+    stopped, restored, ended = (
+        json.loads(daemon.run("fusemld", *arguments, "-o", "json").stdout)
+        for arguments in (("stop",), ("restore", str(copy)), ("stop", "--all"))
+    )
+
+    assert written == {"file": str(copy), "size_bytes": copy.stat().st_size}
+    assert stopped == {"stopped": True, "everything": False}
+    assert (restored["runs"], restored["ended"]) == (0, [])
+    assert Path(restored["replaced"]).exists()
+    assert ended == {"stopped": False, "everything": True}
 
 
 def test_a_request_that_changed_while_no_daemon_ran_is_noticed_though_it_looks_the_same(

@@ -333,6 +333,20 @@ def test_the_logs_of_a_run_name_the_step_in_every_line_and_further_attempts(
     ]
 
 
+def test_the_lines_of_logs_come_one_by_one_with_step_and_attempt(
+    client: Client, operations: MemoryOperations, tmp_path: Path
+) -> None:
+    operations.run_views["r1"] = run_view("r1")
+    files = (log_file(tmp_path, "build", text="a\n"), log_file(tmp_path, "build", 2, text="b | \n\nc"))
+    files[0].path.write_bytes(b"\xff\n")
+    operations.log_views["r1"] = views.LogFiles(files=files, complete=True)
+
+    found = [(line.step, line.attempt, line.line) for line in client.log_lines("r1", None, None, True)]
+
+    assert found == [("build", 1, "\ufffd"), ("build", 2, "b | "), ("build", 2, ""), ("build", 2, "c")]
+    assert list(client.log_lines("r1", "build", None, False)) == list(client.log_lines("r1", None, None, True))
+
+
 def test_a_log_is_followed_while_it_grows_and_into_the_next_attempt(
     client: Client, operations: MemoryOperations, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from fusemld.api.views import moment
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.run import Ending, RunState, StepState
 from tests.api.memory import START, MemoryOperations, run_view, step_view
+from tests.cli.commands import commands, formats
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -186,6 +187,9 @@ def test_logs_are_passed_on_byte_for_byte(fuseml: Cli, operations: MemoryOperati
 
     assert fuseml("logs", "-f", "r1", "builder").stdout == "Ünë\n50 %\n"
     assert fuseml("logs", "r1").stdout == "builder | Ünë\nbuilder | 50 %\n"
+    lines = [{"step": "builder", "attempt": 1, "line": line} for line in ("Ünë", "50 %")]
+    assert [json.loads(line) for line in fuseml("logs", "r1", "-o", "json").stdout.splitlines()] == lines
+    assert list(yaml.safe_load_all(fuseml("logs", "r1", "-o", "yaml").stdout)) == lines
 
 
 def test_files_show_every_problem_as_file_line_and_column(fuseml: Cli, operations: MemoryOperations) -> None:
@@ -335,6 +339,23 @@ def test_an_application_that_is_deleted_is_gone(fuseml: Cli, operations: MemoryO
     assert fuseml("application", "delete", "iris").returncode == 3
 
 
+def test_what_was_deleted_is_told_to_programs_as_it_goes(fuseml: Cli, operations: MemoryOperations) -> None:
+    operations.application_views = [
+        views.ApplicationView(name=name, type="predictor", url="http://x", copies=("s3://m/iris",))
+        for name in ("one", "two", "three")
+    ]
+
+    done = fuseml("application", "delete", "one", "two", "four", "-o", "json")
+    orphaned = fuseml("application", "delete", "--orphan", "three", "-o", "yaml")
+
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"name": "one", "left": []},
+        {"name": "two", "left": []},
+    ]
+    assert done.returncode == 3
+    assert yaml.safe_load(orphaned.stdout) == {"name": "three", "left": ["s3://m/iris"]}
+
+
 def test_an_application_whose_cluster_is_gone_is_deleted_by_leaving_what_is_there(
     fuseml: Cli, operations: MemoryOperations
 ) -> None:
@@ -463,16 +484,18 @@ def test_runs_are_completed_from_the_daemon(fuseml: Cli, operations: MemoryOpera
     assert "plain,r1" in done.stdout
 
 
-def test_every_command_can_be_imported_and_has_a_help(fuseml: Cli) -> None:
-    import click
+def test_every_command_can_be_imported_and_has_a_help() -> None:
+    assert all(command.help for command in commands().values())
 
-    from fusemld.cli.fuseml import cli
-    from fusemld.cli.fusemld import cli as daemon_cli
 
-    for group in (cli, daemon_cli):
-        context = click.Context(group)
-        for name in group.list_commands(context):
-            command = group.get_command(context, name)
+def test_every_command_speaks_to_programs_but_those_that_the_readme_names() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
 
-            assert command is not None
-            assert command.help
+    (sentence,) = re.findall(
+        r"`-o json` or `-o yaml` makes every command a source for programs but ([^;]+);", readme
+    )
+    named = re.findall(r"`(fusemld? [^`]+)`", sentence)
+
+    silent = [typed for typed, command in commands().items() if formats(command) != ["table", "json", "yaml"]]
+    assert len(named) == len(silent)
+    assert all(any(name.startswith(typed) for name in named) for typed in silent)

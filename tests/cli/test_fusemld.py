@@ -2,8 +2,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from fusemld.cli.commands.cleanup import cleanup
+from fusemld.daemon.cleanup import Leftovers
+from fusemld.daemon.settings import Settings
 from tests.api.memory import MemoryOperations
 from tests.cli.conftest import BIN
 
@@ -67,3 +74,33 @@ def test_check_fails_with_a_remedy_for_every_failure(environment: dict[str, str]
     assert done.returncode == 1
     assert f"{file}/state is not a folder" in done.stdout
     assert "socket: choose a shorter one with --socket" in done.stdout
+
+
+LEFT = Leftovers(
+    server="https://c", namespace="n", pods=("p",), secrets=1, config_maps=2, applications=(), models=()
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "removed", "asked"),
+    [
+        (["--yes"], "", True, False),
+        (["--dry-run"], "", False, False),
+        ([], "y\n", True, True),
+        ([], "n\n", False, True),
+    ],
+)
+def test_what_is_cleaned_up_is_told_to_programs_and_questions_are_asked_of_people(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], answer: str, removed: bool, asked: bool
+) -> None:
+    def clean_up(settings: Settings, agree: Callable[[Leftovers], bool], *, keep_applications: bool) -> object:
+        return "something" if agree(LEFT) else None
+
+    monkeypatch.setattr("fusemld.daemon.cleanup.clean_up", clean_up)
+
+    done = CliRunner().invoke(cleanup, [*options, "-o", "json"], input=answer)
+
+    found = json.loads(done.stdout)
+    assert (found["found"]["pods"], found["removed"]) == (["p"], removed)
+    assert ("1 pods, 1 Secrets and 2 ConfigMaps in namespace n" in done.stderr) is asked
+    assert ("remove all of this?" in done.stderr) is asked

@@ -49,6 +49,13 @@ def test_a_backup_is_a_private_file(fuseml: Cli, operations: MemoryOperations, t
     assert f"the database is in {file} (7 B)" in done.stdout
 
 
+def test_a_program_learns_how_large_a_backup_is(fuseml: Cli, operations: MemoryOperations, tmp_path: Path) -> None:
+    operations.backup_chunks += [b"one ", b"two"]
+    file = tmp_path / "b.db"
+
+    assert json.loads(fuseml("backup", str(file), "-o", "json").stdout) == {"file": str(file), "size_bytes": 7}
+
+
 @pytest.mark.parametrize("target", ["file", "folder", "link"])
 def test_a_backup_overwrites_nothing_unless_it_is_told_to(
     fuseml: Cli, operations: MemoryOperations, tmp_path: Path, target: str

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from fusemld.api import views
 from fusemld.api.client import url
 from fusemld.cli import tables
 from fusemld.cli.options import Output, connect, output_option, socket_option
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    """`left` is what it had in a cluster or an object store, where that stays."""
+
+    name: str
+    left: tuple[str, ...]
 
 
 @click.group("application")
@@ -65,15 +73,22 @@ def get(name: str, output: Output) -> None:
 @application.command("delete")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--orphan", is_flag=True, help="Leave what it has in a cluster or an object store: it may be gone.")
+@output_option
 @socket_option
-def delete(names: tuple[str, ...], orphan: bool) -> None:
-    """Stop what serves each application and forget it."""
+def delete(names: tuple[str, ...], orphan: bool, output: Output) -> None:
+    """Stop what serves each application and forget it.
+
+    With `-o json` a JSON object a line for each that is deleted."""
     client = connect()
     for name in names:
         found = client.get(url("applications", name), views.ApplicationView) if orphan else None
         client.send("DELETE", url("applications", name), orphan="1" if orphan else None)
+        deleted = Deleted(name=name, left=(*_objects(found), *found.copies) if found else ())
+        if output is not Output.TABLE:
+            tables.emit_next(output, deleted)
+            continue
         click.echo(f"application {name} is deleted")
-        for left in (*_objects(found), *found.copies) if found else ():
+        for left in deleted.left:
             click.echo(f"left where it is: {left}")
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusemld.cli import tables
 from fusemld.cli.commands.daemon import load, settings_options
+from fusemld.cli.options import Output, output_option
 
 if TYPE_CHECKING:
     from fusemld.daemon.cleanup import Leftovers
@@ -18,16 +20,27 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed")
 @click.option("--yes", is_flag=True, help="Do not ask")
 @settings_options
-def cleanup(keep_applications: bool, dry_run: bool, yes: bool, config: Path | None) -> None:
+@output_option
+def cleanup(keep_applications: bool, dry_run: bool, yes: bool, config: Path | None, output: Output) -> None:
     """Remove from the cluster everything that the daemon of this state folder has made there. The daemon must not
     be running; runs that are unfinished go on with new attempts when it is started again."""
     from fusemld.daemon.cleanup import clean_up
 
-    def agree(found: Leftovers) -> bool:
-        click.echo(_described(found))
-        return not found.is_nothing and not dry_run and (yes or click.confirm("remove all of this?"))
+    seen: list[Leftovers] = []
+    for_people = output is Output.TABLE
 
-    if clean_up(load(config).settings, agree, keep_applications=keep_applications) is not None:
+    def agree(found: Leftovers) -> bool:
+        seen.append(found)
+        if for_people or not (yes or dry_run):
+            click.echo(_described(found), err=not for_people)
+        if found.is_nothing or dry_run:
+            return False
+        return yes or click.confirm("remove all of this?", err=not for_people)
+
+    removed = clean_up(load(config).settings, agree, keep_applications=keep_applications) is not None
+    if not for_people:
+        tables.emit(output, {"found": seen[0], "removed": removed}, str)
+    elif removed:
         click.echo("removed all of it")
 
 

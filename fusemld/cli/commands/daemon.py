@@ -113,7 +113,8 @@ def check(run_pod: bool, config: Path | None, output: Output) -> None:
     "--timeout", "timeout_s", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait"
 )
 @settings_options
-def stop(everything: bool, timeout_s: float, config: Path | None) -> None:
+@output_option
+def stop(everything: bool, timeout_s: float, config: Path | None, output: Output) -> None:
     """Stop the daemon and wait until it is gone. Steps, services and applications go on, unless --all is given;
     with --all what a daemon that is gone has left is ended too."""
     from fusemld.api import views
@@ -127,12 +128,16 @@ def stop(everything: bool, timeout_s: float, config: Path | None) -> None:
         if not everything:
             raise
         _stop_leftovers(config)
+        said = {"stopped": False, "everything": True}
+        tables.emit(output, said, lambda: "no daemon was running; ended what it had left")
         return
     process = _opened(health.pid)
     client.send("POST", "/stop", views.StopDaemon(everything=everything))
     if process is not None and not _ended(process, timeout_s):
         raise FusemldError(f"cannot stop the daemon (process {health.pid}): it still runs after {timeout_s:g} s")
-    click.echo("stopped the daemon" + (" and everything it had started" if everything else ""))
+    said = {"stopped": True, "everything": everything}
+    more = " and everything it had started" if everything else ""
+    tables.emit(output, said, lambda: f"stopped the daemon{more}")
 
 
 def _stop_leftovers(config: Path | None) -> None:
@@ -141,7 +146,6 @@ def _stop_leftovers(config: Path | None) -> None:
     from fusemld.daemon.lifecycle import stop_everything
 
     anyio.run(stop_everything, load(config).settings)
-    click.echo("no daemon was running; ended what it had left")
 
 
 def load(config: Path | None) -> Loaded:

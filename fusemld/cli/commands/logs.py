@@ -9,7 +9,8 @@ import click
 
 from fusemld.api import views
 from fusemld.api.client import url
-from fusemld.cli.options import connect, run_argument, socket_option
+from fusemld.cli import tables
+from fusemld.cli.options import Output, connect, output_option, run_argument, socket_option
 
 _MAY_BE_GONE = timedelta(days=1)
 """Sooner retention removes a log only where very much is logged."""
@@ -20,16 +21,24 @@ _MAY_BE_GONE = timedelta(days=1)
 @click.argument("step", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until nothing more can come")
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt of the step")
+@output_option
 @socket_option
-def logs(run: str, step: str | None, follow: bool, attempt: int | None) -> None:
-    """Show the log of a STEP of RUN as it was written, or all logs with the step's name before each line."""
+def logs(run: str, step: str | None, follow: bool, attempt: int | None, output: Output) -> None:
+    """Show the log of a STEP of RUN as it was written, or all logs with the step's name before each line.
+
+    With `-o json` a JSON object a line for each, with step, attempt and line."""
     if attempt and not step:
         raise click.UsageError("--attempt needs a STEP")
     is_empty, client = True, connect()
-    for chunk in client.logs(run, step, attempt, follow):
-        is_empty = False
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+    if output is Output.TABLE:
+        for chunk in client.logs(run, step, attempt, follow):
+            is_empty = False
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+    else:
+        for line in client.log_lines(run, step, attempt, follow):
+            is_empty = False
+            tables.emit_next(output, line)
     if is_empty:
         said = _nothing(client.get(url("runs", run), views.RunView), step, attempt)
         click.echo(f"{said}; what happened says: fuseml why {run}", err=True)

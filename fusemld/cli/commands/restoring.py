@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from fusemld.api.views import moment
+from fusemld.cli import tables
 from fusemld.cli.commands.daemon import load, settings_options
+from fusemld.cli.options import Output, output_option
+
+if TYPE_CHECKING:
+    from fusemld.store.restoring import Restored
 
 _SHOWN = 10
 
@@ -14,7 +22,8 @@ _SHOWN = 10
 @click.command("restore")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @settings_options
-def restore(file: Path, config: Path | None) -> None:
+@output_option
+def restore(file: Path, config: Path | None, output: Output) -> None:
     """Make FILE, which `fuseml backup` wrote, the database of the daemon, which must not be running.
 
     What is still running is ended. What has happened since the copy was made is not known any more, so nothing is
@@ -26,9 +35,20 @@ def restore(file: Path, config: Path | None) -> None:
     from fusemld.daemon.restoring import restore as restore_now
 
     done = anyio.run(restore_now, load(config).settings, file)
-    click.echo(f"restored {done.runs} run{'' if done.runs == 1 else 's'} from {file}")
+    told = {
+        "file": str(file),
+        "copied_at": moment(done.copied_at),
+        "runs": done.runs,
+        "ended": done.ended,
+        "replaced": None if done.replaced is None else str(done.replaced),
+    }
+    tables.emit(output, told, lambda: "\n".join(_described(done, file)))
+
+
+def _described(done: Restored, file: Path) -> Iterator[str]:
+    yield f"restored {tables.count(done.runs, 'run')} from {file}"
     if done.replaced is not None:
-        click.echo(f"the database of before is {done.replaced}")
+        yield f"the database of before is {done.replaced}"
     if done.ended:
         more = f" and {len(done.ended) - _SHOWN} more" if len(done.ended) > _SHOWN else ""
-        click.echo(f"ended, because they were under way: {', '.join(done.ended[:_SHOWN])}{more}")
+        yield f"ended, because they were under way: {', '.join(done.ended[:_SHOWN])}{more}"

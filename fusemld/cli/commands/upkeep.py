@@ -32,8 +32,9 @@ def gc(dry_run: bool, output: Output) -> None:
 @click.command("backup")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite FILE")
+@output_option
 @socket_option
-def backup(file: Path, force: bool) -> None:
+def backup(file: Path, force: bool, output: Output) -> None:
     """Copy the daemon's database, as it is now, to FILE; `fusemld restore FILE` takes it back.
 
     FILE holds no secrets, but all inputs and outputs: it is readable for you alone. Logs and what services have
@@ -62,7 +63,8 @@ def backup(file: Path, force: bool) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
-    click.echo(f"the database is in {file} ({_size(size_bytes)})")
+    written = {"file": str(file), "size_bytes": size_bytes}
+    tables.emit(output, written, lambda: f"the database is in {file} ({_size(size_bytes)})")
 
 
 def _sync(folder: Path) -> None:

@@ -58,15 +58,9 @@ def _shown(changes: Iterator[views.RunView], output: Output) -> views.RunView:
 
 
 def _as_data(changes: Iterator[views.RunView], output: Output) -> views.RunView:
-    import msgspec
-
     last = next(changes)
     while True:
-        if output is Output.JSON:
-            click.echo(msgspec.json.encode(last).decode())
-        else:
-            click.echo("---")
-            tables.emit(output, last, str)
+        tables.emit_next(output, last)
         following = next(changes, None)
         if following is None:
             return last

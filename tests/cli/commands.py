@@ -1,0 +1,36 @@
+"""Every command of both programs, as their parsers know them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from fusemld.cli.fuseml import cli as fuseml
+from fusemld.cli.fusemld import cli as fusemld
+
+
+def commands() -> dict[str, click.Command]:
+    """By what is typed: `fuseml extension list`."""
+    return {**dict(_below("fuseml", fuseml)), **dict(_below("fusemld", fusemld))}
+
+
+def formats(command: click.Command) -> list[str]:
+    """What its option -o may be."""
+    return [
+        str(choice)
+        for option in command.params
+        if "-o" in option.opts and isinstance(option.type, click.Choice)
+        for choice in option.type.choices
+    ]
+
+
+def _below(typed: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield typed, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        yield from _below(f"{typed} {name}", found)
