@@ -14,7 +14,9 @@ import shlex
 import signal
 import socket
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import pytest
 from fusemld.api.routes import OPENAPI_PATH, ROUTES
 from fusemld.executors.process.spawning import MARKER
 from tests.acceptance.daemon import Daemon
+from tests.cli.commands import commands, formats
 
 pytestmark = pytest.mark.acceptance
 
@@ -34,6 +37,55 @@ CANARIES = {
     "special to shells, JSON and patterns": "c$(id)`n\"a'r\\y{}[]*.+?^|&;<{{ run.id }}>é canary",
     "several lines": "-----BEGIN CANARY-----\nMIIEcanary0first/+\ncanary1second==\n-----END CANARY-----\n",
     "short": "q~%7",
+}
+
+EVENTS = "/events"
+QUIET_S = 0.5
+"""After which nothing is expected to happen any more."""
+
+LOG_QUERIES = ("", "?step={step}&attempt=1", "?follow=1")
+NAMES = {"/workflows": "uses", "/codesets": "code", "/applications": "none"}
+"""What is asked about, by the beginning of the path."""
+NOT_THERE = ("/applications/none",)
+
+LOOKING = {
+    "fuseml runs": "",
+    "fuseml get": "{run}",
+    "fuseml watch": "{run}",
+    "fuseml logs": "{run}",
+    "fuseml why": "{run}",
+    "fuseml files": "",
+    "fuseml lint": "{folder}",
+    "fuseml schema": "",
+    "fuseml workflow get": "{workflow}",
+    "fuseml workflow list": "",
+    "fuseml codeset get": "code",
+    "fuseml codeset list": "",
+    "fuseml application get": "none",
+    "fuseml application list": "",
+    "fuseml extension check": "vault",
+    "fuseml extension explain": "{workflow}",
+    "fuseml extension get": "vault",
+    "fuseml extension list": "",
+    "fuseml gc": "--dry-run",
+    "fuseml backup": "{copy} --force",
+    "fuseml services": "",
+    "fuseml version": "",
+    "fuseml completion": "bash",
+    "fusemld check": "",
+    "fusemld cleanup": "--dry-run",
+    "fusemld config": "",
+}
+"""Every command that changes nothing but a file of its own, and what it is asked about."""
+
+CHANGING = {
+    "fuseml run",
+    "fuseml cancel",
+    "fuseml retry",
+    "fuseml application delete",
+    "fusemld run",
+    "fusemld stop",
+    "fusemld restore",
 }
 
 RECORD = """\
@@ -114,19 +166,27 @@ def leaks(data: bytes, canary: str) -> list[bytes]:
 class Watch:
     """Looks for one canary wherever it must not be."""
 
-    def __init__(self, daemon: Daemon, canary: str) -> None:
+    def __init__(self, daemon: Daemon, canary: str, workflow: str = "uses") -> None:
         self.daemon = daemon
         self.canary = canary
         self.record = daemon.folder / "vault.yaml"
+        self.names = NAMES | {"/workflows": workflow}
+        self.heard = bytearray()
+        (daemon.codesets / "code").mkdir()
+        daemon.drop("code.yaml", f"name: code\npath: {daemon.codesets / 'code'}\n")
 
     def assert_nowhere(self, *runs: str) -> None:
         """Everywhere, also where only ended runs can be looked at."""
-        self._assert_clean(self._files(), self._processes(), self._api(runs), self._cli(runs))
+        self.daemon.wait_for(lambda: self.daemon.json("codeset", "list"), 10, "the codeset")
+        heard = [(EVENTS, bytes(self.heard))]
+        self._assert_clean(self._files(), self._processes(), self._api(runs), self._cli(runs), heard)
 
     def assert_nowhere_now(self, run: str) -> None:
         """While the run is under way."""
-        paths = ("/runs", f"/runs/{run}", f"/runs/{run}/logs", f"/runs/{run}/why")
-        self._assert_clean(self._files(), self._processes(), ((path, self._get(path)) for path in paths))
+        paths = ("/runs", f"/runs/{run}", f"/runs/{run}/logs", f"/runs/{run}/why", EVENTS)
+        answers = ((path, self._get(path, is_endless=path == EVENTS)[1]) for path in paths)
+        self._assert_clean(self._files(), self._processes(), answers)
+        assert run.encode() in self.heard
 
     def _assert_clean(self, *places: Iterable[tuple[str, bytes]]) -> None:
         found = {place: leaks(data, self.canary) for group in places for place, data in group}
@@ -157,41 +217,79 @@ class Watch:
                 yield f"{folder}/environ", environ
 
     def _api(self, runs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        paths = {OPENAPI_PATH} | {route.path for route in ROUTES if route.method == "GET" and not route.changes}
-        for path in paths:
-            for run in runs:
-                yield f"GET {path}", self._get(_filled(path, run))
-        for run in runs:
-            for path in ("/runs/%s/logs?step=only&attempt=1", "/runs/%s/why"):
-                yield f"GET {path}", self._get(path % run)
+        for path in {OPENAPI_PATH, *(path for run in runs for path in self._paths(run))}:
+            status, data = self._get(path, is_endless=path == EVENTS)
+            assert status == (404 if path in NOT_THERE else 200), (path, status, data)
+            yield f"GET {path}", data
 
-    def _get(self, path: str) -> bytes:
+    def _paths(self, run: str) -> Iterator[str]:
+        step = self.daemon.json("get", run)["steps"][0]["name"]
+        for route in ROUTES:
+            if route.method == "GET":
+                for query in LOG_QUERIES if "attempt" in route.query else ("",):
+                    yield _filled(route.path, self.names, run) + query.format(step=step)
+
+    def _get(self, path: str, *, is_endless: bool = False) -> tuple[int, bytes]:
+        with self._asked(path) as (connection, response):
+            if not is_endless:
+                return response.status, response.read()
+            connection.settimeout(QUIET_S)
+            with suppress(TimeoutError):
+                while data := response.read1():
+                    self.heard += data
+            return response.status, bytes(self.heard)
+
+    @contextmanager
+    def _asked(self, path: str) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
         connection = http.client.HTTPConnection("localhost")
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.connect(str(self.daemon.socket))
         try:
             connection.request("GET", path)
-            return connection.getresponse().read()
+            yield connection.sock, connection.getresponse()
         finally:
             connection.close()
 
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """To every change of every run, until all is quiet at the end."""
+        with self._asked(EVENTS) as (connection, response):
+            yield
+            connection.settimeout(QUIET_S)
+            with suppress(TimeoutError):
+                while data := response.read1():
+                    self.heard += data
+        assert self.heard
+
     def _cli(self, runs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        for command in (
-            "fuseml runs", "fuseml files", "fuseml files -o json", "fuseml workflow list", "fuseml extension list",
-            "fuseml extension get vault", "fuseml extension get vault -o json", "fuseml extension check vault",
-            "fuseml extension explain uses", "fuseml services", "fusemld config", "fusemld check",
-            *(f"fuseml {command} {run}" for command in ("get", "why", "logs", "watch") for run in runs),
-        ):  # fmt: skip
-            done = self.daemon.run(*command.split(), check=False)
-            yield command, (done.stdout + done.stderr).encode()
+        copy = self.daemon.base / "copy.db"
+        names = {"folder": self.daemon.folder, "copy": copy, "workflow": self.names["/workflows"]}
+        lines = {
+            (*typed.split(), *LOOKING[typed].format(run=run, **names).split(), *form)
+            for typed, command in commands().items()
+            if typed not in CHANGING
+            for form in ((), *(("-o", name) for name in formats(command) if name == "json"))
+            for run in runs
+        }
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            for line, done in zip(
+                lines, pool.map(lambda line: self.daemon.run(*line, check=False), lines), strict=True
+            ):
+                yield " ".join(line), (done.stdout + done.stderr).encode()
+        yield str(copy), copy.read_bytes()
 
 
-def _filled(path: str, run: str) -> str:
-    """A path of the table with names that exist."""
-    name = "uses" if path.startswith("/workflows") else "none"
-    for parameter, value in {"run": run, "id": "vault", "name": name, "project": "default"}.items():
-        path = path.replace("{" + parameter + "}", value)
-    return path
+def _filled(path: str, names: Mapping[str, str], run: str) -> str:
+    """A path of the table with names that exist, but for applications. Raises `KeyError` for what has no name."""
+    name = next((name for start, name in names.items() if path.startswith(start)), "")
+    return path.format(run=run, id="vault", name=name, project="default")
+
+
+def test_every_command_and_every_route_that_only_looks_is_searched() -> None:
+    assert LOOKING.keys() | CHANGING == commands().keys()
+    assert not LOOKING.keys() & CHANGING
+    for route in ROUTES:
+        _filled(route.path, NAMES, "r")
 
 
 def workflow(daemon: Daemon, canary: str, *arguments: str, outputs: bool = False) -> str:
@@ -216,8 +314,9 @@ def test_a_credential_reaches_the_step_intact_and_is_nowhere_else(daemon: Daemon
     watch.assert_nowhere_now(run)
     daemon.kill()
     daemon.start()
-    (daemon.base / "gate").touch()
-    view = daemon.finished(run)
+    with watch.listening():
+        (daemon.base / "gate").touch()
+        view = daemon.finished(run)
 
     (attempt,) = view["steps"][0]["attempts"]
     assert (attempt["ending"], attempt["exit_status"]) == ("program failed", 7), log(daemon, run)
@@ -243,18 +342,22 @@ def test_an_output_that_holds_a_credential_is_refused_and_not_stored(daemon: Dae
 
 
 CRASHING = """\
+import anyio
+
 from fusemld.hooks.specs import hookimpl
 from fusemld.hooks.steps import StepInputs
 
 
 class Crashing:
     repositories = ("example.org/crashing",)
-    inputs = StepInputs(required=frozenset({"token", "how"}))
+    inputs = StepInputs(required=frozenset({"token", "how", "gate"}))
 
     async def run(self, context):
         token = context.extensions["vault"].configuration["VAULT_TOKEN"]
         assert context.inputs["token"] == token
         context.note(f"going to use {token}")
+        while not await anyio.Path(context.inputs["gate"]).exists():
+            await anyio.sleep(0.05)
         if context.inputs["how"] == "leaks":
             return {"out": f"it is {token}"}
         raise RuntimeError(f"cannot use {token}")
@@ -276,22 +379,29 @@ def fusemld_plugin_steps():
 def test_a_plugin_step_that_tells_a_credential_is_masked_or_refused(
     daemon: Daemon, how: str, ending: str, message: str
 ) -> None:
+    watch = Watch(daemon, PLAIN)
     daemon.install_plugin("crashing", CRASHING)
     daemon.drop("vault.yaml", RECORD.format(value=PLAIN))
-    daemon.drop(
-        "uses.yaml",
-        f"name: uses\nsteps:\n  - name: only\n    image: example.org/crashing\n{STEP}"
-        f"      - {{name: how, value: {how}}}\n    outputs: [{{name: out}}]\n",
-    )
     daemon.start(LOG_LEVEL="debug")
 
-    view = daemon.finished(daemon.run_of("uses.yaml"))
+    with watch.listening():
+        daemon.drop(
+            "uses.yaml",
+            f"name: uses\nsteps:\n  - name: only\n    image: example.org/crashing\n{STEP}"
+            f"      - {{name: how, value: {how}}}\n      - {{name: gate, value: {daemon.base / 'gate'}}}\n"
+            "    outputs: [{name: out}]\n",
+        )
+        run = daemon.run_of("uses.yaml")
+        daemon.wait_for(lambda: "going to use" in log(daemon, run), 20, "the note")
+        (daemon.base / "gate").touch()
+        view = daemon.finished(run)
 
     (attempt,) = view["steps"][0]["attempts"]
     assert attempt["ending"] == ending
     assert attempt["message"].startswith(message)
-    assert "going to use ***" in log(daemon, view["id"])
-    Watch(daemon, PLAIN).assert_nowhere(view["id"])
+    assert "going to use ***" in log(daemon, run)
+    assert b"going to use ***" in watch.heard
+    watch.assert_nowhere(run)
 
 
 def test_a_killed_keeper_leaves_no_credential_behind(daemon: Daemon) -> None:
@@ -340,7 +450,7 @@ def test_a_credential_that_cannot_be_delivered_is_not_quoted_in_the_reason(daemo
         10,
         "the long record to be gone",
     )
-    Watch(daemon, PLAIN).assert_nowhere(*[run["id"] for run in daemon.json("runs")])
+    Watch(daemon, PLAIN, "uses-vault").assert_nowhere(*[run["id"] for run in daemon.json("runs")])
 
 
 def test_problems_of_a_record_do_not_quote_what_is_under_credentials(daemon: Daemon) -> None:
