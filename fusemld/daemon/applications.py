@@ -32,6 +32,8 @@ class ApplicationBook:
                 raise ConflictError(
                     f"cannot update application {application.name}: the newer run {known.run} has updated it"
                 )
+            if known is not None:  # before it is forgotten: whoever is killed here does it again
+                await self._removal.remove_replaced(known, application)
             await self._store.write(PutApplication(application))
 
     async def delete(self, name: str, *, orphan: bool = False) -> None:

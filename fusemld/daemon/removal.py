@@ -12,7 +12,7 @@ from fusemld.hooks.clusters import IN_CLUSTER_URL, INSTANCE, Cluster, Clusters, 
 from fusemld.hooks.services import Services
 from fusemld.hooks.stores import ObjectStore, ObjectStoreFactory
 from fusemld.model.application import Application
-from fusemld.model.errors import ConflictError, ForbiddenError, NotFoundError, StartError
+from fusemld.model.errors import ConflictError, ForbiddenError, FusemldError, NotFoundError, StartError
 from fusemld.model.extension import ServiceAccess
 from fusemld.registry.registry import Registry
 
@@ -61,6 +61,17 @@ class Removal:
         if orphan:
             left = [*application.objects, *application.copies]
             log.warning("application.orphaned", application=application.name, left=left)
+
+    async def remove_replaced(self, before: Application, now: Application) -> None:
+        """The copies of an application that its update does not use any more: its model lies in another bucket.
+        What cannot be removed stays."""
+        left = tuple(url for url in before.copies if url not in now.copies)
+        if not left:
+            return
+        try:
+            await self._remove_copies(msgspec.structs.replace(before, copies=left))
+        except FusemldError as error:
+            log.warning("application.copies_stay", application=before.name, copies=left, error=str(error))
 
     async def _remove_objects(self, application: Application) -> None:
         async with self._cluster(application) as cluster:

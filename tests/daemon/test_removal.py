@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.removal import Removal
 from fusemld.hooks.clusters import IN_CLUSTER_URL, INSTANCE
 from fusemld.hooks.stores import ObjectStore, StoreConnection, StoredObject
@@ -16,6 +17,7 @@ from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, ForbiddenError, UnavailableError
 from fusemld.model.extension import Endpoint, Extension, ResolvedService, Service, ServiceAccess
 from fusemld.registry.registry import Registry
+from fusemld.store.sqlite import Store
 from tests.cluster.api import Api
 from tests.daemon.room import NoServices
 
@@ -193,3 +195,19 @@ async def test_copies_of_the_model_are_deleted_and_those_that_may_not_be_stay() 
 
 async def test_copies_in_a_store_that_nobody_knows_any_more_stop_nothing() -> None:
     await removal(KubeClusters(None)).remove(application(copies=("s3://b/app/",), store=STORE))
+
+
+async def test_copies_that_an_update_does_not_use_any_more_are_deleted_before_it_is_recorded(
+    tmp_path: Path,
+) -> None:
+    """Its model lies in another bucket. What cannot be deleted stops nothing."""
+    registry, objects = Registry(), ForgetfulStore(refuses="s3://c/app/")
+    registry.upsert(Extension(id="minio", services=(Service(id="s3", endpoints=(Endpoint(url="http://minio"),)),)))
+    async with Store.open(tmp_path / "fusemld.db") as store:
+        book = ApplicationBook(store, removal(KubeClusters(None), registry, objects))
+        for run, copies in enumerate((("s3://a/app/",), ("s3://a/app/", "s3://b/app/"), ("s3://c/app/",), ())):
+            await book.record(application(copies=copies, store=STORE, run=f"r{run}", run_created_at=float(run)))
+
+        assert (await book.all())[0].run == "r3"
+
+    assert objects.deleted == ["s3://a/app/", "s3://b/app/"]
