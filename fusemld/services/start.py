@@ -95,7 +95,7 @@ async def spawn(tools: Tools, start: Start, number: int) -> None:
     if not start.plan.inherit_socket and not is_free(address.host, address.port):
         raise StartError(
             f"cannot start service {address.name}: its port {address.port} on {address.host} is used by another "
-            "program; end that program, or remove the service to have it get another port"
+            f"program, which has to end: a service keeps its address (ss -ltnp sport = :{address.port})"
         )
     log = log_of(tools, address.name, number)
     log.parent.mkdir(parents=True, exist_ok=True)
