@@ -92,7 +92,8 @@ def of_step(pod: Pod, ended: Terminated) -> Verdict | None:
         return Verdict(Ending.CANNOT_START, said("its container cannot be started", ended.message))
     number = ended.signal or ended.exit_code - 128
     if ended.signal or signal_name(number):
-        words = f"killed by {signal_name(number) or f'signal {number}'}"
+        how = "" if ended.signal else f" (exit status {ended.exit_code})"  # which the program may have chosen
+        words = f"killed by {signal_name(number) or f'signal {number}'}{how}"
         return Verdict(Ending.SIGNALLED, words, may_be_kubelets=number in (signal.SIGTERM, signal.SIGKILL))
     return Verdict(Ending.PROGRAM_FAILED, f"exit status {ended.exit_code}", ended.exit_code)
 

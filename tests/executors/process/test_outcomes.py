@@ -79,4 +79,4 @@ def test_a_kill_while_memory_had_run_out_says_so() -> None:
 def test_the_status_of_a_sandbox_tells_the_signal_that_ended_the_command() -> None:
     outcome, _ = diagnose(end(exit_status=139), (), RESULTS, is_sandboxed=True, is_short_of_memory=False)
 
-    assert (outcome.ending, outcome.message) == (Ending.SIGNALLED, "killed by SIGSEGV")
+    assert (outcome.ending, outcome.message) == (Ending.SIGNALLED, "killed by SIGSEGV (exit status 139)")
