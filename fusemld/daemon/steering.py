@@ -13,6 +13,8 @@ from anyio.abc import TaskGroup
 
 from fusemld.daemon.patience import patiently
 from fusemld.daemon.step_log import StepLog
+from fusemld.executors.masking import HOLDS_CREDENTIAL
+from fusemld.executors.outputs import refused
 from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Report
@@ -148,7 +150,7 @@ class Steering:
         given = {name: outputs[name] for name in context.outputs}
         exposed = [name for name, value in given.items() if mask.hides(value)]
         if exposed:
-            message = f"output {', '.join(exposed)} is refused: it holds a value from credentials"
+            message = refused(dict.fromkeys(exposed, HOLDS_CREDENTIAL))
             return Outcome(ending=Ending.OUTPUT_REFUSED, message=message), {}
         return Outcome(ending=Ending.SUCCEEDED), given
 

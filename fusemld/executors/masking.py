@@ -9,6 +9,11 @@ import urllib.parse
 from collections.abc import Iterable
 
 MASK = b"***"
+HOLDS_CREDENTIAL = (
+    "it holds a value from credentials; one that is no secret, such as the name of a user, belongs to the "
+    "'configuration' of its service"
+)
+"""Why an output is refused."""
 _SHORTEST_PIECE = 4
 """Shorter lines of a secret (`}`, an empty line) say nothing and are everywhere."""
 _SHORTEST_ENCODED = 6

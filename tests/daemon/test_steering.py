@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from fusemld.daemon import patience
 from fusemld.engine.events import CancelRequested
+from fusemld.executors.masking import HOLDS_CREDENTIAL
 from fusemld.hooks.steps import StepContext
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending, Outcome, Run, RunState, StepState
@@ -127,7 +128,7 @@ async def test_a_failure_is_told_with_its_last_lines_and_without_secrets(
         (
             {"url": f"http://ann:{SECRET}@x"},
             Ending.OUTPUT_REFUSED,
-            "output url is refused: it holds a value from credentials",
+            f"output url is refused: {HOLDS_CREDENTIAL}",
         ),
     ],
 )

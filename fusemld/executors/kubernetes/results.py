@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from fusemld.executors.masking import holds_any
+from fusemld.executors.masking import HOLDS_CREDENTIAL, holds_any
 from fusemld.executors.outputs import OUTPUT_LIMIT_BYTES, missing, refused, text
 from fusemld.model.run import Ending, Outcome
 
@@ -175,7 +175,7 @@ def conclude(success: Outcome, results: Results, patterns: Iterable[bytes] = ())
         message = f"its outputs are lost: {results.damage}"
         return msgspec.structs.replace(success, ending=Ending.LOST, message=message), {}
     patterns = tuple(patterns)
-    secret = {name: "it holds a secret" for name, value in results.values.items() if holds_any(value, patterns)}
+    secret = {name: HOLDS_CREDENTIAL for name, value in results.values.items() if holds_any(value, patterns)}
     if reasons := {**results.refused, **secret}:
         return msgspec.structs.replace(success, ending=Ending.OUTPUT_REFUSED, message=refused(reasons)), {}
     if results.missing:

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterable
 
-from fusemld.executors.masking import holds_any
+from fusemld.executors.masking import HOLDS_CREDENTIAL, holds_any
 from fusemld.executors.process.spawning import lacks_descriptors
 
 
@@ -33,7 +33,7 @@ def collect(
             refused[name] = f"it cannot be read: {os.strerror(error.errno or 0)}"
         else:
             if holds_any(data, patterns):
-                refused[name] = "it holds a secret"
+                refused[name] = HOLDS_CREDENTIAL
             else:
                 outputs[name] = data
     return outputs, refused

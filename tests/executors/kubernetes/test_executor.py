@@ -11,6 +11,7 @@ import pytest
 from fusemld.executors.kubernetes import course, executor
 from fusemld.executors.kubernetes.names import labels, notes, pod_name
 from fusemld.executors.kubernetes.sweeping import remove_everything
+from fusemld.executors.masking import HOLDS_CREDENTIAL
 from fusemld.hooks.clusters import Json
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, MountedCodeset
 from fusemld.kube.client import KubeCluster
@@ -94,7 +95,7 @@ async def test_a_short_step_costs_one_create_one_delete_and_one_look_at_its_log(
             Ending.OUTPUT_MISSING,
             "it ended well but did not write its output x: expected in /tekton/results/x",
         ),
-        ("echo $TOKEN >/tekton/results/x", Ending.OUTPUT_REFUSED, "output x is refused: it holds a secret"),
+        ("echo $TOKEN >/tekton/results/x", Ending.OUTPUT_REFUSED, f"output x is refused: {HOLDS_CREDENTIAL}"),
     ],
 )
 async def test_an_attempt_that_does_not_succeed_says_why(

@@ -29,6 +29,7 @@ from fusemld.executors.kubernetes.results import (
     parse,
     together,
 )
+from fusemld.executors.masking import HOLDS_CREDENTIAL
 from fusemld.executors.outputs import OUTPUT_LIMIT_BYTES
 from fusemld.model.run import Ending, Outcome
 
@@ -280,7 +281,7 @@ def test_outputs_are_texts_without_trailing_newlines() -> None:
         (Results(damage="cut"), Ending.LOST, "its outputs are lost: cut"),
         (Results(missing=("a",)), Ending.OUTPUT_MISSING, "output a: expected in /tekton/results/a"),
         (Results(refused={"a": "no"}, missing=("b",)), Ending.OUTPUT_REFUSED, "output a is refused: no"),
-        (Results(values={"a": b"my s3cret"}), Ending.OUTPUT_REFUSED, "output a is refused: it holds a secret"),
+        (Results(values={"a": b"my s3cret"}), Ending.OUTPUT_REFUSED, f"output a is refused: {HOLDS_CREDENTIAL}"),
     ],
 )
 def test_without_all_its_outputs_it_is_no_success(results: Results, ending: Ending, message: str) -> None:

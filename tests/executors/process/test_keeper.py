@@ -16,6 +16,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
+from fusemld.executors.masking import HOLDS_CREDENTIAL
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.wire import connect, keeper_folder
 from fusemld.hooks.processes import Listener, ProcessEnded
@@ -222,7 +223,7 @@ async def test_outputs_that_must_not_go_out_are_refused_with_the_reason(host: Ho
         assert ended.outputs == {"fine": b"fine\n"}
         assert ended.refused_outputs == {
             "large": "it has 101 bytes; at most 100 are allowed",
-            "secret": "it holds a secret",
+            "secret": HOLDS_CREDENTIAL,
             "pipe": "it is not a plain file",
             "link": "it cannot be read: Too many levels of symbolic links",
             "folder": "it is not a plain file",
