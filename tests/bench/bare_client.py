@@ -27,6 +27,7 @@ class BareClient:
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._pods = f"{url}/api/v1/namespaces/{namespace}/pods"
+        self._secrets = f"{url}/api/v1/namespaces/{namespace}/secrets"
         self._tls = tls
         self._headers = headers
         self._at_once = at_once
@@ -50,14 +51,24 @@ class BareClient:
         finally:
             await self._session.close()
 
-    async def run_chains(self, name: str, chains: int, length: int, pod: dict[str, Any]) -> None:
+    async def run_chains(
+        self, name: str, chains: int, length: int, pod: dict[str, Any], secret: dict[str, Any] | None = None
+    ) -> None:
         """Each pod is created as soon as the container of the one before has terminated, with its termination
-        message in the variable INPUT, and deleted as soon as its own has. Chain `c` has the pods `NAME-c-0`..."""
+        message in the variable INPUT, and deleted as soon as its own has, and with it its Secret if there is to be
+        one. Chain `c` has the pods `NAME-c-0`..."""
         async with asyncio.TaskGroup() as tasks:
             for chain in range(chains):
-                tasks.create_task(self._chain(f"{name}-{chain}", length, pod, tasks))
+                tasks.create_task(self._chain(f"{name}-{chain}", length, pod, secret, tasks))
 
-    async def _chain(self, name: str, length: int, pod: dict[str, Any], tasks: asyncio.TaskGroup) -> None:
+    async def _chain(
+        self,
+        name: str,
+        length: int,
+        pod: dict[str, Any],
+        secret: dict[str, Any] | None,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
         message = ""
         for link in range(length):
             own = f"{name}-{link}"
@@ -68,8 +79,13 @@ class BareClient:
                 "metadata": pod["metadata"] | {"name": own},
                 "spec": pod["spec"] | {"containers": [given]},
             }
+            if secret is not None:
+                named = secret | {"metadata": secret["metadata"] | {"name": own}}
+                await self._ask("POST", self._secrets, named)
             await self._ask("POST", self._pods, body)
             message = await ended
+            if secret is not None:
+                tasks.create_task(self._ask("DELETE", f"{self._secrets}/{own}", {}))
             tasks.create_task(self._ask("DELETE", f"{self._pods}/{own}", {"gracePeriodSeconds": 0}))
 
     async def _watch(self) -> None:

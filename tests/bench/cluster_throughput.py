@@ -23,7 +23,7 @@ import msgspec
 import psutil
 
 from fusemld.executors.kubernetes.names import pod_name
-from fusemld.executors.kubernetes.pod import pod
+from fusemld.executors.kubernetes.pod import pod, secret
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.hooks.executors import Launch
 from fusemld.model.run import AttemptKey, RunState
@@ -39,6 +39,12 @@ LENGTH = 3
 LONG = 40
 LONGEST_S = 300.0
 IMAGE = "localhost/base:1"
+TOKEN = "a-token-of-some-length-0123456789"
+VAULT = f"""\
+id: vault
+product: vault
+services: [{{id: main, auth_required: true, credentials: [{{id: one, configuration: {{VAULT_TOKEN: {TOKEN}}}}}]}}]
+"""
 DAEMON, BARE, KUBELET = "fusemld", "bare", "stand-in"
 GOAL = 0.8
 
@@ -62,14 +68,29 @@ def main() -> None:
     ):
         kubeconfig = plane.write_kubeconfig(DAEMON, Path(folder) / "kubeconfig")
         daemon.start(EXECUTOR="kubernetes", KUBERNETES_KUBECONFIG=str(kubeconfig), LIMITS_STEPS="100000")
+        daemon.drop("vault.yaml", VAULT)
         bench = _Bench(plane, daemon)
-        for chains, length, what, goal in (
-            (CHAINS, LENGTH, f"{CHAINS} chains of {LENGTH} pods", f" (goal {GOAL})"),
-            (1, LONG, f"one chain of {LONG} pods", ""),
+        many = f"{CHAINS} chains of {LENGTH} pods"
+        for work, what, goal in (
+            (_Work(chains=CHAINS, length=LENGTH), many, f" (goal {GOAL})"),
+            (_Work(chains=CHAINS, length=LENGTH, has_credentials=True), f"{many} with credentials", ""),
+            (_Work(chains=1, length=LONG), f"one chain of {LONG} pods", ""),
         ):
-            bench.warm_up(chains, length)
-            rounds = [(bench.bare(chains, length), bench.daemon(chains, length)) for _ in range(ROUNDS)]
+            bench.warm_up(work)
+            rounds = [(bench.bare(work), bench.daemon(work)) for _ in range(ROUNDS)]
             _print(what, goal, [bare for bare, _ in rounds], [whole for _, whole in rounds])
+
+
+class _Work(msgspec.Struct, frozen=True, kw_only=True):
+    chains: int
+    length: int
+    has_credentials: bool = False
+
+    @property
+    def launch(self) -> Launch:
+        """One of its steps, as the daemon has it."""
+        made = Launch(key=AttemptKey("run", "step", 1), workflow="bench", image=IMAGE, command=("true",))
+        return msgspec.structs.replace(made, secret_env={"VAULT_TOKEN": TOKEN}) if self.has_credentials else made
 
 
 class _Bench:
@@ -82,11 +103,11 @@ class _Bench:
         with sqlite3.connect(daemon.state / "fusemld.db") as database:
             (self._instance,) = database.execute("SELECT value FROM meta WHERE key = ?", (INSTANCE,)).fetchone()
 
-    def warm_up(self, chains: int, length: int) -> None:
-        self.bare(chains, length)
-        self.daemon(chains, length)
+    def warm_up(self, work: _Work) -> None:
+        self.bare(work)
+        self.daemon(work)
 
-    def bare(self, chains: int, length: int) -> Measured:
+    def bare(self, work: _Work) -> Measured:
         name = f"bare-{time.monotonic_ns()}"
         used: list[float] = []
 
@@ -95,38 +116,33 @@ class _Bench:
             client = BareClient(self._plane.url, self._plane.tls(), NAMESPACE, at_once=64, headers=headers)
             async with client:
                 started = time.process_time()
-                await client.run_chains(name, chains, length, self._pod())
+                await client.run_chains(name, work.chains, work.length, _pod(work), _secret(work))
                 used.append(time.process_time() - started)
 
         asyncio.run(run())
-        names = [[f"{name}-{chain}-{link}" for link in range(length)] for chain in range(chains)]
+        names = [[f"{name}-{chain}-{link}" for link in range(work.length)] for chain in range(work.chains)]
         return _measured(self._log.since_last(), BARE, names, used[0])
 
-    def daemon(self, chains: int, length: int) -> Measured:
+    def daemon(self, work: _Work) -> Measured:
         name = f"chain-{time.monotonic_ns()}"
-        self._daemon.drop(f"{name}.yaml", _workflow(name, length))
+        self._daemon.drop(f"{name}.yaml", _workflow(name, work))
         self._daemon.wait_for(lambda: self._is_registered(name), 20, "the workflow")
         before = _processor_s(self._process)
-        requests = (f"workflow: {name}\ninputs: {{number: '{number}'}}\n" for number in range(chains))
+        requests = (f"workflow: {name}\ninputs: {{number: '{number}'}}\n" for number in range(work.chains))
         self._daemon.drop(f"runs-{name}.yaml", "---\n".join(requests))
         deadline = time.monotonic() + LONGEST_S
-        while len(self._succeeded(name, chains)) < chains:
+        while len(self._succeeded(name, work.chains)) < work.chains:
             assert time.monotonic() < deadline, self._daemon.journal()[-3000:]
             time.sleep(0.5)  # asking costs processor time, which the steps need
         asked = self._log.since_last()
         used = _processor_s(self._process) - before
         names = [
-            [pod_name(AttemptKey(run, f"s{link}", 1), self._instance) for link in range(length)]
-            for run in self._succeeded(name, chains)
+            [pod_name(AttemptKey(run, f"s{link}", 1), self._instance) for link in range(work.length)]
+            for run in self._succeeded(name, work.chains)
         ]
         for file in (f"runs-{name}.yaml", f"{name}.yaml"):
             (self._daemon.folder / file).unlink()
         return _measured(asked, DAEMON, names, used)
-
-    def _pod(self) -> dict[str, Any]:
-        """As the daemon makes them."""
-        launch = Launch(key=AttemptKey("run", "step", 1), workflow="bench", image=IMAGE, command=("true",))
-        return pod(launch, KubernetesSettings(), instance="bare", namespace=NAMESPACE, known={})
 
     def _is_registered(self, name: str) -> bool:
         return any(each["name"] == name for each in self._daemon.json("workflow", "list"))
@@ -137,9 +153,20 @@ class _Bench:
         return [run.id for run in found if run.state is RunState.SUCCEEDED]
 
 
-def _workflow(name: str, length: int) -> str:
+def _pod(work: _Work) -> dict[str, Any]:
+    """As the daemon makes them; so is the Secret."""
+    return pod(work.launch, KubernetesSettings(), instance="bare", namespace=NAMESPACE, known={})
+
+
+def _secret(work: _Work) -> dict[str, Any] | None:
+    return secret(work.launch, instance="bare", namespace=NAMESPACE, known={})
+
+
+def _workflow(name: str, work: _Work) -> str:
     step = "  - name: s{}\n    image: {}\n    command: ['true']\n"
-    steps = "".join(step.format(link, IMAGE) for link in range(length))
+    if work.has_credentials:
+        step += "    extensions: [{{name: vault, product: vault}}]\n"
+    steps = "".join(step.format(link, IMAGE) for link in range(work.length))
     return f"name: {name}\ninputs: [{{name: number}}]\nsteps:\n{steps}"
 
 
