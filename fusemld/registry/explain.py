@@ -42,7 +42,8 @@ class _UnknownValueError(Exception):
 
 
 def known_selectors(requirement: Requirement, workflow: Workflow, inputs: Mapping[str, str]) -> KnownSelectors:
-    """The selectors as far as they can be rendered from `inputs` and defaults; the rest is left open."""
+    """The selectors as far as they can be rendered from `inputs` and defaults; the rest is left open. An empty one
+    is none, as in a run."""
     values = {entry.name: entry.default for entry in workflow.inputs if entry.default is not None} | dict(inputs)
 
     def lookup(reference: Reference) -> Value:
@@ -61,9 +62,12 @@ def known_selectors(requirement: Requirement, workflow: Workflow, inputs: Mappin
         if template is None:
             continue
         try:
-            known[selector] = render(template, lookup).text
+            text = render(template, lookup).text
         except _UnknownValueError:
             unknown.append(selector)
+            continue
+        if text:
+            known[selector] = text
     return KnownSelectors(selectors=Selectors(name=requirement.name, **known), unknown=tuple(unknown))
 
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusemld.daemon.variables import selectors
 from fusemld.model.extension import Endpoint, Extension, Service
+from fusemld.model.run import Run
 from fusemld.model.template import Reference, Template, literal
 from fusemld.model.workflow import Requirement, Step, Workflow, WorkflowInput
-from fusemld.registry.explain import Explanation
+from fusemld.registry.explain import Explanation, wanted
 from fusemld.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -74,6 +76,20 @@ def test_a_selector_without_a_value_yet_is_left_open_and_named() -> None:
     assert explanation.unknown == ("product",)
     assert explanation.service is not None
     assert _explain(registry, requirement, product="minio").unknown == ()
+
+
+def test_a_selector_that_is_rendered_to_nothing_is_none_as_in_a_run() -> None:
+    registry = Registry()
+    registry.upsert(_store("main", "1.2"))
+    product = Template((Reference(("inputs", "product")),))
+    requirement = Requirement(name="store", service_resource=literal("s3"), product=product)
+    run = Run(id="r", workflow="w", workflow_digest="d", created_at=0.0, inputs={"product": ""})
+
+    explanation = _explain(registry, requirement, product="")
+
+    assert explanation.message == "main/s3 at http://main is picked (record)"
+    assert explanation.selectors == wanted(selectors(requirement, run)) == {"service_resource": "s3"}
+    assert explanation.unknown == ()
 
 
 def test_what_a_resolver_would_give_is_explained_without_starting_anything(resolver: StoreResolver) -> None:
