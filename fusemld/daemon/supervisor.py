@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskStatus
 
+from fusemld.daemon import queueing
 from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.surroundings import Clock, Performer, Planner
 from fusemld.daemon.timers import Timers
@@ -122,15 +123,11 @@ class Supervisor:
 
     def holdup(self, run_id: str, step: str) -> str:
         """Which limit keeps a queued step from its slot; empty for any other step."""
-        return self._admission.holdup((run_id, step))
+        return queueing.holdup(self._admission, (run_id, step))
 
     def queued(self, run_id: str, step: str) -> str | None:
         """Where a queued step stands, and what holds it up; None for any other step. Counts all that is queued."""
-        position = self._admission.position((run_id, step))
-        if position is None:
-            return None
-        holdup = self.holdup(run_id, step)
-        return f"{position} step{'' if position == 1 else 's'} before it" + (f"; {holdup}" if holdup else "")
+        return queueing.place(self._admission, (run_id, step))
 
     @property
     def slots_held(self) -> int:

@@ -13,8 +13,18 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Set
 
+import msgspec
+
 SlotKey = tuple[str, str]
 """Run and step."""
+
+
+class Holdup(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit that is reached: that of a workflow (None: of all steps), and how many slots are held under it."""
+
+    workflow: str | None = None
+    held: int
+    limit: int
 
 
 class _Run:
@@ -167,14 +177,17 @@ class Admission:
             )
         return place
 
-    def holdup(self, key: SlotKey) -> str:
-        """Which limit keeps the queued step from a slot, in words; empty if it is the line alone."""
+    def holdup(self, key: SlotKey) -> Holdup | None:
+        """Which limit keeps the queued step from a slot, the workflow's first; None if it is the line alone."""
         workflow = self._queued.get(key)
         if workflow is None:
-            return ""
-        if self._is_workflow_full(workflow):
-            return f"workflow {workflow} has all {self._held_by_workflow[workflow]} slots that it may have"
-        return f"all {len(self._held)} slots are taken" if self._is_full() else ""
+            return None
+        limit, held = self._workflow_limit_of(workflow), self._held_by_workflow[workflow]
+        if limit is not None and held >= limit:
+            return Holdup(workflow=workflow, held=held, limit=limit)
+        if self._limit is not None and len(self._held) >= self._limit:
+            return Holdup(held=len(self._held), limit=self._limit)
+        return None
 
     def _next_turn(self) -> int:
         self._turn += 1
@@ -200,5 +213,8 @@ class Admission:
         return self._limit is not None and len(self._held) >= self._limit
 
     def _is_workflow_full(self, workflow: str) -> bool:
-        limit = self._workflow_limits.get(workflow, self._workflow_limit)
+        limit = self._workflow_limit_of(workflow)
         return limit is not None and self._held_by_workflow[workflow] >= limit
+
+    def _workflow_limit_of(self, workflow: str) -> int | None:
+        return self._workflow_limits.get(workflow, self._workflow_limit)

@@ -81,7 +81,7 @@ def test_ten_thousand_steps_do_not_keep_a_slot_from_others(daemon: Daemon) -> No
 
     assert (beside["state"], beside["steps_total"]) == ("running", 10_000)
     assert 0 < beside["steps_done"] < 10_000
-    assert "all 2 slots are taken" in why
+    assert "all 2 slots are taken (limits.steps = 2)" in why
     assert daemon.finished(run)["state"] == "cancelled"
 
 

@@ -79,7 +79,7 @@ def test_every_step_is_drawn_in_its_place_with_its_state_its_duration_and_what_i
 ) -> None:
     run = started(daemon, gates)
     going_on = rf"shown  {run}  running  {SPENT}"
-    waiting = r"·  other            0 steps before it; .* taken"
+    waiting = r"·  other            next in line; .* taken \(limits\.steps = \d\)"
 
     with watching(daemon, run) as shown:
         at_first = rf"{TURNING}  prepare  +{SPENT}  running"
@@ -92,7 +92,7 @@ def test_every_step_is_drawn_in_its_place_with_its_state_its_duration_and_what_i
         fixed = shown.wait_for(
             *(going_on, prepared),
             rf"{TURNING}  other    +{SPENT}  running",
-            r"·  train            0 steps before it; .* taken",
+            r"·  train            next in line; .* taken \(limits\.steps = \d\)",
         )
         gates.open("other")
         failed = rf"↻  other    +{SPENT}  attempt 2 in 1s, after: program failed: exit status 3"

@@ -53,7 +53,7 @@ def test_why_says_where_a_queued_step_stands_and_what_happens_then(daemon: Daemo
     second = daemon.json("run", "sleeper")["id"]
     why = daemon.run("fuseml", "why", second).stdout
 
-    assert "0 steps before it; all 1 slots are taken" in why
+    assert "waiting for a free slot; next in line; the only slot is taken (limits.steps = 1)" in why
     assert "it fails if no slot was free by then" in why
     assert "it is stopped if it is not over by then" in daemon.run("fuseml", "why", first).stdout
 

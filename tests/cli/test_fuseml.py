@@ -281,7 +281,7 @@ def test_why_shows_the_chain_deadlines_in_words_and_what_is_wrong_besides(
         step="a",
         state=StepState.QUEUED,
         reason="waiting for a free slot",
-        activity="3 steps before it; all 2 slots are taken",
+        activity="3 steps before it; all 2 slots are taken (limits.steps = 2)",
         since=now,
         deadline=now + dt.timedelta(hours=2, seconds=30),
         then="it fails if no slot was free by then",
@@ -314,7 +314,7 @@ def test_why_shows_the_chain_deadlines_in_words_and_what_is_wrong_besides(
     assert lines[:8] == [
         "run r1 of w: disk is full",
         "  trouble: disk is full",
-        "  a (queued): waiting for a free slot; 3 steps before it; all 2 slots are taken",
+        "  a (queued): waiting for a free slot; 3 steps before it; all 2 slots are taken (limits.steps = 2)",
         "    attempt 2: retry 1 of 2; before: out of memory",
         "    since 1s ago; in 2h00m it fails if no slot was free by then",
         "  w0 (waiting): waiting for b",

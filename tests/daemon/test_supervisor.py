@@ -177,8 +177,9 @@ async def test_a_step_waits_for_a_slot_and_says_where_it_stands(engine: OpenEngi
             await running.create(chain, f"r{number}")
 
         assert running.supervisor.queued("r0", "one") is None
-        assert running.supervisor.queued("r1", "one") == "0 steps before it; all 1 slots are taken"
-        assert running.supervisor.queued("r2", "one") == "1 step before it; all 1 slots are taken"
+        full = "the only slot is taken (limits.steps = 1)"
+        assert running.supervisor.queued("r1", "one") == f"next in line; {full}"
+        assert running.supervisor.queued("r2", "one") == f"1 step before it; {full}"
 
 
 async def test_a_deadline_is_an_event(engine: OpenEngine, clock: Clock) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusemld.engine.admission import Admission, SlotKey
+from fusemld.engine.admission import Admission, Holdup, SlotKey
 
 
 def fill(admission: Admission, run: str, steps: int, workflow: str = "w") -> list[SlotKey]:
@@ -47,7 +47,7 @@ def test_a_workflow_at_its_limit_is_gone_past_until_one_of_its_slots_is_free() -
     other = fill(admission, "c", 2, "other")
 
     assert set(admission.admit()) == {slow[0], *other}
-    assert admission.holdup(slow[1]) == "workflow slow has all 1 slots that it may have"
+    assert admission.holdup(slow[1]) == Holdup(workflow="slow", held=1, limit=1)
 
     admission.release(slow[0])
 
