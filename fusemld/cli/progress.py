@@ -35,11 +35,15 @@ def ending(run: views.RunView) -> Iterator[str]:
         yield f"see: fuseml logs {run.id} {step.name}; go on from there with: fuseml retry {run.id}"
 
 
+def _at(time: views.Time) -> str:
+    return f"at {tables.clock(time)}"
+
+
 def _shown(step: views.StepView) -> str:
     parts: list[str] = [step.state]
     if step.attempts and step.attempts[-1].number > 1 and not step.state.is_final:
         parts.append(f"(attempt {step.attempts[-1].number})")
     if step.state.is_final and step.duration_s is not None:
         parts.append(f"after {tables.duration(step.duration_s)}")
-    words = tables.printable(what(step))
+    words = tables.printable(what(step, _at))
     return " ".join(parts) + (f": {words}" if words and words != step.state else "")

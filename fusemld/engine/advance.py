@@ -233,7 +233,7 @@ def _again_or_fail(draft: Draft, step: StepRun, outcome: Outcome) -> None:
     draft.update(
         step.name,
         state=StepState.BACKOFF,
-        reason=f"attempt {step.next_attempt} in {duration(next_try.delay_s)}, after: {what}",
+        reason=f"attempt {step.next_attempt} follows, after: {what}",
         since=draft.at,
         deadline=draft.at + next_try.delay_s,
         retries_used=next_try.retries_used,

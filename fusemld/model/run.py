@@ -97,7 +97,8 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a run.
 
     `reason` says what an unfinished step waits for, `since` when that began, `deadline` when the engine gives
-    up waiting (None only while `reason` names other steps). `kill_requested` holds the ending to record when
+    up waiting (None only while `reason` names other steps) or, in backoff, begins the next attempt. `reason` is
+    stored, so it says nothing that changes as time goes by. `kill_requested` holds the ending to record when
     an attempt that was told to stop has stopped. Attempts with numbers up to `reserved` may have been made
     although none is recorded (the database is a copy of an earlier one): no number is given twice.
     """

@@ -56,7 +56,7 @@ def started(daemon: Daemon, gates: Gates) -> str:
         "shown.yaml",
         "name: shown\noutputs: [{name: answer}]\nsteps:\n"
         + gates.step("prepare", "")
-        + gates.step("other", "", gates.flaky(), "    retry: {limit: 1, backoff: 1s}\n")
+        + gates.step("other", "", gates.flaky(), "    retry: {limit: 1, backoff: 2s}\n")
         + gates.step("train", "prepare", answer, "    outputs: [{name: answer}]\n"),
     )
     return daemon.run_of("shown.yaml")
@@ -95,8 +95,9 @@ def test_every_step_is_drawn_in_its_place_with_its_state_its_duration_and_what_i
             r"·  train            next in line; .* taken \(limits\.steps = \d\)",
         )
         gates.open("other")
-        failed = rf"↻  other    +{SPENT}  attempt 2 in 1s, after: program failed: exit status 3"
-        shown.wait_for(going_on, prepared, failed, rf"{TURNING}  train    +{SPENT}  running")
+        failed = rf"↻  other    +{SPENT}  in %s\.\ds attempt 2 follows, after: program failed: exit status 3"
+        shown.wait_for(going_on, prepared, failed % 1, r".  train .*")
+        shown.wait_for(going_on, prepared, failed % 0, rf"{TURNING}  train    +{SPENT}  running")
         gates.open("train")
         again = rf"{TURNING}  other    +{SPENT}  running \(attempt 2\)"
         over = shown.wait_for(going_on, prepared, again, rf"✓  train    +{SPENT}")
@@ -130,7 +131,9 @@ def test_in_a_narrow_terminal_words_go_on_below_each_other_in_their_column(daemo
             *head, rows[0], rf"{TURNING}  other    +{SPENT}  running", r"·  train .*", *(r" {20}\S.*",) * 2
         )
         gates.open("other")
-        shown.wait_for(*head, rows[0], rf"↻  other    +{SPENT}  attempt 2 in 1s,", *(r" {20}\S.*",) * 3, rows[1])
+        shown.wait_for(
+            *head, rows[0], rf"↻  other    +{SPENT}  in \d\.\ds attempt.*", *(r" {20}\S.*",) * 3, rows[1]
+        )
         shown.wait_for(*head, rows[0], rf"{TURNING}  other    +{SPENT}  running \(attempt 2\)", rows[1])
         gates.open("other")
         assert shown.finish() == 0

@@ -5,9 +5,11 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from rich.console import Console
 
 from fusemld.api import views
+from fusemld.cli import tables
 from fusemld.cli.picture import picture
 from fusemld.model.run import RunState, StepState
 from tests.api.memory import run_view, step_view
@@ -53,6 +55,25 @@ def test_where_there_is_not_room_for_all_what_goes_on_and_has_failed_comes_befor
     _, *rows = drawn(run_view("r1", state=RunState.RUNNING, steps=steps), columns=80, lines=lines)
 
     assert [row if row.startswith("…") else row.split()[1] for row in rows] == expected
+
+
+def test_the_time_to_the_next_attempt_grows_shorter_while_the_same_run_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = replace(
+        step_view("s0", StepState.BACKOFF, reason="attempt 2 follows, after: out of memory"),
+        deadline=views.moment(1600.0),
+    )
+    run = run_view("r1", state=RunState.RUNNING, steps=(waiting,))
+    words = []
+
+    for now in (1000.0, 1057.0, 1595.5, 1600.5):
+        monkeypatch.setattr(tables, "_seconds_since", lambda time, now=now: now - time.timestamp())
+        words.append(drawn(run, columns=80, lines=5)[1].split("s0")[1].strip())
+
+    assert words == [
+        f"{left} attempt 2 follows, after: out of memory" for left in ("in 10m00s", "in 9m03s", "in 4.5s", "now")
+    ]
 
 
 def test_the_last_picture_has_everything() -> None:

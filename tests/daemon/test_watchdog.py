@@ -155,7 +155,7 @@ def nobody_pins(parts: Parts) -> None:
 
 
 def idle_slot(parts: Parts) -> None:
-    parts.step("a", state=StepState.BACKOFF, reason="attempt 2 in 5s")
+    parts.step("a", state=StepState.BACKOFF, reason="attempt 2 follows")
 
 
 def slot_of_nobody(parts: Parts) -> None:

@@ -291,6 +291,16 @@ def test_retry_backs_off_exponentially_up_to_its_maximum_then_fails() -> None:
     ]
 
 
+def test_what_a_step_in_backoff_waits_for_says_no_time_because_that_goes_by() -> None:
+    story = Story(plan_of(step("a", retry=Retry(limit=1, backoff_s=600.0))))
+
+    story.then(admitted("a", at=2.0), finished("a", FAILED, at=3.0))
+
+    waiting = story.run.steps["a"]
+    assert (waiting.state, waiting.deadline) == (StepState.BACKOFF, 603.0)
+    assert waiting.reason == "attempt 2 follows, after: program failed: exit status 3"
+
+
 def test_a_lost_attempt_is_repeated_within_a_bound_without_using_up_retry() -> None:
     story = Story(plan_of(step("a", retry=Retry(limit=1, backoff_s=7.0))))
     for attempt in (1, 2):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 
@@ -143,8 +143,16 @@ def described(run: views.RunView) -> str:
     return "\n\n".join(part for part in [*parts, "\n".join(warnings)] if part)
 
 
-def what(step: views.StepView) -> str:
-    """The words of a step: what goes on, what it waits for, or how it ended."""
+def what(step: views.StepView, when: Callable[[views.Time], str] = tables.left) -> str:
+    """The words of a step: what goes on, what it waits for, or how it ended. `when` words the time of the next
+    attempt; what is left until then holds only at this moment."""
+    words = _what(step)
+    if step.state is StepState.BACKOFF and step.deadline is not None:
+        return f"{when(step.deadline)} {words}"
+    return words
+
+
+def _what(step: views.StepView) -> str:
     last = step.attempts[-1] if step.attempts else None
     if last and last.message and step.state not in ("succeeded", "running", "starting"):
         if step.state.is_final:
