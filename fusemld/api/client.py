@@ -92,7 +92,8 @@ class Client:
             yield from _chunks(response)
 
     def changes(self, run: str | None) -> Iterator[views.RunView]:
-        """The run (None: every unfinished one) now and at every change; of a run at least once."""
+        """The run (None: every unfinished one, and every one that ends) now and at every change; of a run at
+        least once."""
         decoder = msgspec.json.Decoder(views.StreamItem)
         path = url("runs", run, "events") if run else "/events"
         with self._request("GET", path, {}) as response:

@@ -72,7 +72,12 @@ class Operations(Protocol):
     def changes(self, run: str | None) -> AsyncGenerator[RunView]:
         """The run (None: every unfinished one) as it is now, then again whenever it or an `activity` of it has
         changed, coalesced: a slow reader misses states in between, never the last one. Ends after the
-        final state of the given run was given; for None only when it is closed."""
+        final state of the given run was given.
+
+        For None also the final state of every run that has ended since this was called, begun before or after,
+        unless it was deleted meanwhile. It ends only when it is closed, or with `UnavailableError` where more
+        runs have ended since the reader took the last view than the daemon remembers (thousands): the reader
+        learns in that way that it has missed some, lists the runs and listens again."""
 
     # The watched folder
 

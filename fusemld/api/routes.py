@@ -72,8 +72,8 @@ ROUTES: tuple[Route, ...] = (
           text=handlers.run_log_lines, media="application/x-ndjson", query=("step", "attempt", "follow")),
     Route("GET", "/runs/{run}/events", "The run, again at every change, until it is over",
           changes=handlers.run_changes, answer=views.StreamItem),
-    Route("GET", "/events", "Every unfinished run, again at every change", changes=handlers.all_changes,
-          answer=views.StreamItem),
+    Route("GET", "/events", "Every unfinished run, again at every change, and every other that ends, as it ended; "
+          "broken off where the reader is too slow", changes=handlers.all_changes, answer=views.StreamItem),
     Route("GET", "/files", "The watched folder, document by document", handlers.files, list[views.FileView]),
     Route("GET", "/schema", "The JSON Schema of documents, for editors", handlers.schema, dict[str, Any]),
     Route("GET", "/services", "Embedded services", handlers.services, list[views.ServiceView]),

@@ -21,6 +21,7 @@ from fusemld.api.operations import Operations
 from fusemld.api.routes import OBSOLETE, OPENAPI_PATH, ROUTES, Route
 from fusemld.api.sockets import listening_socket
 from fusemld.api.views import Ping, RunChanged, RunView, moment
+from fusemld.model.errors import FusemldError
 
 BODY_LIMIT_BYTES = 1024 * 1024
 PING_S = 15.0
@@ -152,6 +153,9 @@ class _Api:
                 tasks.cancel_scope.cancel()
         except* ConnectionResetError:
             pass
+        except* FusemldError as group:
+            why = "; ".join(str(error) for error in group.exceptions)
+            log.warning("api.stream.broken_off", path=request.path, error=why)
         except* Exception as group:
             log.error("api.stream.failed", path=request.path, exc_info=group)
         if ended:

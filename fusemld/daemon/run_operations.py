@@ -122,11 +122,11 @@ class RunOperations:
             complete=found.state is not RunState.RUNNING or all(one.state.is_final for one in chosen),
         )
 
-    async def changes(self, run: str | None) -> AsyncGenerator[views.RunView]:
-        if run is None:
-            async for view in self._all_changes():
-                yield view
-            return
+    def changes(self, run: str | None) -> AsyncGenerator[views.RunView]:
+        # What ends from now on is told, however late the first view is asked for.
+        return self._all_changes(self._supervisor.ends.count) if run is None else self._run_changes(run)
+
+    async def _run_changes(self, run: str) -> AsyncGenerator[views.RunView]:
         found = await self._found(run)
         pulse = self._supervisor.watch(found.id)
         shown: views.RunView | None = None
@@ -145,22 +145,27 @@ class RunOperations:
                 await pulse.wait(seen)
             await anyio.sleep(rest_s)
 
-    async def _all_changes(self) -> AsyncGenerator[views.RunView]:
+    async def _all_changes(self, told: int) -> AsyncGenerator[views.RunView]:
+        """`told` is how many runs had ended when the listener came."""
         pulse: Pulse = self._supervisor.changed
         shown: dict[str, tuple[Run, Mapping[str, str]]] = {}
         while True:
             seen = pulse.version
             began = time.perf_counter()
             current = {run_id: entry.run for run_id, entry in self._supervisor.active.items()}
-            for run_id in shown.keys() - current.keys():
-                current[run_id] = await self._found(run_id)
+            ended = [run_id for run_id in self._supervisor.ends.since(told) if run_id not in current]
+            told = self._supervisor.ends.count
+            for run_id in ended:
+                shown.pop(run_id, None)
+                run = await self._store.run(run_id)
+                # It may be gone or go on by now; if it goes on, it ends again.
+                if run is not None and run.state is not RunState.RUNNING:
+                    yield present.run_view(*await self._with_workflow(run))
             for run_id, run in current.items():
                 activity = self._activity(run)
                 if shown.get(run_id) != (run, activity):
                     shown[run_id] = run, activity
                     yield present.run_view(*await self._with_workflow(run), activity)
-                if run.state is not RunState.RUNNING:
-                    del shown[run_id]
             rest_s = _rest_s(time.perf_counter() - began)
             await pulse.wait(seen)
             await anyio.sleep(rest_s)

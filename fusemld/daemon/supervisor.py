@@ -18,6 +18,7 @@ import structlog
 from anyio.abc import TaskStatus
 
 from fusemld.daemon import queueing
+from fusemld.daemon.ends import Ends
 from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.surroundings import Clock, Performer, Planner
 from fusemld.daemon.timers import Timers
@@ -107,6 +108,7 @@ class Supervisor:
         self._watched: weakref.WeakValueDictionary[str, Pulse] = weakref.WeakValueDictionary()
         self.changed = Pulse()
         """Any run changed."""
+        self.ends = Ends()
         self.trouble: str | None = None
         """Why nothing can be committed now."""
         self.busy_since: float | None = None
@@ -443,6 +445,7 @@ class Supervisor:
         for run_id, run in batch.runs.items():
             if run.finished_at is not None:
                 del self._active[run_id]
+                self.ends.add(run_id)
                 log.info("run.finished", run=run_id, state=run.state, message=run.message)
             self._fire(run_id)
         if batch.runs:

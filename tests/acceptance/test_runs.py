@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from fusemld.api.client import Client
+from fusemld.model.run import RunState
 from tests.acceptance.daemon import Daemon
 
 pytestmark = pytest.mark.acceptance
@@ -222,6 +224,26 @@ def test_200_runs_of_5_steps_at_once_fill_the_limits_and_the_list_stays_responsi
     assert most_at_once([line for line in lines if line[1:] == "five"]) == 3
     assert most_at_once([line for line in lines if line[1:] == "other"]) <= 3
     assert longest_s < 5, "a person would wait"
+
+
+def test_who_listens_to_all_runs_hears_how_each_of_many_short_ones_has_ended(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.drop("sleeper.yaml", "name: sleeper\nsteps: [{name: s, image: host, command: [sleep, '60']}]\n")
+    short = "inputs: [{name: number, type: int}]\nsteps: [{name: s, image: host, command: ['true']}]\n"
+    daemon.drop("short.yaml", f"name: short\n{short}")
+    sleeper = daemon.run_of("sleeper.yaml")
+    ended: Counter[str] = Counter()
+
+    changes = Client(daemon.socket).changes(None)
+    assert next(changes).id == sleeper
+    requests = (f"workflow: short\ninputs: {{number: '{number}'}}\n" for number in range(100))
+    daemon.drop("requests.yaml", "---\n".join(requests))
+    while len(ended) < 100:
+        run = next(changes)
+        if run.state is not RunState.RUNNING:
+            ended[run.inputs["number"]] += 1
+
+    assert set(ended.values()) == {1}
 
 
 def most_at_once(lines: list[str]) -> int:

@@ -4,13 +4,14 @@ import json
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import anyio
 import msgspec
 import pytest
 from anyio.from_thread import BlockingPortal
+from structlog.testing import capture_logs
 
 from fusemld.api import access, views
 from fusemld.api.client import Client, url
@@ -289,6 +290,28 @@ def test_a_stream_is_broken_off_at_shutdown_and_the_reader_can_tell(
 
     with pytest.raises(UnreachableError, match="lost the daemon"):
         next(changes)
+
+
+def test_a_stream_that_cannot_go_on_is_broken_off_with_one_line_in_the_log(
+    client: Client, operations: MemoryOperations, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal.call(operations.put, run_view("r1"))
+
+    async def changes(_: str | None) -> AsyncGenerator[views.RunView]:
+        yield run_view("r1")
+        raise UnavailableError("cannot tell every run that has ended")
+
+    monkeypatch.setattr(operations, "changes", changes)
+
+    with capture_logs() as logs:
+        told = client.changes(None)
+        assert next(told).id == "r1"
+        with pytest.raises(UnreachableError, match="lost the daemon"):
+            next(told)
+
+    assert [(entry["event"], entry["log_level"], entry["error"]) for entry in logs] == [
+        ("api.stream.broken_off", "warning", "cannot tell every run that has ended")
+    ]
 
 
 def log_file(folder: Path, step: str, attempt: int = 1, *, finished: bool = True, text: str = "") -> views.LogFile:

@@ -16,6 +16,7 @@ from fusemld.daemon import patience, run_operations
 from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
+from fusemld.daemon.ends import Ends
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.operations import DaemonOperations
 from fusemld.daemon.removal import Removal
@@ -125,6 +126,15 @@ class Desk:
             parsed = read(text.encode(), file=PurePath("/inbox") / f"{name}.yaml", root=PurePath("/inbox"))
             reports.append(FileReport(file=f"{name}.yaml", documents=parsed.documents, problems=parsed.problems))
         await self.folder.on_scan(Scan(files=tuple(reports)))
+
+    async def failed_run(self) -> str:
+        """One that was started now, and failed at once."""
+        launches = len(self.room.executor.launches)
+        run = await self.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        await self.room.launched(launches + 1)
+        self.room.executor.ended(AttemptKey(run.id, "one", 1), Ending.PROGRAM_FAILED)
+        await self.room.over(run.id)
+        return run.id
 
     async def to_the_end(self, run: str, ending: Ending) -> None:
         """Let the first step of the run end so."""
@@ -262,6 +272,47 @@ async def test_the_changes_of_all_runs_begin_with_those_under_way_and_show_each_
 
         assert (first.id, first.state) == (run.id, RunState.RUNNING)
         assert (view.id, view.state) == (run.id, RunState.FAILED)
+
+
+async def test_the_end_of_a_run_is_told_although_it_began_and_ended_between_two_looks(desk: Open) -> None:
+    async with desk() as there:
+        slow = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        early, late = there.operations.changes(None), there.operations.changes(None)
+        async with aclosing(early), aclosing(late):
+            with anyio.fail_after(10):
+                assert (await anext(early)).id == slow.id
+                await there.to_the_end(slow.id, Ending.PROGRAM_FAILED)
+                short = await there.failed_run()
+
+                told = [[await anext(changes) for _ in range(2)] for changes in (early, late)]
+
+        assert [[(view.id, view.state) for view in views] for views in told] == [
+            [(slow.id, RunState.FAILED), (short, RunState.FAILED)]
+        ] * 2
+
+
+async def test_a_run_that_has_ended_and_goes_on_or_was_deleted_is_not_told_as_ended(desk: Open) -> None:
+    async with desk() as there:
+        async with aclosing(there.operations.changes(None)) as changes:
+            gone, again, last = [await there.failed_run() for _ in range(3)]
+            await there.room.supervisor.forget_ended([gone])
+            await there.operations.retry(again, "ann")
+
+            with anyio.fail_after(10):
+                told = [await anext(changes) for _ in range(2)]
+
+        assert [(view.id, view.state) for view in told] == [(last, RunState.FAILED), (again, RunState.RUNNING)]
+
+
+async def test_who_has_missed_more_ends_than_are_remembered_is_told_no_further(desk: Open) -> None:
+    async with desk() as there:
+        there.room.supervisor.ends = Ends(kept=1)
+        async with aclosing(there.operations.changes(None)) as changes:
+            for _ in range(2):
+                await there.failed_run()
+
+            with anyio.fail_after(10), pytest.raises(UnavailableError, match="2 have since the reader last asked"):
+                await anext(changes)
 
 
 async def test_logs_are_those_of_the_attempts_in_the_order_of_their_launch(desk: Open) -> None:
