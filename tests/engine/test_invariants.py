@@ -122,7 +122,9 @@ class RunMachine(RuleBasedStateMachine):
             if step.deadline is not None:
                 assert step.since <= self.world.now, "nothing began in the future"
                 assert old.deadline is not None
-                assert step.deadline - step.since == pytest.approx(old.deadline - old.since), "nor lasts longer"
+                assert step.deadline - step.since == pytest.approx(old.deadline - old.since, abs=1e-6), (
+                    "nor lasts longer"
+                )
 
     # What people want
 
