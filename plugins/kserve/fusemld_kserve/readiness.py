@@ -22,9 +22,7 @@ _KNATIVE_CONDITIONS = frozenset({"PredictorRouteReady", "PredictorConfigurationR
 _FAILED_LOAD = "BlockedByFailedLoad"
 _FINAL_TRANSITIONS = frozenset({_FAILED_LOAD, "InvalidSpec"})
 _FINAL_REASONS = frozenset({"ProgressDeadlineExceeded", "RevisionFailed"})
-
-
-UNKNOWN = (
+_UNKNOWN = (
     "KServe calls it ready, but whether the new model answers or the one before cannot be known without seeing "
     "what runs it"
 )
@@ -66,11 +64,12 @@ def workload_place(service: Json) -> Place | None:
 
 
 def _mode(status: Json) -> str:
-    """Before release 0.16 (kserve#4423) the status does not name it, but its conditions tell."""
+    """Before release 0.16 (kserve#4423) the status does not name it, but the conditions of a service that is ready
+    tell."""
     found: str = status.get("deploymentMode") or ""
-    kinds = {each.get("type") for each in status.get("conditions") or ()}
-    if found or not kinds:
+    if found or _condition(status, "Ready") != "True":
         return found
+    kinds = {each.get("type") for each in status["conditions"]}
     return "Knative" if kinds & _KNATIVE_CONDITIONS else "Standard"
 
 
@@ -83,13 +82,9 @@ def judge(service: Json, *, run: str, place: Place | None = None, workload: Json
         return Verdict(phase=Phase.FAILED, words="; ".join(filter(None, (failed, words))))
     if _condition(status, "Ready") != "True":
         return Verdict(phase=Phase.WAITING, words=words or "KServe has not said anything yet")
-    if place is not None:
-        behind = _workload_behind(workload, place.kind, run)
-    elif service["metadata"].get("generation", 0) > 1:
-        return Verdict(phase=Phase.FAILED, words=UNKNOWN)
-    else:
-        behind = ""
-    if behind:
+    if place is None and service["metadata"].get("generation", 0) > 1:
+        return Verdict(phase=Phase.FAILED, words=_UNKNOWN)
+    if place is not None and (behind := _workload_behind(workload, place.kind, run)):
         return Verdict(phase=Phase.WAITING, words=behind)
     url = status.get("url") or (status.get("address") or {}).get("url") or ""
     if not url:

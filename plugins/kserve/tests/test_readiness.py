@@ -143,7 +143,7 @@ def test_the_workload_is_where_the_mode_says(mode: str, path: str | None) -> Non
     [
         (("PredictorReady", "IngressReady", "Ready"), "deployments"),
         (("PredictorConfigurationReady", "PredictorRouteReady", "PredictorReady", "Ready"), "services"),
-        ((), None),
+        (("PredictorReady", "IngressReady"), None),
     ],
 )
 def test_where_the_status_names_no_mode_its_conditions_tell(kinds: tuple[str, ...], resource: str | None) -> None:
