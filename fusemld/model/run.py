@@ -48,7 +48,8 @@ _FINAL = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.CANCELLED, 
 class Ending(enum.StrEnum):
     """How an attempt ended. Those in `NOBODYS_FAULT` are repeated without using up `retry`.
 
-    `lost`: nobody can tell any more how it ended, or whether it began. `deleted`: somebody else removed it.
+    `lost`: nobody can tell any more how it ended, or whether it began. `deleted`: somebody else removed it, or
+    what it needed to begin.
     """
 
     SUCCEEDED = "succeeded"

@@ -83,28 +83,24 @@ class Creator:
     async def _create_secret(self, attempt: Attempt, body: Json) -> None:
         path = f"{self._root}/secrets"
         attempt.has_secret = True
-        with creating(f"the credentials of {attempt.key}"):
-            try:
-                await self._cluster.create(path, body)
-            except ConflictError as error:
-                if not is_taken(error):
-                    raise
-                # No pod uses it yet, and what is in it cannot be known.
-                await self._cluster.delete_collection(path, names.attempt_selector(attempt.key, self._instance))
-                await self._create_missing_secret(attempt, path, body)
-        attempt.is_secret_there = True
-
-    async def _create_missing_secret(self, attempt: Attempt, path: str, body: Json) -> None:
         try:
-            await self._cluster.create(path, body)
+            with creating(f"the credentials of {attempt.key}"):
+                try:
+                    await self._cluster.create(path, body)
+                except ConflictError as error:
+                    if not is_taken(error):
+                        raise
+                    # No pod uses it yet, and what is in it cannot be known.
+                    ours = names.attempt_selector(attempt.key, self._instance)
+                    await self._cluster.delete_collection(path, ours)
+                    await self._cluster.create(path, body)
         except ConflictError as error:
-            if not is_taken(error):
-                raise
             attempt.has_secret = False
             raise StartError(
                 f"cannot create the credentials of {attempt.key}: there is a Secret {attempt.name} in namespace "
                 f"{self._cluster.namespace} that belongs to somebody else, and it is left alone"
             ) from error
+        attempt.is_secret_there = True
 
     async def _create_pod(self, attempt: Attempt, body: Json) -> Json | None:
         try:

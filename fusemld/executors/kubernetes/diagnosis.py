@@ -68,7 +68,7 @@ def diagnose(
     if seen.step.is_running:
         return _running(seen, now, patience)
     trouble = waiting.trouble(seen, read_warnings(events), patience)
-    if trouble.ending is not None and trouble.until is not None and now >= trouble.until:
+    if now >= trouble.until:
         outcome = Outcome(ending=trouble.ending, message=trouble.words)
         return Diagnosis(phase=Phase.OVER, outcome=outcome)
     return Diagnosis(phase=Phase.WAITING, note=trouble.words, check_again_at=trouble.until)

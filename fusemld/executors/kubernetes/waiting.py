@@ -36,11 +36,11 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """`words` say what it waits for, at most until `until`: then that is the attempt's end."""
+    """`words` say what it waits for; it does so until `until` at the longest, and ends as `ending` then."""
 
-    words: str = ""
-    ending: Ending | None = None
-    until: float | None = None
+    words: str
+    ending: Ending
+    until: float
 
 
 _IMAGE: Final = frozenset(

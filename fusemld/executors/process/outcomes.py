@@ -36,7 +36,7 @@ def diagnose(
 
 
 def _ending(ended: ProcessEnded, is_sandboxed: bool, is_short_of_memory: bool) -> tuple[Ending, str]:
-    status, number, how = ended.exit_status, ended.signal, ""
+    status, number, beside = ended.exit_status, ended.signal, ""
     if ended.lost is not None:
         return Ending.LOST, ended.lost
     if ended.never_started is not None:
@@ -47,7 +47,7 @@ def _ending(ended: ProcessEnded, is_sandboxed: bool, is_short_of_memory: bool) -
             return Ending.CANNOT_START, f"cannot start it in its sandbox: {last_line}"
         if signal_name(status - 128):
             # The sandbox's own process reports so how the command ended; so might the command itself.
-            number, how = status - 128, f" (exit status {status})"
+            number, beside = status - 128, f" (exit status {status})"
             status = None
     if ended.killed:
         how = f"with exit status {status}" if status is not None else f"by {signal_name(number)}"
@@ -55,7 +55,7 @@ def _ending(ended: ProcessEnded, is_sandboxed: bool, is_short_of_memory: bool) -
     if number is not None:
         if number == signal.SIGKILL and is_short_of_memory:
             return Ending.OUT_OF_MEMORY, "the kernel killed it (SIGKILL) because memory had run out"
-        return Ending.SIGNALLED, f"killed by {signal_name(number) or f'signal {number}'}{how}"
+        return Ending.SIGNALLED, f"killed by {signal_name(number) or f'signal {number}'}{beside}"
     if status:
         return Ending.PROGRAM_FAILED, f"exit status {status}"
     return Ending.SUCCEEDED, ""
