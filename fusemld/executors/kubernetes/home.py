@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fusemld.executors import durable_files
 from fusemld.executors.kubernetes import names
 from fusemld.kube.client import KubeCluster
 from fusemld.model.errors import ConflictError, ForbiddenError, UnavailableError
-
-_NEW = ".new"
 
 
 async def settle(cluster: KubeCluster, file: Path) -> None:
@@ -23,10 +22,7 @@ async def settle(cluster: KubeCluster, file: Path) -> None:
             return
         if before:
             await _require_none(cluster, before)
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replacement = file.with_name(file.name + _NEW)
-        replacement.write_text(cluster.namespace)
-        replacement.replace(file)
+        durable_files.write(file, cluster.namespace.encode())
     except OSError as error:
         raise UnavailableError(f"cannot remember the namespace in {file}: {error.strerror}") from error
 

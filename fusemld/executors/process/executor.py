@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskStatus
 
+from fusemld.executors import durable_files
 from fusemld.executors.log_files import STEP_LIMIT_SETTING
 from fusemld.executors.process.folders import (
     AttemptFolder,
@@ -255,7 +256,7 @@ class ProcessExecutor:
             lost = {str(key) for key in unknown} & before.lost
         else:
             lost = {str(key) for key in unknown} if before is not None else set()
-            _write_boot(path, _Boot(boot=boot, lost=frozenset(lost)))
+            durable_files.write(path, msgspec.json.encode(_Boot(boot=boot, lost=frozenset(lost))))
         return frozenset(key for key in unknown if str(key) in lost)
 
     # Starting
@@ -427,19 +428,3 @@ def _read_boot(path: Path) -> _Boot | None:
         return msgspec.json.decode(path.read_bytes(), type=_Boot)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
-
-
-def _write_boot(path: Path, boot: _Boot) -> None:
-    """On the disk when it returns: what it says matters after a crash of the host."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replacement = path.with_suffix(".new")
-    with replacement.open("wb") as file:
-        file.write(msgspec.json.encode(boot))
-        file.flush()
-        os.fsync(file.fileno())
-    replacement.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
