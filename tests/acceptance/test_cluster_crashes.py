@@ -72,10 +72,7 @@ def test_a_pod_whose_end_is_recorded_is_removed_by_the_daemon_after_the_one_that
 ) -> None:
     daemon = pods.daemon
     pods.start()
-    daemon.drop("long.yaml", workflow("long", bash("only", f"{gate.wait} echo done"), bash("next", "true")))
-    run = daemon.run_of("long.yaml")
-    gate.await_arrivals(1)
-    daemon.in_state(run, "only", "running")
+    run = pods.begin(gate, workflow("long", bash("only", f"{gate.wait} echo done"), bash("next", "true")))
     daemon.kill()
     gate.open()
     pods.pod_in_phase(run, "only", "Succeeded")
@@ -100,10 +97,7 @@ def test_a_pod_whose_end_is_recorded_is_removed_by_the_daemon_after_the_one_that
 def test_a_pod_runs_on_while_the_daemon_is_dead_and_is_taken_up_again(pods: PodDaemon, gate: Gate) -> None:
     daemon = pods.daemon
     pods.start()
-    daemon.drop("long.yaml", workflow("long", bash("only", f"echo one; {gate.wait} echo two")))
-    run = daemon.run_of("long.yaml")
-    gate.await_arrivals(1)
-    daemon.in_state(run, "only", "running")
+    run = pods.begin(gate, workflow("long", bash("only", f"echo one; {gate.wait} echo two")))
 
     for _ in range(2):
         daemon.kill()
@@ -123,10 +117,7 @@ def test_another_namespace_waits_until_no_pod_is_left_in_the_one_before(pods: Po
     """There nobody would watch them, and their steps would be started a second time."""
     daemon = pods.daemon
     pods.start()
-    daemon.drop("long.yaml", workflow("long", bash("only", gate.wait)))
-    run = daemon.run_of("long.yaml")
-    gate.await_arrivals(1)
-    daemon.in_state(run, "only", "running")
+    run = pods.begin(gate, workflow("long", bash("only", gate.wait)))
     daemon.terminate()
 
     pods.start(KUBERNETES_NAMESPACE="default")

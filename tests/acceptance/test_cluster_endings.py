@@ -89,10 +89,7 @@ def test_a_pod_that_somebody_deletes_while_it_runs_gets_a_new_attempt_that_does_
     daemon = pods.daemon
     step = bash("only", f"{gate.wait} echo done > /tekton/results/out", "outputs: [{name: out}]")
     pods.start()
-    daemon.drop("deleted.yaml", workflow("deleted", step, outputs="[{name: out}]"))
-    run = daemon.run_of("deleted.yaml")
-    gate.await_arrivals(1)
-    daemon.in_state(run, "only", "running")
+    run = pods.begin(gate, workflow("deleted", step, outputs="[{name: out}]"))
 
     pod = pods.pod(run, "only")
     assert pod is not None
@@ -115,10 +112,7 @@ def test_a_pod_deleted_after_it_ended_and_before_the_daemon_saw_it_is_lost_and_r
 ) -> None:
     daemon = pods.daemon
     pods.start()
-    daemon.drop("lost.yaml", workflow("lost", bash("only", gate.wait)))
-    run = daemon.run_of("lost.yaml")
-    gate.await_arrivals(1)
-    daemon.in_state(run, "only", "running")
+    run = pods.begin(gate, workflow("lost", bash("only", gate.wait)))
 
     daemon.kill()
     gate.open()

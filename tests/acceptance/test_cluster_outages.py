@@ -128,10 +128,7 @@ def test_what_happened_before_a_compaction_is_found_by_a_new_list(pods: PodDaemo
     with SilentProxy(pki.PORT) as proxy:
         pods.use_server(f"https://127.0.0.1:{proxy.port}")
         pods.start()
-        daemon.drop("long.yaml", workflow("long", bash("only", gate.wait), bash("next", "true")))
-        run = daemon.run_of("long.yaml")
-        gate.await_arrivals(1)
-        daemon.in_state(run, "only", "running")
+        run = pods.begin(gate, workflow("long", bash("only", gate.wait), bash("next", "true")))
 
         with proxy.holding(), no_api_server(pods.cluster):
             gate.open()
@@ -158,10 +155,7 @@ def test_a_watch_that_falls_silent_is_replaced(pods: PodDaemon, gate: Gate) -> N
     with SilentProxy(pki.PORT) as proxy:
         pods.use_server(f"https://127.0.0.1:{proxy.port}")
         pods.start(KUBERNETES_WATCH_SILENCE_S="4", KUBERNETES_REQUEST_TIMEOUT_S="4")
-        daemon.drop("long.yaml", workflow("long", bash("only", gate.wait), bash("next", "true")))
-        run = daemon.run_of("long.yaml")
-        gate.await_arrivals(1)
-        daemon.in_state(run, "only", "running")
+        run = pods.begin(gate, workflow("long", bash("only", gate.wait), bash("next", "true")))
 
         proxy.fall_silent()
         gate.open()
