@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from fusemld.api import reference, views
+from fusemld.api import reference, registry_views, views
 from fusemld.api.calls import Call
 from fusemld.api.logs import read_logs
 from fusemld.model.errors import InvalidInputError
@@ -128,7 +128,7 @@ async def get_workflow(call: Call) -> views.WorkflowView:
     return await call.operations.workflow(call.path["name"])
 
 
-async def explain_workflow(call: Call) -> views.ExplanationView:
+async def explain_workflow(call: Call) -> registry_views.ExplanationView:
     user = call.optional("user") or call.user
     return await call.operations.explain(call.path["name"], call.optional("project"), user)
 
@@ -146,16 +146,16 @@ async def get_codeset(call: Call) -> views.CodesetView:
     return await call.operations.codeset(call.path["project"], call.path["name"])
 
 
-async def list_extensions(call: Call) -> Sequence[views.ExtensionView]:
+async def list_extensions(call: Call) -> Sequence[registry_views.ExtensionView]:
     query = call.decoded(reference.ExtensionQuery)
     return [each for each in await call.operations.extensions() if reference.matches(each, query)]
 
 
-async def get_extension(call: Call) -> views.ExtensionView:
+async def get_extension(call: Call) -> registry_views.ExtensionView:
     return await call.operations.extension(call.path["id"])
 
 
-async def check_extension(call: Call) -> Sequence[views.CheckView]:
+async def check_extension(call: Call) -> Sequence[registry_views.CheckView]:
     return await call.operations.check_extension(call.path["id"])
 
 

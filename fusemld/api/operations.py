@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
+from fusemld.api.registry_views import CheckView, ExplanationView, ExtensionView
 from fusemld.api.views import (
     ApplicationView,
-    CheckView,
     CodesetView,
-    ExplanationView,
-    ExtensionView,
     FileView,
     HealthView,
     LogFiles,

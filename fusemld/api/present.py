@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 
-from fusemld.api import views
+from fusemld.api import registry_views, views
 from fusemld.api.views import HIDDEN, Time, moment
 from fusemld.model.application import Application
 from fusemld.model.codeset import Codeset
@@ -173,8 +173,8 @@ def application_view(application: Application, state: str = "") -> views.Applica
     )
 
 
-def extension_view(extension: Extension, origin: str = "") -> views.ExtensionView:
-    return views.ExtensionView(
+def extension_view(extension: Extension, origin: str = "") -> registry_views.ExtensionView:
+    return registry_views.ExtensionView(
         id=extension.id,
         product=extension.product,
         version=extension.version,
@@ -319,8 +319,8 @@ def _requirement(requirement: Requirement) -> views.RequirementView:
     )
 
 
-def _extension_service(service: Service) -> views.ExtensionServiceView:
-    return views.ExtensionServiceView(
+def _extension_service(service: Service) -> registry_views.ExtensionServiceView:
+    return registry_views.ExtensionServiceView(
         id=service.id,
         resource=service.resource,
         category=service.category,
@@ -328,11 +328,11 @@ def _extension_service(service: Service) -> views.ExtensionServiceView:
         description=service.description,
         configuration=service.configuration,
         endpoints=tuple(
-            views.EndpointView(url=endpoint.url, type=endpoint.type, configuration=endpoint.configuration)
+            registry_views.EndpointView(url=endpoint.url, type=endpoint.type, configuration=endpoint.configuration)
             for endpoint in service.endpoints
         ),
         credentials=tuple(
-            views.CredentialsView(
+            registry_views.CredentialsView(
                 id=credentials.id,
                 scope=credentials.scope,
                 default=credentials.default,

@@ -6,7 +6,8 @@ import datetime as dt
 
 import msgspec
 
-from fusemld.api.views import ExtensionView, RunSummary, Time, WorkflowInputView, WorkflowOutputView, WorkflowView
+from fusemld.api.registry_views import ExtensionView
+from fusemld.api.views import RunSummary, Time, WorkflowInputView, WorkflowOutputView, WorkflowView
 from fusemld.model.errors import InvalidInputError
 from fusemld.model.run import RunState
 

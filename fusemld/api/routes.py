@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from fusemld.api import handlers, reference, views
+from fusemld.api import handlers, reference, registry_views, views
 from fusemld.api.access import Access
 from fusemld.api.calls import Call
 
@@ -53,13 +53,14 @@ ROUTES: tuple[Route, ...] = (
           reference=True),
     Route("DELETE", "/applications/{name}", "Stop and forget an application", handlers.delete_application,
           status=204, query=("orphan",), reference=True),
-    Route("GET", "/extensions", "The Extension Registry", handlers.list_extensions, list[views.ExtensionView],
-          body=reference.ExtensionQuery, reference=True),
-    Route("GET", "/extensions/{id}", "One record", handlers.get_extension, views.ExtensionView, reference=True),
+    Route("GET", "/extensions", "The Extension Registry", handlers.list_extensions,
+          list[registry_views.ExtensionView], body=reference.ExtensionQuery, reference=True),
+    Route("GET", "/extensions/{id}", "One record", handlers.get_extension, registry_views.ExtensionView,
+          reference=True),
     Route("POST", "/extensions/{id}/check", "Ask the live services of a record", handlers.check_extension,
-          list[views.CheckView]),
+          list[registry_views.CheckView]),
     Route("GET", "/workflows/{name}/explain", "What the requirements of a workflow resolve to",
-          handlers.explain_workflow, views.ExplanationView, query=("project", "user")),
+          handlers.explain_workflow, registry_views.ExplanationView, query=("project", "user")),
     Route("GET", "/runs", "Runs, newest first", handlers.list_runs, list[views.RunSummary],
           query=("workflow", "project", "codeset", "state", "limit")),
     Route("POST", "/runs", "Start a run", handlers.start_run, views.RunView, status=201, body=views.StartRun),

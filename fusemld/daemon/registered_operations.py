@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from fusemld.api import present, views
+from fusemld.api import present, registry_views, views
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.settings import Settings
 from fusemld.hooks.executors import Executor
@@ -58,14 +58,14 @@ class RegisteredOperations:
     async def codeset(self, project: str, name: str) -> views.CodesetView:
         return await self._codeset_view(self._registered(Kind.CODESET, f"{project}/{name}"))
 
-    async def extensions(self) -> Sequence[views.ExtensionView]:
+    async def extensions(self) -> Sequence[registry_views.ExtensionView]:
         found = self._folder.registered(Kind.EXTENSION)
         return [self._extension_view(found[name]) for name in sorted(found)]
 
-    async def extension(self, id: str) -> views.ExtensionView:  # noqa: A002 the interface's name
+    async def extension(self, id: str) -> registry_views.ExtensionView:  # noqa: A002 the interface's name
         return self._extension_view(self._registered(Kind.EXTENSION, id))
 
-    async def explain(self, workflow: str, project: str | None, user: str) -> views.ExplanationView:
+    async def explain(self, workflow: str, project: str | None, user: str) -> registry_views.ExplanationView:
         declared = self._registered(Kind.WORKFLOW, workflow).declared
         assert isinstance(declared, Workflow)
         executor = self._executor(declared.executor or self._settings.executor)
@@ -73,7 +73,7 @@ class RegisteredOperations:
         found = self._registry.explain(
             declared, executor=executor.name, zone=executor.zone, project=project, user=user
         )
-        return views.ExplanationView(
+        return registry_views.ExplanationView(
             workflow=workflow,
             project=project,
             user=user,
@@ -81,11 +81,11 @@ class RegisteredOperations:
             requirements=tuple(_explained(entry) for entry in found),
         )
 
-    async def check_extension(self, id: str) -> Sequence[views.CheckView]:  # noqa: A002 the interface's name
+    async def check_extension(self, id: str) -> Sequence[registry_views.CheckView]:  # noqa: A002 the interface's name
         self._registered(Kind.EXTENSION, id)
         zone = self._executor(self._settings.executor).zone
         return [
-            views.CheckView(
+            registry_views.CheckView(
                 extension_id=check.extension_id,
                 service_id=check.service_id,
                 url=check.service.url if check.service else "",
@@ -134,7 +134,7 @@ class RegisteredOperations:
                     return pinned.version
         return None
 
-    def _extension_view(self, document: Document) -> views.ExtensionView:
+    def _extension_view(self, document: Document) -> registry_views.ExtensionView:
         assert isinstance(document.declared, Extension)
         return present.extension_view(document.declared, self._file_of(document))
 
@@ -157,8 +157,8 @@ def _file_view(row: DocumentRecord) -> views.FileView:
     )
 
 
-def _explained(entry: Explanation) -> views.ExplainedRequirement:
-    return views.ExplainedRequirement(
+def _explained(entry: Explanation) -> registry_views.ExplainedRequirement:
+    return registry_views.ExplainedRequirement(
         step=entry.step,
         requirement=entry.requirement,
         wanted=entry.selectors,
@@ -166,7 +166,7 @@ def _explained(entry: Explanation) -> views.ExplainedRequirement:
         origin=entry.source,
         reason=entry.message,
         near_misses=tuple(
-            views.NearMissView(
+            registry_views.NearMissView(
                 extension_id=miss.extension_id,
                 service_id=miss.service_id or "",
                 selector=miss.selector,

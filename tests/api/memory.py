@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 import anyio
 import msgspec
 
-from fusemld.api import views
+from fusemld.api import registry_views, views
 from fusemld.model.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.run import RunState, StepState
 
@@ -27,12 +27,12 @@ class MemoryOperations:
         self.file_views: list[views.FileView] = []
         self.workflow_views: list[views.WorkflowView] = []
         self.codeset_views: list[views.CodesetView] = []
-        self.extension_views: list[views.ExtensionView] = []
+        self.extension_views: list[registry_views.ExtensionView] = []
         self.application_views: list[views.ApplicationView] = []
         self.orphaned: list[str] = []
         self.service_views: list[views.ServiceView] = []
-        self.explanation: views.ExplanationView | None = None
-        self.checks: list[views.CheckView] = []
+        self.explanation: registry_views.ExplanationView | None = None
+        self.checks: list[registry_views.CheckView] = []
         self.upkeep_parts: list[views.UpkeepPart] = []
         self.backup_chunks: list[bytes] = []
         self.watched = anyio.Event()
@@ -149,22 +149,22 @@ class MemoryOperations:
                 return each
         raise NotFoundError(f"cannot show codeset {project}/{name}: there is none of that name")
 
-    async def extensions(self) -> Sequence[views.ExtensionView]:
+    async def extensions(self) -> Sequence[registry_views.ExtensionView]:
         return self.extension_views
 
-    async def extension(self, id: str) -> views.ExtensionView:  # noqa: A002
+    async def extension(self, id: str) -> registry_views.ExtensionView:  # noqa: A002
         for each in self.extension_views:
             if each.id == id:
                 return each
         raise NotFoundError(f"cannot show extension {id}: there is none of that id")
 
-    async def explain(self, workflow: str, project: str | None, user: str) -> views.ExplanationView:
+    async def explain(self, workflow: str, project: str | None, user: str) -> registry_views.ExplanationView:
         self.asked.append(("explain", workflow, repr(project), user))
         if self.explanation is None:
             raise NotFoundError(f"cannot explain workflow {workflow}: there is none of that name")
         return self.explanation
 
-    async def check_extension(self, id: str) -> Sequence[views.CheckView]:  # noqa: A002
+    async def check_extension(self, id: str) -> Sequence[registry_views.CheckView]:  # noqa: A002
         return self.checks
 
     async def applications(self) -> Sequence[views.ApplicationView]:

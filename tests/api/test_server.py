@@ -13,7 +13,7 @@ import pytest
 from anyio.from_thread import BlockingPortal
 from structlog.testing import capture_logs
 
-from fusemld.api import access, views
+from fusemld.api import access, registry_views, views
 from fusemld.api.client import Client, url
 from fusemld.api.errors import ErrorBody
 from fusemld.api.routes import ROUTES
@@ -203,15 +203,17 @@ def test_codesets_are_filtered_by_project_and_label(client: Client, operations: 
 
 
 def test_extensions_are_selected_by_the_references_body(socket_path: Path, operations: MemoryOperations) -> None:
-    s3 = views.ExtensionServiceView(
+    s3 = registry_views.ExtensionServiceView(
         id="s3",
         resource="s3",
-        endpoints=(views.EndpointView(url="http://x", type=EndpointType.INTERNAL),),
-        credentials=(views.CredentialsView(id="c", scope=Scope.GLOBAL, configuration={"key": views.HIDDEN}),),
+        endpoints=(registry_views.EndpointView(url="http://x", type=EndpointType.INTERNAL),),
+        credentials=(
+            registry_views.CredentialsView(id="c", scope=Scope.GLOBAL, configuration={"key": views.HIDDEN}),
+        ),
     )
     operations.extension_views = [
-        views.ExtensionView(id="store", product="minio", services=(s3,)),
-        views.ExtensionView(id="other", product="minio"),
+        registry_views.ExtensionView(id="store", product="minio", services=(s3,)),
+        registry_views.ExtensionView(id="other", product="minio"),
     ]
 
     answer = raw(socket_path, "GET", "/extensions", b'{"product": "minio", "service_resource": "s3"}')

@@ -13,12 +13,11 @@ import pytest
 import yaml
 from anyio.from_thread import BlockingPortal
 
-from fusemld.api import views
+from fusemld.api import registry_views, views
 from fusemld.api.views import moment
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.run import Ending, RunState, StepState
 from tests.api.memory import START, MemoryOperations, run_view, step_view
-from tests.cli.commands import commands, formats
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -375,15 +374,17 @@ def test_an_application_whose_cluster_is_gone_is_deleted_by_leaving_what_is_ther
 
 
 def test_an_explanation_shows_what_was_picked_and_what_was_not(fuseml: Cli, operations: MemoryOperations) -> None:
-    miss = views.NearMissView(extension_id="old", service_id="s3", selector="version", reason="1.0 is not >=2")
-    requirement = views.ExplainedRequirement(
+    miss = registry_views.NearMissView(
+        extension_id="old", service_id="s3", selector="version", reason="1.0 is not >=2"
+    )
+    requirement = registry_views.ExplainedRequirement(
         step="train",
         requirement="store",
         wanted={"version": ">=2"},
         reason="no record has that version",
         near_misses=(miss,),
     )
-    operations.explanation = views.ExplanationView(
+    operations.explanation = registry_views.ExplanationView(
         workflow="w", project="default", user="ada", requirements=(requirement,)
     )
 
@@ -482,20 +483,3 @@ def test_runs_are_completed_from_the_daemon(fuseml: Cli, operations: MemoryOpera
     done = fuseml(_FUSEML_COMPLETE="bash_complete", COMP_WORDS="fuseml get r", COMP_CWORD="2")
 
     assert "plain,r1" in done.stdout
-
-
-def test_every_command_can_be_imported_and_has_a_help() -> None:
-    assert all(command.help for command in commands().values())
-
-
-def test_every_command_speaks_to_programs_but_those_that_the_readme_names() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-
-    (sentence,) = re.findall(
-        r"`-o json` or `-o yaml` makes every command a source for programs but ([^;]+);", readme
-    )
-    named = re.findall(r"`(fusemld? [^`]+)`", sentence)
-
-    silent = [typed for typed, command in commands().items() if formats(command) != ["table", "json", "yaml"]]
-    assert len(named) == len(silent)
-    assert all(any(name.startswith(typed) for name in named) for typed in silent)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from fusemld.api import views
+from fusemld.api import registry_views
 from fusemld.api.client import url
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
@@ -24,7 +24,7 @@ def extension() -> None:
 @socket_option
 def list_extensions(output: Output) -> None:
     """List the records, one line per service."""
-    found = connect().get("/extensions", tuple[views.ExtensionView, ...])
+    found = connect().get("/extensions", tuple[registry_views.ExtensionView, ...])
 
     def table() -> str:
         if not found:
@@ -41,7 +41,7 @@ def list_extensions(output: Output) -> None:
 @socket_option
 def get(id: str, output: Output) -> None:  # noqa: A002
     """Show one record; the values of credentials stay hidden."""
-    found = connect().get(url("extensions", id), views.ExtensionView)
+    found = connect().get(url("extensions", id), registry_views.ExtensionView)
     tables.emit(output, found, lambda: "\n".join(_described(found)))
 
 
@@ -54,7 +54,7 @@ def get(id: str, output: Output) -> None:  # noqa: A002
 def explain(workflow: str, project: str | None, user: str | None, output: Output) -> None:
     """Show what every requirement of WORKFLOW resolves to, and why nothing else; exit 1 if one has no match."""
     path = url("workflows", workflow, "explain")
-    found = connect().get(path, views.ExplanationView, project=project, user=user)
+    found = connect().get(path, registry_views.ExplanationView, project=project, user=user)
     tables.emit(output, found, lambda: "\n".join(_explained(found)))
     if any(requirement.picked is None for requirement in found.requirements):
         click.get_current_context().exit(ExitStatus.FAILED)
@@ -66,7 +66,7 @@ def explain(workflow: str, project: str | None, user: str | None, output: Output
 @socket_option
 def check(id: str, output: Output) -> None:  # noqa: A002
     """Ask the live services of a record whether it is right; exit 1 if one says no."""
-    found = connect().post(url("extensions", id, "check"), tuple[views.CheckView, ...])
+    found = connect().post(url("extensions", id, "check"), tuple[registry_views.CheckView, ...])
 
     def table() -> str:
         if not found:
@@ -79,7 +79,7 @@ def check(id: str, output: Output) -> None:  # noqa: A002
         click.get_current_context().exit(ExitStatus.FAILED)
 
 
-def _rows(extension: views.ExtensionView) -> Iterator[tuple[str, ...]]:
+def _rows(extension: registry_views.ExtensionView) -> Iterator[tuple[str, ...]]:
     own = (extension.id, extension.product, extension.version, extension.zone)
     if not extension.services:
         yield (*own, "", "", "", "", extension.origin)
@@ -88,7 +88,7 @@ def _rows(extension: views.ExtensionView) -> Iterator[tuple[str, ...]]:
         yield (*own, service.id, service.resource, service.category, endpoints, extension.origin)
 
 
-def _described(extension: views.ExtensionView) -> Iterator[str]:
+def _described(extension: registry_views.ExtensionView) -> Iterator[str]:
     yield tables.fields(
         (
             ("extension", extension.id),
@@ -123,7 +123,7 @@ def _described(extension: views.ExtensionView) -> Iterator[str]:
             yield tables.printable(line.rstrip())
 
 
-def _explained(found: views.ExplanationView) -> Iterator[str]:
+def _explained(found: registry_views.ExplanationView) -> Iterator[str]:
     zone = f" in zone {found.zone}" if found.zone else ""
     yield f"{found.workflow} for project {found.project} and user {found.user}{zone}"
     if not found.requirements:
