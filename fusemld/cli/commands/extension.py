@@ -135,7 +135,7 @@ def _explained(found: registry_views.ExplanationView) -> Iterator[str]:
         if each.picked:
             place = f"{each.picked.extension_id}/{each.picked.service_id} {each.picked.url}".rstrip()
             origin = f" from {each.origin}" if each.origin else ""
-            yield tables.printable(f"  picked {place}{origin}" + (f": {each.reason}" if each.reason else ""))
+            yield tables.printable(f"  picked {place}{origin}")
         else:
             yield tables.printable(f"  nothing fits: {each.reason}")
         for miss in each.near_misses:
