@@ -28,6 +28,7 @@ from tests.cluster.packages import UnpackedPackages
 NAMESPACE = "bench"
 USERS = ("admin", "bare", "fusemld", "stand-in")
 START_S = 120.0
+_PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 _POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -71,15 +72,30 @@ class ControlPlane(msgspec.Struct, frozen=True, kw_only=True):
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """As the administrator."""
+        with self._open(method, path, body) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def version(self) -> str:
+        """Of the pods, for `first_pod`."""
+        return str(self.call("GET", f"{_PODS}?limit=1")["metadata"]["resourceVersion"])
+
+    def first_pod(self, since: str) -> dict[str, Any]:
+        """The first one that was created after this version, as it was then."""
+        with self._open("GET", f"{_PODS}?watch=1&resourceVersion={since}") as answer:
+            event = json.loads(answer.readline())
+        assert event["type"] == "ADDED", event
+        found: dict[str, Any] = event["object"]
+        return found
+
+    def _open(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
             self.url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.tokens['admin']}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, context=self.tls(), timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+        return urllib.request.urlopen(request, context=self.tls(), timeout=10)
 
 
 @contextmanager
