@@ -25,7 +25,7 @@ from fusemld.daemon.backups import Backups
 from fusemld.daemon.clock import WallClock
 from fusemld.daemon.cluster_access import configured, connection
 from fusemld.daemon.folder import Folder
-from fusemld.daemon.garbage import nothing_is_garbage
+from fusemld.daemon.garbage import nothing_is_garbage, search_seldom
 from fusemld.daemon.locking import state_lock
 from fusemld.daemon.operations import DaemonOperations
 from fusemld.daemon.performing import StepPerformer
@@ -76,6 +76,7 @@ def serve(settings: Settings) -> int:
     journal.configure(settings.log)
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_S)
+    search_seldom()
     status = 0
     try:
         with state_lock(settings.state):

@@ -57,15 +57,16 @@ class KubeCluster:
         return body
 
     async def create(self, path: str, body: Json, params: Mapping[str, str] | None = None) -> Json:
-        return await self._write("create", "POST", path, body, params)
+        return _decoded(path, await self._write("create", "POST", path, body, params))
 
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
         params = {"fieldManager": MANAGER, "force": "true" if force else "false"}
-        return await self._write("patch", "PATCH", path, body, params, _APPLY_PATCH)
+        return _decoded(path, await self._write("patch", "PATCH", path, body, params, _APPLY_PATCH))
 
     async def patch(self, path: str, body: Json, *, subresource: str = "") -> Json:
         path = f"{path}/{subresource}" if subresource else path
-        return await self._write("patch", "PATCH", path, body, {"fieldManager": MANAGER}, _MERGE_PATCH)
+        params = {"fieldManager": MANAGER}
+        return _decoded(path, await self._write("patch", "PATCH", path, body, params, _MERGE_PATCH))
 
     async def delete(
         self, path: str, *, uid: str | None = None, grace_s: int | None = None, propagation: str = "Background"
@@ -91,7 +92,7 @@ class KubeCluster:
         if dry_run:
             options["dryRun"] = ["All"]
         answer = await self._write("deletecollection", "DELETE", path, options, {"labelSelector": selector})
-        return len(answer.get("items") or ())
+        return len(_decoded(path, answer).get("items") or ())
 
     def states(self, path: str, name: str) -> AbstractAsyncContextManager[AsyncGenerator[Json | None]]:
         from fusemld.kube.states import states  # it stands on this module
@@ -145,14 +146,14 @@ class KubeCluster:
         body: Json,
         params: Mapping[str, str] | None = None,
         content_type: str = JSON,
-    ) -> Json:
+    ) -> bytes:
         encoded = msgspec.json.encode(body)
         _, answer = await self._sender.send(
             Request(
                 verb=verb, method=method, path=path, params=params or {}, body=encoded, content_type=content_type
             )
         )
-        return _decoded(path, answer)
+        return answer
 
 
 def _decoded(path: str, body: bytes) -> Json:
