@@ -64,7 +64,7 @@ class Folder:
         self._clock = clock
         self._lock = anyio.Lock()
         self._settled: dict[str, SettledFile] = {}
-        """Files at rest that still have something to start."""
+        """Files that still have something to start."""
         self._remembered = {file.path for file in settled}
         self._identity = identity
         self._scanned = Pulse()
@@ -102,7 +102,9 @@ class Folder:
             await self._store_update(update, (*self._forget_files(changed), *self._new_identity(scan)))
             faults.point("folder.stored")
             self._settled |= {file.path: file for file in scan.settled}
-            await self._remember_files([file.path for file in scan.settled])
+            remembered = self._remembered_now([file.path for file in scan.settled])
+            for start in range(0, len(remembered), STORED_AT_ONCE):
+                await self._write(*remembered[start : start + STORED_AT_ONCE])
             await self._start_due()
 
     async def codeset_seen(self, polled: PolledCodeset, version: str, problem: str) -> None:
@@ -171,19 +173,16 @@ class Folder:
     async def _start_due(self) -> None:
         """Each run in one transaction with the row that says it was started. One that cannot be created (a bug) is
         said in the journal, and tried again by the next daemon."""
-        started: set[str] = set()
         for due in self.catalog.due():
             id = run_id(due.start.workflow.name, self._clock())  # noqa: A001 - the name of the field
             record = self.catalog.started(due, id)
-            row = PutDocument(record)
-            started.add(record.file)
+            changes = (PutDocument(record), *self._remembered_now([record.file]))
             try:
                 await self._create(
-                    id, due.start, user=due.user, cause=due.cause, version=due.version, changes=(row,)
+                    id, due.start, user=due.user, cause=due.cause, version=due.version, changes=changes
                 )
             except Exception:
                 log.exception("run.not_created", document=due.document, cause=due.cause)
-        await self._remember_files(started)
 
     def _new_identity(self, scan: Scan) -> tuple[Change, ...]:
         """It is another folder than the one that was watched before."""
@@ -200,12 +199,11 @@ class Folder:
             self._settled.pop(file, None)
         return tuple(DeleteFile(file) for file in known)
 
-    async def _remember_files(self, files: Iterable[str]) -> None:
-        """Those that need not be read again by the next daemon, which is nothing that anybody waits for."""
+    def _remembered_now(self, files: Iterable[str]) -> tuple[Change, ...]:
+        """Those of which the next daemon needs to know nothing but whether they are the same."""
         done = [self._settled.pop(file) for file in files if file in self._settled and self.catalog.is_done(file)]
         self._remembered |= {file.path for file in done}
-        for start in range(0, len(done), STORED_AT_ONCE):
-            await self._write(*(PutFile(file) for file in done[start : start + STORED_AT_ONCE]))
+        return tuple(PutFile(file) for file in done)
 
     async def _store_update(self, update: Update, more: Iterable[Change] = ()) -> None:
         changes: list[Change] = [*more, *(PutDocument(row) for row in update.records)]

@@ -71,7 +71,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """News from the watched folder: files whose bytes are new, and files that are gone.
 
-    `settled` are files, of this scan or earlier ones, that were read when they had been at rest for a while.
+    `settled` are files, of this scan or earlier ones, as they were when they were read.
     `available` is False while the folder itself cannot be seen; then there is no other news. `warning` says
     what works worse than it should, empty where all is well. `identity` tells this folder from another one of that
     name, `DEVICE:INODE`.

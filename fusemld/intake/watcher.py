@@ -73,7 +73,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 class Watcher:
     """Watches `folder` with all folders below it. `known` are the files that an earlier life had seen: those that
-    are gone meanwhile are reported as removed, and those among `settled` that look the same are not read again.
+    are gone meanwhile are reported as removed. Those among `settled` are not parsed again while they are the same,
+    and not even read if they were at rest and look the same.
 
     A file is taken when its writer closed it, when it was renamed into place, or when a look finds it news and
     the kernel says that nobody has it open for writing; where the kernel cannot say, when two looks found it
@@ -99,7 +100,9 @@ class Watcher:
         self._marks: dict[str, str] = dict.fromkeys(known, "")
         for file in settled:
             if file.path in self._marks:
-                self._taken[file.path], self._marks[file.path] = _state_of(file), file.mark
+                self._marks[file.path] = file.mark
+                if file.at_rest:
+                    self._taken[file.path] = _state_of(file)
         self._young: set[str] = set()
         """Files that were read too soon after their last change."""
         self._earlier: dict[str, FileState] = {}
@@ -251,7 +254,7 @@ class Watcher:
     async def _report(self, on_scan: OnScan) -> None:
         """Tell what was read and what is gone. A file that was renamed is reported as both in one scan."""
         reports: list[FileReport] = []
-        at_rest: list[SettledFile] = []
+        read: list[SettledFile] = []
         inodes: set[int] = set()
         results, self._results = self._results, {}
         for file, (hint, began_ns, result) in results.items():
@@ -260,9 +263,9 @@ class Watcher:
                     reports.append(result.report)
                     inodes.add(result.state.inode)
                 self._taken[file], self._marks[file] = result.state, result.mark
-                if _is_at_rest(result.state, began_ns):
-                    at_rest.append(_settled(result))
-                else:
+                at_rest = _is_at_rest(result.state, began_ns)
+                read.append(_settled(result, at_rest))
+                if not at_rest:
                     self._young.add(file)
             elif result in (Skipped.CHANGING, Skipped.NOT_NOW):
                 self._next_look = min(self._next_look, time.monotonic() + self._timing.retry_s)
@@ -275,12 +278,12 @@ class Watcher:
         if self._warning and self._warning != self._reported:
             log.warning("intake.degraded", folder=str(self._folder), cause=self._warning)
         is_another = self._identity != self._told_identity
-        if reports or removed or at_rest or is_another or self._reported != self._warning:
+        if reports or removed or read or is_another or self._reported != self._warning:
             self._reported, self._told_identity = self._warning, self._identity
             scan = Scan(
                 files=tuple(reports),
                 removed=removed,
-                settled=tuple(at_rest),
+                settled=tuple(read),
                 warning=self._warning,
                 identity=self._identity,
             )
@@ -429,7 +432,7 @@ def _state_of(file: SettledFile) -> FileState:
     )
 
 
-def _settled(taken: Taken) -> SettledFile:
+def _settled(taken: Taken, at_rest: bool) -> SettledFile:
     state = taken.state
     return SettledFile(
         path=state.file,
@@ -438,6 +441,7 @@ def _settled(taken: Taken) -> SettledFile:
         mtime_ns=state.mtime_ns,
         ctime_ns=state.ctime_ns,
         mark=taken.mark,
+        at_rest=at_rest,
     )
 
 

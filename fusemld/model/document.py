@@ -135,9 +135,12 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettledFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the watched folder (`path` is relative to it) that was at rest when it was read, as `stat` showed
-    it then. As long as it looks like that it has the same content: who changes it cannot hide it from `ctime_ns`.
-    `mark` is equal for equal bytes of the same owner."""
+    """A file of the watched folder (`path` is relative to it) as `stat` showed it when it was read. `mark` is
+    equal for equal bytes of the same owner.
+
+    If it was `at_rest` then, it has the same content for as long as it looks like that: who changes it cannot hide
+    it from `ctime_ns`. Otherwise only reading it tells, and its mark whether it needs to be parsed.
+    """
 
     path: str
     inode: int
@@ -145,3 +148,4 @@ class SettledFile(msgspec.Struct, frozen=True, kw_only=True):
     mtime_ns: int
     ctime_ns: int
     mark: str
+    at_rest: bool = True

@@ -215,19 +215,21 @@ def test_a_program_learns_what_was_copied_stopped_and_restored(daemon: Daemon) -
     assert ended == {"stopped": False, "everything": True}
 
 
+@pytest.mark.parametrize("at_rest", [False, True])
 def test_a_request_that_changed_while_no_daemon_ran_is_noticed_though_it_looks_the_same(
-    daemon: Daemon, ledger: Ledger
+    daemon: Daemon, ledger: Ledger, at_rest: bool
 ) -> None:
     daemon.drop("chain.yaml", workflow("chain", ledger.script()))
     file = daemon.drop("ask.yaml", "workflow: chain\ninputs: {number: '1'}\n")
     daemon.start()
     daemon.finished(daemon.run_of("ask.yaml"))
 
-    def is_settled() -> bool:
+    def is_remembered() -> bool:
         with closing(sqlite3.connect(daemon.state / "fusemld.db")) as connection:
-            return connection.execute("SELECT key FROM files").fetchall() == [("ask.yaml",)]
+            rows = connection.execute("SELECT key, data FROM files").fetchall()
+        return [(key, json.loads(data)["at_rest"]) for key, data in rows] == [("ask.yaml", at_rest)]
 
-    daemon.wait_for(is_settled, 20, "the file to be at rest")
+    daemon.wait_for(is_remembered, 20, "the file to be remembered")
     daemon.kill()
     daemon.start()
     same = len(all_runs(daemon))

@@ -1,4 +1,4 @@
-"""Which files a watcher need not read again in its next life."""
+"""Which files a watcher need not read, or parse, again in its next life."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ RESTED_NS = 300_000_000
 
 
 class Life:
-    """One life of a watcher: the names of files that were opened, those that were reported, and those at rest."""
+    """One life of a watcher: the names of files that were opened, those that were reported, and what is to be
+    remembered of them."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -38,9 +39,13 @@ class Life:
         self.settled |= {file.path: file for file in scan.settled}
         self._news.set()
 
+    @property
+    def at_rest(self) -> set[str]:
+        return {name for name, file in self.settled.items() if file.at_rest}
+
     async def until_settled(self, *files: str) -> None:
         with anyio.fail_after(10):
-            while not set(files) <= self.settled.keys():
+            while not set(files) <= self.at_rest:
                 self._news = anyio.Event()
                 await self._news.wait()
 
@@ -95,6 +100,28 @@ async def test_a_file_that_was_just_written_is_read_again_before_it_counts_as_kn
     assert life.reported == ["a.yaml"]
     assert life.opened.count("a.yaml") >= 2
     assert life.settled["a.yaml"].ctime_ns == (folder / "a.yaml").stat().st_ctime_ns
+
+
+async def test_what_was_read_too_soon_is_opened_by_the_next_life_and_is_no_news(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watching(folder, monkeypatch) as first:
+        same, other = write(folder, "same.yaml"), write(folder, "other.yaml")
+        with anyio.fail_after(10):
+            while len(first.settled) < 2:
+                await anyio.lowlevel.checkpoint()
+        remembered = tuple(first.settled.values())
+    assert not any(file.at_rest for file in remembered)
+    for file, name in ((same, "x"), (other, "y")):
+        before = file.stat()
+        file.write_text(f"id: {name}\nservices: []\n")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    async with watching(folder, monkeypatch, remembered) as second:
+        await second.until_settled("same.yaml", "other.yaml")
+
+    assert set(second.opened) == {"same.yaml", "other.yaml"}
+    assert second.reported == ["other.yaml"]
 
 
 async def test_the_next_life_opens_only_what_does_not_look_as_it_did(
@@ -159,7 +186,7 @@ async def test_a_file_that_is_opened_for_writing_before_its_second_reading_stays
         with file.open("a"):
             write(folder, "b.yaml")
             await life.until_settled("b.yaml")
-            early = set(life.settled)
+            early = life.at_rest
         await life.until_settled("a.yaml")
 
     assert early == {"b.yaml"}
