@@ -49,6 +49,10 @@ test *args: setup
 test-cluster *args: setup
     FUSEMLD_TEST_CLUSTER_REQUIRED=1 {{ bin }}/pytest -m cluster --timeout 600 {{ args }}
 
+# What the README says about the service, on a machine with systemd that is built and booted for it (root, Debian).
+test-service *args: setup
+    FUSEMLD_TEST_SERVICE_REQUIRED=1 {{ bin }}/pytest tests/acceptance/test_service.py {{ args }}
+
 # The whole chain on this machine: build, train, track, store, serve, predict (`--keep` leaves it running).
 demo *args: setup
     {{ bin }}/python examples/demo.py {{ args }}

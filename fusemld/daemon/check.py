@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -196,13 +197,20 @@ def _loopback(_: Settings) -> Iterator[Finding]:
             yield ok("loopback", "ports can be had on 127.0.0.1")
 
 
-def _open_files(_: Settings) -> Iterator[Finding]:
+def _open_files(settings: Settings) -> Iterator[Finding]:
+    """Of a daemon that runs its own limit is told, where this user may know it."""
+    daemon, whose = _running_daemon(settings.socket), ""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if daemon:
+        with suppress(OSError):
+            soft, hard = resource.prlimit(daemon, resource.RLIMIT_NOFILE)
+            whose = " for the daemon that runs"
     if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
-        yield ok("open files", f"{'unlimited' if soft == resource.RLIM_INFINITY else soft} at once")
+        yield ok("open files", f"{'unlimited' if soft == resource.RLIM_INFINITY else soft} at once{whose}")
     else:
-        remedy = f"ulimit -n {FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)}"
-        yield warn("open files", f"only {soft} at once: many steps at a time may fail", remedy)
+        most = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
+        remedy = f"`ulimit -n {most}` where the daemon is started, or LimitNOFILE={most} in its unit"
+        yield warn("open files", f"only {soft} at once{whose}: many steps at a time may fail", remedy)
 
 
 def _step_processes(settings: Settings) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from fusemld.daemon import cluster_access
 from fusemld.daemon.locking import state_lock
+from fusemld.daemon.ownership import as_owner
 from fusemld.daemon.removal import Removal
 from fusemld.daemon.settings import Settings
 from fusemld.executors.kubernetes import names
@@ -61,7 +62,7 @@ def clean_up(
         raise InvalidInputError("cannot clean up: no cluster is configured")
     if not (settings.state / "fusemld.db").exists():
         raise StartError(f"cannot clean up: no daemon has used the state folder {settings.state}")
-    with state_lock(settings.state):
+    with as_owner(settings.state), state_lock(settings.state):
         return anyio.run(_clean_up, settings, agree, keep_applications)
 
 

@@ -28,6 +28,7 @@ from fusemld.daemon.folder import Folder
 from fusemld.daemon.garbage import nothing_is_garbage, search_seldom
 from fusemld.daemon.locking import state_lock
 from fusemld.daemon.operations import DaemonOperations
+from fusemld.daemon.ownership import as_owner, refuse_another
 from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.plans import Plans
@@ -79,6 +80,7 @@ def serve(settings: Settings) -> int:
     search_seldom()
     status = 0
     try:
+        refuse_another(settings.state)
         with state_lock(settings.state):
             anyio.run(_Daemon(settings).run)
     except* FusemldError as group:
@@ -88,10 +90,13 @@ def serve(settings: Settings) -> int:
     return status
 
 
-async def stop_everything(settings: Settings) -> None:
-    """End what a daemon that is not running any more has left. Raises `StartError` where one is running."""
-    with state_lock(settings.state):
-        await Keeper(settings.state).shutdown(settings.steps.grace_s)
+async def stop_everything(settings: Settings) -> bool:
+    """End what a daemon that is not running any more has left; False where none has ever used the state folder.
+    Raises `StartError` where one is running."""
+    if not settings.state.exists():
+        return False
+    with as_owner(settings.state), state_lock(settings.state):
+        return await Keeper(settings.state).shutdown(settings.steps.grace_s)
 
 
 class _Daemon:

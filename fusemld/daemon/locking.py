@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fusemld.daemon.ownership import as_owner
 from fusemld.model.errors import StartError
 
 
@@ -16,7 +17,8 @@ def state_lock(state: Path) -> Iterator[None]:
     """Hold the exclusive lock of the state folder, which is created, private, if need be."""
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(state / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with as_owner(state):
+            descriptor = os.open(state / "daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StartError(f"cannot use the state folder {state}: {error.strerror}") from error
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from anyio.to_thread import run_sync
 
 from fusemld.daemon.locking import state_lock
+from fusemld.daemon.ownership import as_owner
 from fusemld.daemon.settings import Settings
 from fusemld.executors.process.client import Keeper
 from fusemld.store.restoring import Restored
@@ -21,5 +22,6 @@ async def restore(settings: Settings, source: Path) -> Restored:
     database's place. Raises `StartError` where a daemon is running, and as `fusemld.store.restoring.restore`: then
     the database is as it was."""
     with state_lock(settings.state):
-        await Keeper(settings.state).shutdown(settings.steps.grace_s)
+        with as_owner(settings.state):
+            await Keeper(settings.state).shutdown(settings.steps.grace_s)
         return await run_sync(restore_database, source, settings.state / DATABASE, time.time())

@@ -31,6 +31,13 @@ def copy(source: sqlite3.Connection, target: Path) -> None:
     sync(target.parent)
 
 
+def give_to_owner(path: Path) -> None:
+    """Where root has made it, it belongs to the owner of its folder."""
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)
+
+
 def damage(connection: sqlite3.Connection) -> str:
     """What SQLite finds wrong with the database, empty if nothing."""
     try:

@@ -52,7 +52,8 @@ def stamp(path: Path, at: float) -> None:
 
 
 def restore(source: Path, path: Path, now: float) -> Restored:
-    """Make the copy `source` the database `path`, which nobody may use meanwhile.
+    """Make the copy `source` the database `path`, which nobody may use meanwhile. Done by root, it belongs to the
+    owner of its folder.
 
     Raises `NotFoundError`, `InvalidInputError` for what is no whole database of fusemld, `StartError` for that of
     a newer one, and `FusemldError` where the disk fails. Killed at any moment, it has happened or not.
@@ -66,6 +67,7 @@ def restore(source: Path, path: Path, now: float) -> Restored:
         with contextlib.closing(sqlite3.connect(prepared, isolation_level=None)) as connection:
             upgrade(connection)
             runs, ended = _settle(connection, copied_at or source.stat().st_mtime, now)
+        copying.give_to_owner(prepared)
         copying.sync(prepared)
         faults.point("restore.prepared")
         replaced = _keep(path)

@@ -27,7 +27,9 @@ PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
 SECTIONS = re.split(r"^(?=## )", README, flags=re.MULTILINE)
 (ON_A_CLUSTER,) = [section for section in SECTIONS if section.startswith("## On a cluster\n")]
-HERE = README.replace(ON_A_CLUSTER, "")
+(AS_A_SERVICE,) = [section for section in SECTIONS if section.startswith("## As a service\n")]
+"""Typed by `test_service`, on a machine of its own."""
+HERE = README.replace(ON_A_CLUSTER, "").replace(AS_A_SERVICE, "")
 SET_UP = "python3 -m venv .venv && .venv/bin/pip install -q rust-just && .venv/bin/just "
 MENTIONED = re.findall(r"`(fusemld? [^`]+)`", HERE)
 PLACES = ("export ", "mkdir ")

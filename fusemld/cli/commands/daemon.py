@@ -127,9 +127,12 @@ def stop(everything: bool, timeout_s: float, config: Path | None, output: Output
     except UnreachableError:
         if not everything:
             raise
-        _stop_leftovers(config)
+        was_there = _stop_leftovers(config)
         said = {"stopped": False, "everything": True}
-        tables.emit(output, said, lambda: "no daemon was running; ended what it had left")
+        told = (
+            "ended what it had left" if was_there else f"none has used {tables.printable(str(settings.state))} yet"
+        )
+        tables.emit(output, said, lambda: f"no daemon was running; {told}")
         return
     process = _opened(health.pid)
     client.send("POST", "/stop", views.StopDaemon(everything=everything))
@@ -140,12 +143,12 @@ def stop(everything: bool, timeout_s: float, config: Path | None, output: Output
     tables.emit(output, said, lambda: f"stopped the daemon{more}")
 
 
-def _stop_leftovers(config: Path | None) -> None:
+def _stop_leftovers(config: Path | None) -> bool:
     import anyio
 
     from fusemld.daemon.lifecycle import stop_everything
 
-    anyio.run(stop_everything, load(config).settings)
+    return anyio.run(stop_everything, load(config).settings)
 
 
 def load(config: Path | None) -> Loaded:

@@ -135,11 +135,12 @@ class Keeper:
         link = await self._connected()
         await link.ask(CloseListener(id=link.next_id(), name=name))
 
-    async def shutdown(self, grace_s: float) -> None:
-        """Stop every process and the keeper, `run` running or not. Also ends what a killed keeper left."""
+    async def shutdown(self, grace_s: float) -> bool:
+        """Stop every process and the keeper, `run` running or not. Also ends what a killed keeper left. False:
+        there never was one."""
         folder = keeper_folder(self._state_folder)
         if not (folder / "journal").exists():
-            return
+            return False
         link = await self._open_link()
         try:
             await link.ask(Shutdown(id=link.next_id(), grace_s=grace_s))
@@ -147,6 +148,7 @@ class Keeper:
                 await link.closed.wait()
         finally:
             link.close()
+        return True
 
     async def _connected(self) -> _Link:
         if self._link is None:
@@ -217,6 +219,9 @@ class Keeper:
                 stderr=log,
                 env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
                 check=False,
+                # Where root acts as another user now, the keeper is that one for good.
+                user=None if os.getuid() == os.geteuid() else os.geteuid(),
+                group=None if os.getgid() == os.getegid() else os.getegid(),
             )
         if result.returncode < 0:
             _log.warning("keeper.killed", signal=-result.returncode)
