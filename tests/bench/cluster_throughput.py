@@ -50,14 +50,14 @@ BARE_INSTANCE = "the-bare-clients"
 """As long as the daemon's, which would take pods with its own for its own."""
 DAEMON, BARE, KUBELET = "fusemld", "bare", "stand-in"
 GOAL = 0.8
-POD_FIELDS = (
-    "restartPolicy",
-    "enableServiceLinks",
-    "automountServiceAccountToken",
-    "activeDeadlineSeconds",
-    "containers",
+ADDED_TO_PODS = frozenset(
+    {"terminationGracePeriodSeconds", "dnsPolicy", "serviceAccountName", "serviceAccount", "securityContext",
+     "schedulerName", "tolerations", "priority", "preemptionPolicy"}
+)  # fmt: skip
+ADDED_TO_CONTAINERS = frozenset(
+    {"resources", "terminationMessagePath", "terminationMessagePolicy", "imagePullPolicy"}
 )
-CONTAINER_FIELDS = ("name", "image", "command", "env")
+"""By the API server."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,9 +175,13 @@ def _sent(found: dict[str, Any]) -> dict[str, Any]:
     labels, annotations = found["metadata"]["labels"], found["metadata"]["annotations"]
     assert len(labels[INSTANCE_LABEL]) == len(BARE_INSTANCE)
     metadata = {"labels": labels | {INSTANCE_LABEL: BARE_INSTANCE}, "annotations": annotations}
-    spec = {field: found["spec"][field] for field in POD_FIELDS}
-    spec["containers"] = [{field: one[field] for field in CONTAINER_FIELDS} for one in found["spec"]["containers"]]
+    spec = _without(found["spec"], ADDED_TO_PODS)
+    spec["containers"] = [_without(container, ADDED_TO_CONTAINERS) for container in spec["containers"]]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _without(fields: dict[str, Any], added: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in added}
 
 
 def _secret(work: _Work, pod: dict[str, Any]) -> dict[str, Any] | None:
