@@ -7,8 +7,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from fusemld.intake.catalog import Catalog
 from fusemld.model.document import Document
 from fusemld.store.sqlite import Store
+from tests.daemon.retaining import NOW, Host, OpenHost
 from tests.daemon.room import OpenRoom, Room, ScriptedStep
 from tests.daemon.running import CHAIN, Clock, Engine, OpenEngine, document_of
 
@@ -53,5 +55,16 @@ def room(tmp_path: Path, engine: OpenEngine) -> OpenRoom:
             if is_started:
                 await made.start()
             yield made
+
+    return life
+
+
+@pytest.fixture
+def host(engine: OpenEngine, tmp_path: Path) -> OpenHost:
+    @asynccontextmanager
+    async def life() -> AsyncGenerator[Host]:
+        async with engine() as running:
+            running.clock.now = NOW
+            yield Host(running, tmp_path / "state", Catalog(await running.store.documents()))
 
     return life

@@ -1,0 +1,154 @@
+"""A state folder of which things go: over a real database, real folders and a real supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import immutables
+
+from fusemld.api.views import UpkeepPart, UpkeepView
+from fusemld.codesets.codesets import Codesets
+from fusemld.daemon.admitting import Admitting
+from fusemld.daemon.folder import Folder
+from fusemld.daemon.retention import Retention
+from fusemld.daemon.settings import RetentionSettings
+from fusemld.hooks.environments import EnvironmentSpec
+from fusemld.hooks.manager import Plugins
+from fusemld.hooks.services import ServiceContext, ServicePlan
+from fusemld.hooks.steps import RuntimeFolders
+from fusemld.intake.catalog import Catalog
+from fusemld.intake.snapshot import Scan
+from fusemld.model.run import Run, RunState, StepRun, StepState
+from fusemld.registry.registry import Registry
+from fusemld.store.changes import PutRun
+from fusemld.store.sqlite import Store
+from tests.daemon.running import Engine
+from tests.intake.conftest import report
+
+NO_PLUGINS = Plugins(
+    names=(), runtimes={}, pod_runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={}
+)
+NOW = 10_000_000.0
+DAY = 86_400.0
+KEY = "0123456789abcdef01234567"
+HELLO = "name: hello\nsteps: [{name: one, image: host, command: [echo]}]"
+UNLIMITED = RetentionSettings(
+    runs_s=0,
+    runs_keep=0,
+    logs_s=0,
+    logs_bytes=0,
+    environments_s=0,
+    environments_bytes=0,
+    downloads_bytes=0,
+    codesets_s=0,
+)
+
+
+class Server:
+    """A kind of service whose environment is what its parameters say."""
+
+    kind = "server"
+    description = ""
+    requires: tuple[str, ...] = ()
+    credentials: tuple[str, ...] = ()
+
+    def environment(self, parameters: Mapping[str, str]) -> EnvironmentSpec | None:
+        return EnvironmentSpec(label="", requirements=parameters["requirements"])
+
+    def plan(self, context: ServiceContext) -> ServicePlan:
+        raise AssertionError(context)
+
+
+class Host:
+    """A state folder with its daemon's parts."""
+
+    def __init__(self, engine: Engine, state: Path, catalog: Catalog) -> None:
+        self.engine = engine
+        self.store: Store = engine.store
+        self.state = state
+        self.folders = RuntimeFolders(environments=state / "environments", cache=state / "cache")
+        self.folders.environments.mkdir(parents=True, exist_ok=True)
+        self.codesets = Codesets(state, (state,))
+        self.folder = Folder(
+            catalog=catalog,
+            registry=Registry(),
+            store=engine.store,
+            supervisor=engine.supervisor,
+            admitting=Admitting(NO_PLUGINS, ["process"], "process"),
+            plans=engine.plans,
+            default_executor="process",
+            clock=engine.clock,
+        )
+
+    async def collect(self, *, dry_run: bool = False, **settings: float) -> dict[str, UpkeepPart]:
+        """With these settings, everything else without limit."""
+        values = {name: getattr(UNLIMITED, name) for name in UNLIMITED.__struct_fields__} | settings
+        retention = Retention(
+            settings=RetentionSettings(**values),
+            state=self.state,
+            store=self.store,
+            supervisor=self.engine.supervisor,
+            folder=self.folder,
+            codesets=self.codesets,
+            folders=self.folders,
+            kinds={"server": Server()},
+            clock=self.engine.clock,
+        )
+        view: UpkeepView = await retention.collect(dry_run=dry_run)
+        return {part.what: part for part in view.parts}
+
+    async def ended(
+        self, run: str, days_ago: float, state: RunState = RunState.SUCCEEDED, **fields: object
+    ) -> None:
+        """A run in the database."""
+        final = StepState.SUCCEEDED if state is RunState.SUCCEEDED else StepState.FAILED
+        await self.store.write(PutRun(stored(run, NOW - days_ago * DAY, state, final, **fields)))
+
+    async def runs(self) -> list[str]:
+        return sorted(run.id for run in await self.store.runs())
+
+    def logs(self, run: str, size_bytes: int = 1000) -> Path:
+        folder = self.state / "logs" / run
+        folder.mkdir(parents=True)
+        (folder / "one.1.log").write_bytes(b"x" * size_bytes)
+        return folder
+
+    def environment(self, key: str, days_ago: float) -> Path:
+        folder = self.folders.environments / key
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "python").symlink_to(sys.executable)
+        marker = folder / "fusemld-environment.json"
+        marker.write_text("{}")
+        os.utime(marker, (NOW - days_ago * DAY,) * 2)
+        return folder
+
+    async def see(self, *removed: str, **files: str) -> None:
+        reports = tuple(report(f"{name}.yaml", text) for name, text in files.items())
+        await self.folder.on_scan(Scan(files=reports, removed=tuple(f"{name}.yaml" for name in removed)))
+
+
+def stored(
+    id: str,  # noqa: A002
+    finished_at: float | None,
+    state: RunState,
+    step: StepState,
+    **fields: object,
+) -> Run:
+    one = StepRun(name="one", state=step, outputs=fields.pop("outputs", {}))  # type: ignore[arg-type]
+    return Run(
+        id=id,
+        workflow="w",
+        workflow_digest=str(fields.pop("digest", f"digest of {id}")),
+        created_at=NOW - 100 * DAY,
+        finished_at=finished_at,
+        state=state,
+        steps=immutables.Map({"one": one}),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+OpenHost = Callable[[], AbstractAsyncContextManager[Host]]
