@@ -21,7 +21,7 @@ from fusemld.intake.snapshot import Scan
 from fusemld.intake.triggers import Start
 from fusemld.model import faults
 from fusemld.model.codeset import Codeset, parse_reference
-from fusemld.model.document import Document, DocumentState, Kind, SettledFile
+from fusemld.model.document import Document, DocumentState, Kind, RememberedFile
 from fusemld.model.extension import Extension
 from fusemld.model.ids import run_id
 from fusemld.model.run import Run
@@ -50,7 +50,7 @@ class Folder:
         admitting: Admitting,
         plans: Plans,
         default_executor: str,
-        settled: Iterable[SettledFile] = (),
+        remembered: Iterable[RememberedFile] = (),
         identity: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,9 +63,9 @@ class Folder:
         self._default_executor = default_executor
         self._clock = clock
         self._lock = anyio.Lock()
-        self._settled: dict[str, SettledFile] = {}
+        self._pending: dict[str, RememberedFile] = {}
         """Files that still have something to start."""
-        self._remembered = {file.path for file in settled}
+        self._remembered = {file.path for file in remembered}
         self._identity = identity
         self._scanned = Pulse()
         self.trouble = ""
@@ -101,8 +101,8 @@ class Folder:
             changed = (*scan.removed, *(report.file for report in scan.files if report.readable))
             await self._store_update(update, (*self._forget_files(changed), *self._new_identity(scan)))
             faults.point("folder.stored")
-            self._settled |= {file.path: file for file in scan.settled}
-            remembered = self._remembered_now([file.path for file in scan.settled])
+            self._pending |= {file.path: file for file in scan.taken}
+            remembered = self._remembered_now([file.path for file in scan.taken])
             for start in range(0, len(remembered), STORED_AT_ONCE):
                 await self._write(*remembered[start : start + STORED_AT_ONCE])
             await self._start_due()
@@ -196,12 +196,12 @@ class Folder:
         known = self._remembered.intersection(files)
         self._remembered -= known
         for file in files:
-            self._settled.pop(file, None)
+            self._pending.pop(file, None)
         return tuple(DeleteFile(file) for file in known)
 
     def _remembered_now(self, files: Iterable[str]) -> tuple[Change, ...]:
         """Those of which the next daemon needs to know nothing but whether they are the same."""
-        done = [self._settled.pop(file) for file in files if file in self._settled and self.catalog.is_done(file)]
+        done = [self._pending.pop(file) for file in files if file in self._pending and self.catalog.is_done(file)]
         self._remembered |= {file.path for file in done}
         return tuple(PutFile(file) for file in done)
 

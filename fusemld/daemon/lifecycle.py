@@ -164,7 +164,7 @@ class _Daemon:
             executors[pods.name] = pods
         reader = partial(_read, settings.folder)
         with nothing_is_garbage():
-            settled, identity = await store.settled_files(), await store.meta(INBOX) or ""
+            remembered, identity = await store.remembered_files(), await store.meta(INBOX) or ""
             catalog = Catalog(await store.documents(), restoration=await store.restoration())
         clusters = KubeClusters(cluster, instance=instance, connection=connection(settings.kubernetes))
         registry = Registry(
@@ -202,7 +202,7 @@ class _Daemon:
             admitting=Admitting(plugins, executors, settings.executor),
             plans=plans,
             default_executor=settings.executor,
-            settled=settled,
+            remembered=remembered,
             identity=identity,
         )
         pinner = Pinner(
@@ -281,7 +281,7 @@ class _Daemon:
                     settings.folder,
                     reader,
                     known=catalog.files,
-                    settled=settled,
+                    remembered=remembered,
                     identity=identity,
                     timing=timing,
                 )

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from fusemld.model.document import Document, SettledFile
+from fusemld.model.document import Document, RememberedFile
 from fusemld.model.problem import Problem
 
 SUFFIXES = (".yaml", ".yml")
@@ -71,7 +71,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """News from the watched folder: files whose bytes are new, and files that are gone.
 
-    `settled` are files, of this scan or earlier ones, as they were when they were read.
+    `taken` are files, of this scan or earlier ones, as they were when they were read.
     `available` is False while the folder itself cannot be seen; then there is no other news. `warning` says
     what works worse than it should, empty where all is well. `identity` tells this folder from another one of that
     name, `DEVICE:INODE`.
@@ -79,7 +79,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 
     files: tuple[FileReport, ...] = ()
     removed: tuple[str, ...] = ()
-    settled: tuple[SettledFile, ...] = ()
+    taken: tuple[RememberedFile, ...] = ()
     available: bool = True
     warning: str = ""
     identity: str = ""

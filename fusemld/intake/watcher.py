@@ -31,7 +31,7 @@ from fusemld.intake.snapshot import (
     is_ignored,
     settled,
 )
-from fusemld.model.document import SettledFile
+from fusemld.model.document import RememberedFile
 
 log = structlog.get_logger(__name__)
 
@@ -73,8 +73,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 class Watcher:
     """Watches `folder` with all folders below it. `known` are the files that an earlier life had seen: those that
-    are gone meanwhile are reported as removed. Those among `settled` are not parsed again while they are the same,
-    and not even read if they were at rest and look the same.
+    are gone meanwhile are reported as removed. Those among `remembered` are not parsed again while they are the
+    same, and not even read if they were at rest and look the same.
 
     A file is taken when its writer closed it, when it was renamed into place, or when a look finds it news and
     the kernel says that nobody has it open for writing; where the kernel cannot say, when two looks found it
@@ -88,7 +88,7 @@ class Watcher:
         read: Read,
         *,
         known: Iterable[str] = (),
-        settled: Iterable[SettledFile] = (),
+        remembered: Iterable[RememberedFile] = (),
         identity: str = "",
         timing: Timing | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class Watcher:
         self._news = anyio.Event()
         self._taken: dict[str, FileState] = {}
         self._marks: dict[str, str] = dict.fromkeys(known, "")
-        for file in settled:
+        for file in remembered:
             if file.path in self._marks:
                 self._marks[file.path] = file.mark
                 if file.at_rest:
@@ -254,7 +254,7 @@ class Watcher:
     async def _report(self, on_scan: OnScan) -> None:
         """Tell what was read and what is gone. A file that was renamed is reported as both in one scan."""
         reports: list[FileReport] = []
-        read: list[SettledFile] = []
+        read: list[RememberedFile] = []
         inodes: set[int] = set()
         results, self._results = self._results, {}
         for file, (hint, began_ns, result) in results.items():
@@ -264,7 +264,7 @@ class Watcher:
                     inodes.add(result.state.inode)
                 self._taken[file], self._marks[file] = result.state, result.mark
                 at_rest = _is_at_rest(result.state, began_ns)
-                read.append(_settled(result, at_rest))
+                read.append(_remembered(result, at_rest))
                 if not at_rest:
                     self._young.add(file)
             elif result in (Skipped.CHANGING, Skipped.NOT_NOW):
@@ -283,7 +283,7 @@ class Watcher:
             scan = Scan(
                 files=tuple(reports),
                 removed=removed,
-                settled=tuple(read),
+                taken=tuple(read),
                 warning=self._warning,
                 identity=self._identity,
             )
@@ -422,7 +422,7 @@ def _is_at_rest(state: FileState, at_ns: int) -> bool:
     return state.ctime_ns < at_ns - RESTED_NS
 
 
-def _state_of(file: SettledFile) -> FileState:
+def _state_of(file: RememberedFile) -> FileState:
     return FileState(
         file=file.path,
         inode=file.inode,
@@ -432,9 +432,9 @@ def _state_of(file: SettledFile) -> FileState:
     )
 
 
-def _settled(taken: Taken, at_rest: bool) -> SettledFile:
+def _remembered(taken: Taken, at_rest: bool) -> RememberedFile:
     state = taken.state
-    return SettledFile(
+    return RememberedFile(
         path=state.file,
         inode=state.inode,
         size_bytes=state.size_bytes,

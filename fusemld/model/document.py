@@ -134,7 +134,7 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
         return f"not run: {self.why}, and it may have run since then; to run it, remove the file and drop it again"
 
 
-class SettledFile(msgspec.Struct, frozen=True, kw_only=True):
+class RememberedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file of the watched folder (`path` is relative to it) as `stat` showed it when it was read. `mark` is
     equal for equal bytes of the same owner.
 

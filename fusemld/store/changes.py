@@ -9,7 +9,7 @@ from typing import assert_never
 import msgspec
 
 from fusemld.model.application import Application
-from fusemld.model.document import DocumentRecord, SettledFile
+from fusemld.model.document import DocumentRecord, RememberedFile
 from fusemld.model.run import Run, StepRun
 from fusemld.model.service import ServiceRecord
 from fusemld.store.codec import encode, to_bytes, to_text
@@ -54,7 +54,7 @@ class DeleteDocument(msgspec.Struct, frozen=True):
 
 
 class PutFile(msgspec.Struct, frozen=True):
-    file: SettledFile
+    file: RememberedFile
 
 
 class DeleteFile(msgspec.Struct, frozen=True):

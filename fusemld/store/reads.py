@@ -11,14 +11,14 @@ import immutables
 import msgspec
 
 from fusemld.model.application import Application
-from fusemld.model.document import DocumentRecord, Restoration, SettledFile
+from fusemld.model.document import DocumentRecord, RememberedFile, Restoration
 from fusemld.model.errors import InvalidInputError, NotFoundError
 from fusemld.model.run import Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
 from fusemld.store.codec import Decoder, from_bytes
 from fusemld.store.records import StoredRun, StoredStep
 
-R = TypeVar("R", DocumentRecord, SettledFile, Application, ServiceRecord)
+R = TypeVar("R", DocumentRecord, RememberedFile, Application, ServiceRecord)
 
 LATEST = "latest"
 _CANDIDATES = 5
@@ -28,7 +28,7 @@ _step_data = Decoder(StoredStep)
 document = Decoder(DocumentRecord)
 application = Decoder(Application)
 service = Decoder(ServiceRecord)
-settled_file = Decoder(SettledFile)
+remembered_file = Decoder(RememberedFile)
 restoration = Decoder(Restoration)
 
 

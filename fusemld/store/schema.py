@@ -39,7 +39,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE applications (key TEXT PRIMARY KEY, data TEXT NOT NULL)",
         "CREATE TABLE services (key TEXT PRIMARY KEY, data TEXT NOT NULL)",
     ),
-    # Files of the watched folder that need not be read again as long as they look the same.
+    # Files of the watched folder that need not be parsed again as long as they are the same.
     ("CREATE TABLE files (key TEXT PRIMARY KEY, data TEXT NOT NULL)",),
 )
 """What leads from each schema version to the next; the number of them is the current version (`user_version`)."""

@@ -23,7 +23,7 @@ import structlog
 
 from fusemld.model import faults
 from fusemld.model.application import Application
-from fusemld.model.document import DocumentRecord, Restoration, SettledFile
+from fusemld.model.document import DocumentRecord, RememberedFile, Restoration
 from fusemld.model.errors import StartError
 from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
@@ -171,8 +171,8 @@ class Store:
         found = await self.meta(RESTORATION)
         return None if found is None else reads.restoration(found)
 
-    async def settled_files(self) -> list[SettledFile]:
-        return await self._read(partial(reads.records, table="files", decode=reads.settled_file))
+    async def remembered_files(self) -> list[RememberedFile]:
+        return await self._read(partial(reads.records, table="files", decode=reads.remembered_file))
 
     # For retention: see `fusemld.store.upkeep`
 

@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from fusemld.model.application import Application
 from fusemld.model.codeset import PinnedCodeset
-from fusemld.model.document import DocumentRecord, SettledFile
+from fusemld.model.document import DocumentRecord, RememberedFile
 from fusemld.model.errors import InvalidInputError, NotFoundError
 from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
@@ -122,7 +122,7 @@ def ends(draw: st.DrawFn, run: Run) -> PutRun:
 
 DOCUMENTS = st.builds(DocumentRecord, key=KEYS, file=WORDS, generation=st.integers(0, 3))
 FILES = st.builds(
-    SettledFile,
+    RememberedFile,
     path=KEYS,
     inode=st.integers(0, 2**63),
     size_bytes=st.just(1),
@@ -172,7 +172,7 @@ class Model:
         self.runs: dict[str, Run] = {}
         self.workflows: dict[str, str] = {}
         self.records: dict[str, dict[str, msgspec.Struct]] = {
-            name: {} for name in ("documents", "settled_files", "applications", "services")
+            name: {} for name in ("documents", "remembered_files", "applications", "services")
         }
         self.meta: dict[str, str] = {}
 
@@ -216,9 +216,9 @@ class Model:
             case DeleteDocument(key):
                 self.records["documents"].pop(key, None)
             case PutFile(file):
-                self.records["settled_files"][file.path] = file
+                self.records["remembered_files"][file.path] = file
             case DeleteFile(path):
-                self.records["settled_files"].pop(path, None)
+                self.records["remembered_files"].pop(path, None)
             case PutApplication(application):
                 self.records["applications"][application.name] = application
             case DeleteApplication(name):

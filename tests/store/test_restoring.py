@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from fusemld.model import faults
-from fusemld.model.document import HELD, DocumentRecord, DocumentState, Kind, SettledFile
+from fusemld.model.document import HELD, DocumentRecord, DocumentState, Kind, RememberedFile
 from fusemld.model.errors import FusemldError, InvalidInputError, NotFoundError, StartError
 from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
@@ -181,13 +181,13 @@ async def test_what_a_document_asked_for_is_not_run(path: Path, backup: Path) ->
             started_versions={"lab/digits": "x@1"},
         ),
     )
-    settled = SettledFile(path="b.yaml", inode=1, size_bytes=1, mtime_ns=1, ctime_ns=1, mark="0:1")
-    await saved(path, backup, *(PutDocument(row) for row in rows), PutFile(settled))
+    remembered = RememberedFile(path="b.yaml", inode=1, size_bytes=1, mtime_ns=1, ctime_ns=1, mark="0:1")
+    await saved(path, backup, *(PutDocument(row) for row in rows), PutFile(remembered))
 
     restore(backup, path, NOW)
     async with Store.open(path) as store:
         after = {row.key: row for row in await store.documents()}
-        restoration, files = await store.restoration(), await store.settled_files()
+        restoration, files = await store.restoration(), await store.remembered_files()
 
     assert restoration is not None
     assert restoration.at == NOW
