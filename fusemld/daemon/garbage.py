@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Final
 
 _YOUNG: Final = 10_000
-"""Net new containers (tuples, dicts, objects) before the young ones are searched. By default that happens every
-700, which the answers of an API server, all freed by counting, pass again and again."""
+"""Net new containers (tuples, dicts, objects) before the young ones are searched. The default of 700 to 2,000 is
+passed again and again by the answers of an API server, all of which are freed by counting."""
 
 
 def search_seldom() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import shutil
 import sys
 import threading
@@ -193,3 +195,22 @@ def test_who_forks_without_end_is_held_named_and_ended(daemon: Daemon, holder: C
     assert words in daemon.run("fuseml", "why", run).stdout
     assert all(gone(pid) for pid in pids)
     assert processes_of_steps(daemon) == []
+
+
+@pytest.mark.parametrize(
+    ("soft", "state", "remedy"), [(2000, "warn", "LimitNOFILE=4096 in its unit"), (5000, "ok", "")]
+)
+def test_check_tells_how_many_files_the_daemon_may_open_that_runs(
+    daemon: Daemon, soft: int, state: str, remedy: str
+) -> None:
+    daemon.start()
+    assert daemon.process is not None
+    _soft, hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+    findings = json.loads(daemon.run("fusemld", "check", "-o", "json", check=False).stdout)
+
+    (found,) = [each for each in findings if each["name"] == "open files"]
+    assert found["level"] == state
+    assert f"{soft} at once for the daemon that runs" in found["message"]
+    assert remedy in found["remedy"]

@@ -56,6 +56,18 @@ def test_stop_without_a_daemon_is_exit_status_4(environment: dict[str, str], tmp
     assert fusemld(environment, "stop", "--socket", str(tmp_path / "none")).returncode == 4
 
 
+def test_stopping_everything_says_where_no_daemon_has_ever_been(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    places = ("--socket", str(tmp_path / "none"), "--state", str(tmp_path / "state"))
+
+    done = fusemld(environment, "stop", "--all", *places)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"no daemon was running; none has used {tmp_path}/state yet\n"
+    assert not (tmp_path / "state").exists()
+
+
 def test_check_passes_on_a_host_that_has_everything_it_needs(environment: dict[str, str], tmp_path: Path) -> None:
     done = fusemld(environment, "check", "--state", str(tmp_path), "--set", "process.sandbox=off", "-o", "json")
     found = {each["name"]: each for each in json.loads(done.stdout)}

@@ -1,4 +1,4 @@
-"""What the cluster needs beside the Kubernetes programs, all of it from Debian's packages."""
+"""What tests need of Debian's packages: the cluster beside the Kubernetes programs, and machines of their own."""
 
 from __future__ import annotations
 
