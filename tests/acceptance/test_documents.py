@@ -413,6 +413,9 @@ services: [{id: main, endpoints: [{url: "http://127.0.0.1:9"}]}]
 def test_what_only_the_reference_leaves_open_is_run_with_a_warning_each(daemon: Daemon) -> None:
     daemon.start()
     daemon.drop("record.yaml", RECORD)
+    daemon.wait_for(
+        lambda: daemon.file("record.yaml")["state"] == "registered", 10, "a record that any step may take"
+    )
 
     file = daemon.drop("w.yaml", LENIENT)
     run = daemon.finished(daemon.run_of("w.yaml"))
