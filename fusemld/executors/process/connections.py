@@ -36,19 +36,20 @@ class Connection:
         self.greeted = False
         self.is_blocked = False
         self._received = bytearray()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._outgoing = bytearray()
 
     def receive(self) -> list[ToKeeper]:
         """The complete messages that have arrived. Raises `ClosedError`."""
         try:
-            data = self.peer.recv(_READ_BYTES)
+            size = self.peer.recv_into(self._buffer)
         except BlockingIOError:
             return []
         except OSError as error:
             raise ClosedError(str(error)) from error
-        if not data:
+        if not size:
             raise ClosedError
-        self._received += data
+        self._received += self._buffer[:size]
         try:
             return [to_keeper.decode(body) for body in bodies(self._received)]
         except (FrameError, msgspec.MsgspecError) as error:

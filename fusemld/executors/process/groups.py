@@ -120,12 +120,14 @@ class Group:
 
     def empty(self) -> bool:
         """Make it ready for another step. False: something in it has not ended yet."""
-        return not self.is_populated and self._end_share()
+        if self.is_populated or not self._end_share():
+            return False
+        self._refused_before += self.refusals
+        return True
 
     def renew(self, limit: int) -> None:
         """Let an empty group be that of another step. Raises OSError."""
         self._limit = limit
-        self._refused_before += self.refusals
         self._bound()
 
     def _bound(self) -> None:

@@ -69,6 +69,7 @@ _TERMINATED_GRACE_S = 5.0
 _GONE_WITHIN_S = 5.0
 _REMOVE_AGAIN_S = 1.0
 _LOOK_EVERY_S = 1.0
+_MOMENT_S = 0.002
 
 
 class Child(msgspec.Struct, kw_only=True):
@@ -110,6 +111,8 @@ class Keeper:
         self._forgotten_early: set[str] = set()
         self._waiting: deque[tuple[Connection, Spawn]] = deque()
         self._news: list[ProcessEvent] = []
+        self._tell_at: float | None = None
+        """Where nothing is to be told but that something has started."""
         self._listeners = Listeners()
         self._marker = ""
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -168,8 +171,24 @@ class Keeper:
             self._stop_everything(_TERMINATED_GRACE_S)
         self._reap()
         self._spawn_some()
-        self._tell()
+        if self._is_time_to_tell():
+            self._tell()
         self._bounds.go_home()
+
+    def _is_time_to_tell(self) -> bool:
+        """What has just started is told of a moment later: where it is short it is over by then, and the journal,
+        the socket and the daemon, on whose processor it may run, are busy with it once."""
+        if not self._news or any(isinstance(event, ProcessEnded) for event in self._news):
+            self._tell_at = None
+            return True
+        now = time.monotonic()
+        if self._tell_at is None:
+            self._tell_at = now + _MOMENT_S
+            self._loop.after(_MOMENT_S, lambda: None)
+        if now < self._tell_at:
+            return False
+        self._tell_at = None
+        return True
 
     def _tell(self) -> None:
         """What is not safe yet is not told; processes go on, and the next turn tries again."""
