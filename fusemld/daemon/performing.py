@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVarTuple, Unpack
 
@@ -66,6 +67,8 @@ class StepPerformer:
         self._killing: set[AttemptKey] = set()
         self._pins: dict[str, anyio.CancelScope] = {}
         self._facts: dict[AttemptKey, Facts] = {}
+        self._told_by: dict[AttemptKey, Executor] = {}
+        """Of attempts whose end is not recorded yet."""
         self._ended: list[AttemptKey] = []
         self._known: set[AttemptKey] = set()
         self._recovered = {name: anyio.Event() for name in parts.executors}
@@ -84,7 +87,8 @@ class StepPerformer:
             await anyio.sleep_forever()
 
     async def _serve(self, tasks: TaskGroup, executor: Executor) -> None:
-        await tasks.start(executor.run, self._report, name=f"executor {executor.name} at work")
+        report = partial(self._report, by=executor)
+        await tasks.start(executor.run, report, name=f"executor {executor.name} at work")
         self._known |= await executor.recover(self._active_attempts(executor.name))
         self._recovered[executor.name].set()
 
@@ -164,8 +168,9 @@ class StepPerformer:
         """All that has ended, after what was launched in the same turn: nobody waits for this."""
         await anyio.lowlevel.checkpoint()
         ended, self._ended = self._ended, []
-        for executor in self._parts.executors.values():
-            for key in ended:
+        for key in ended:
+            told_by = self._told_by.pop(key, None)
+            for executor in self._parts.executors.values() if told_by is None else (told_by,):
                 try:
                     await executor.forget(key)
                 except FusemldError as error:
@@ -286,7 +291,9 @@ class StepPerformer:
             self.activity.pop(key, None)
         self._supervisor.touch(key.run)
 
-    def _report(self, report: AttemptStarted | AttemptNoted | AttemptFinished) -> None:
+    def _report(
+        self, report: AttemptStarted | AttemptNoted | AttemptFinished, *, by: Executor | None = None
+    ) -> None:
         if isinstance(report, AttemptNoted):
             self._show(report.key, report.text)
             return
@@ -305,6 +312,8 @@ class StepPerformer:
                     entry.scope.cancel()
                 self.activity.pop(key, None)
                 self._facts.pop(key, None)
+                if by is not None:
+                    self._told_by[key] = by
                 tell = log.debug if outcome.ending is Ending.SUCCEEDED else log.info
                 tell("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)
                 event = events.StepFinished(

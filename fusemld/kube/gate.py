@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import anyio
 
@@ -22,18 +21,17 @@ class Gate:
         self._ended: anyio.Event | None = None
         """Where the first of those who wait sleeps."""
 
-    @asynccontextmanager
-    async def passing(self) -> AsyncGenerator[float]:
-        """Holds one place; gives the time of the start."""
+    async def enter(self) -> float:
+        """Wait for a place, to be held until `leave`; gives the time of the start."""
         if self._waiting or self._wait_s():
             await self._wait()
         self.pace.started()
-        try:
-            yield self._clock()
-        finally:
-            self.pace.ended()
-            if self._ended is not None:
-                self._ended.set()
+        return self._clock()
+
+    def leave(self) -> None:
+        self.pace.ended()
+        if self._ended is not None:
+            self._ended.set()
 
     def served(self) -> None:
         self.pace.served()

@@ -23,6 +23,7 @@ _TRIES: Final = 4
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 _RENEWALS_APART_S: Final = 5.0
+_UNBOUNDED: Final = aiohttp.ClientTimeout(total=None)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +77,7 @@ class Sender:
             while True:
                 access = await self._admission(request)
                 try:
-                    async with self.gate.passing() as started_at:
-                        response, body = await self._exchange(request, access)
+                    started_at, response, body = await self._in_turn(request, access)
                 except (aiohttp.ClientError, OSError) as error:
                     words = str(error) or type(error).__name__
                     problem: FusemldError = UnavailableError(f"cannot {request.doing}: {words}")
@@ -104,6 +104,14 @@ class Sender:
                 await anyio.sleep(backoff_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
         raise UnavailableError(f"cannot {request.doing} within {self._timeout_s:g} s: {words}")
 
+    async def _in_turn(self, request: Request, access: Access) -> tuple[float, aiohttp.ClientResponse, bytes]:
+        """When it was sent, and the answer."""
+        started_at = await self.gate.enter()
+        try:
+            return started_at, *await self._exchange(request, access)
+        finally:
+            self.gate.leave()
+
     async def _exchange(self, request: Request, access: Access) -> tuple[aiohttp.ClientResponse, bytes]:
         self.sent[f"{request.verb} {paths.resource(request.path)[0]}"] += 1
         headers = [("Accept", JSON), *access.impersonation]
@@ -114,14 +122,16 @@ class Sender:
         response = await self._session.request(
             request.method,
             access.server + request.path,
-            params=request.params,
+            params=request.params or None,
             data=request.body,
             headers=headers,
             ssl=True if access.tls is None else access.tls,
             server_hostname=access.server_name,
             proxy=access.proxy,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_read=request.silence_s),
+            timeout=_UNBOUNDED
+            if request.silence_s is None
+            else aiohttp.ClientTimeout(total=None, sock_read=request.silence_s),
         )
         if request.streams and response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response, b""

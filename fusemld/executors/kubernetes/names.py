@@ -6,6 +6,7 @@ annotations, which take any text.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ _HASHED_LABEL = re.compile(rf".*_[a-v0-9]{{{_HASH_LENGTH}}}")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
 
+@functools.lru_cache(maxsize=4096)
 def pod_name(key: AttemptKey, instance: str) -> str:
     """The name of the attempt's pod, and of its Secret: at most 63 characters, a DNS label, so it is the host name
     too."""
