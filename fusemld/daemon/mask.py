@@ -15,7 +15,10 @@ class Mask:
         self._patterns = needles(map(encoded, self._secrets))
 
     def add(self, secrets: Iterable[str]) -> None:
-        self._secrets.update(secrets)
+        new = set(secrets) - self._secrets
+        if not new:
+            return
+        self._secrets |= new
         self._patterns = needles(map(encoded, self._secrets))
 
     def hides(self, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 Ts = TypeVarTuple("Ts")
 
+_FORGET_AFTER_S = 0.02
 _NOTE_EVERY_S = 5.0
 """How often it is said anew what an executor that is not ready waits for."""
 
@@ -70,6 +72,7 @@ class StepPerformer:
         self._told_by: dict[AttemptKey, Executor] = {}
         """Of attempts whose end is not recorded yet."""
         self._ended: list[AttemptKey] = []
+        self._forgetting: asyncio.TimerHandle | None = None
         self._known: set[AttemptKey] = set()
         self._recovered = {name: anyio.Event() for name in parts.executors}
         self._tasks: TaskGroup | None = None
@@ -84,7 +87,11 @@ class StepPerformer:
             for executor in self._parts.executors.values():
                 tasks.start_soon(self._serve, tasks, executor, name=f"executor {executor.name}")
             task_status.started()
-            await anyio.sleep_forever()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                if self._forgetting is not None:
+                    self._forgetting.cancel()
 
     async def _serve(self, tasks: TaskGroup, executor: Executor) -> None:
         report = partial(self._report, by=executor)
@@ -142,10 +149,12 @@ class StepPerformer:
         return run in self._pins
 
     def recorded(self, key: AttemptKey) -> None:
+        """Nobody waits for its being forgotten: that goes with what else ends within a moment."""
         self._known.discard(key)
         self._ended.append(key)
         if len(self._ended) == 1:
-            self._start("forget", key, self._forget)
+            loop = asyncio.get_running_loop()
+            self._forgetting = loop.call_later(_FORGET_AFTER_S, self._start, "forget", key, self._forget)
 
     def _start(
         self, what: str, whose: AttemptKey | str, work: Callable[[Unpack[Ts]], Awaitable[None]], *args: *Ts
@@ -165,8 +174,6 @@ class StepPerformer:
         self._tasks.start_soon(alone, name=f"{what} {whose}")
 
     async def _forget(self) -> None:
-        """All that has ended, after what was launched in the same turn: nobody waits for this."""
-        await anyio.lowlevel.checkpoint()
         ended, self._ended = self._ended, []
         for key in ended:
             told_by = self._told_by.pop(key, None)

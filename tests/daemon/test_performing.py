@@ -37,6 +37,13 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_an_attempt_is_launched_with_what_it_sees_and_its_end_is_recorded(room: OpenRoom) -> None:
     async with room() as running:
+        forgotten = anyio.Event()
+
+        def forget(key: AttemptKey) -> None:
+            running.executor.forgotten.append(key)
+            forgotten.set()
+
+        running.executor.on_forget = forget
         await running.engine.create(SECRETIVE)
         launch = await running.launched(1)
         running.executor.started(ONE)
@@ -48,8 +55,10 @@ async def test_an_attempt_is_launched_with_what_it_sees_and_its_end_is_recorded(
         assert launch.secrets == {SECRET}
         assert run.state is RunState.SUCCEEDED
         assert [service.extension_id for service in run.steps["one"].services] == ["vault"]
-        assert running.executor.forgotten == [ONE]
         assert running.performer.activity == {}
+        with anyio.fail_after(10):
+            await forgotten.wait()
+        assert running.executor.forgotten == [ONE]
 
 
 async def test_who_is_killed_while_it_is_prepared_was_never_started(room: OpenRoom) -> None:

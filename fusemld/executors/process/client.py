@@ -236,7 +236,8 @@ def _encoded(text: str) -> bytes:
 
 
 class _Link(asyncio.Protocol):
-    """One connection. Requests are pipelined; frames of one turn of the loop leave in one write."""
+    """One connection. Requests are pipelined: of the frames of one turn of the loop the first leaves at once, and
+    the others in one write."""
 
     def __init__(self, notify: Observer) -> None:
         self.closed = anyio.Event()
@@ -249,6 +250,7 @@ class _Link(asyncio.Protocol):
         self._numbers = itertools.count(1)
         self._received = bytearray()
         self._outgoing = bytearray()
+        self._is_about_to_flush = False
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._told: dict[int, list[ProcessEvent]] = {}
 
@@ -269,14 +271,20 @@ class _Link(asyncio.Protocol):
             self._told.pop(request.id, None)
 
     def send(self, message: ToKeeper) -> None:
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
         self._outgoing += frame(message)
+        if not self._is_about_to_flush:
+            self._flush()
+            self._is_about_to_flush = True
+            self._loop.call_soon(self._flush_rest)
 
     def close(self) -> None:
         self._flush()
         if self._transport is not None:
             self._transport.close()
+
+    def _flush_rest(self) -> None:
+        self._is_about_to_flush = False
+        self._flush()
 
     def _flush(self) -> None:
         if self._outgoing and self._transport is not None:

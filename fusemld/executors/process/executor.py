@@ -380,7 +380,7 @@ class ProcessExecutor:
                 outcome, outputs = diagnose(
                     event,
                     note.outputs,
-                    RESULTS if note.is_sandboxed else folder.results,
+                    RESULTS if note.is_sandboxed or not note.outputs else folder.results,
                     is_sandboxed=note.is_sandboxed,
                     is_short_of_memory=event.exit_status != 0
                     and attempt.oom_kills is not None
