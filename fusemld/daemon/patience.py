@@ -15,14 +15,16 @@ T = TypeVar("T")
 
 FIRST_S = 0.5
 LONGEST_S = 60.0
+SAID_EVERY_S = 5.0
+"""How often it is said anew how long the pause still is."""
 
 
 async def patiently(
     action: Callable[[], Awaitable[T]], note: Note, *, may_wait: Callable[[float], bool] = lambda _: True
 ) -> T:
     """Repeat the action, with growing pauses, as long as it raises `UnavailableError` (or `OSError` for want of
-    something that comes back) and the caller is not cancelled. `may_wait` is asked about each pause (in seconds):
-    where it says no, the error is raised."""
+    something that comes back) and the caller is not cancelled. `note` hears in every pause, again and again, how
+    long it still is. `may_wait` is asked about each pause (in seconds): where it says no, the error is raised."""
     tries = 0
     while True:
         try:
@@ -34,5 +36,21 @@ async def patiently(
             pause_s = backoff_s(tries, FIRST_S, LONGEST_S)
             if not may_wait(pause_s):
                 raise
-            note(f"{error}; trying again in {pause_s:g} s")
-        await anyio.sleep(pause_s)
+            words = str(error)
+        while pause_s > 0:
+            note(f"{words}; trying again in {pause_s:g} s")
+            await anyio.sleep(min(pause_s, SAID_EVERY_S))
+            pause_s -= SAID_EVERY_S
+
+
+def once(say: Note) -> Note:
+    """Says the first only: a log needs no countdown."""
+    is_said = False
+
+    def note(text: str) -> None:
+        nonlocal is_said
+        if not is_said:
+            is_said = True
+            say(text)
+
+    return note

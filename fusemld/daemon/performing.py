@@ -16,7 +16,7 @@ import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from fusemld.daemon.mask import Mask
-from fusemld.daemon.patience import patiently
+from fusemld.daemon.patience import once, patiently
 from fusemld.daemon.preparing import Facts, Parts, Prepared, Preparer, Steered, log_path
 from fusemld.daemon.steering import Steering
 from fusemld.daemon.supervisor import Supervisor
@@ -272,7 +272,7 @@ class StepPerformer:
             elif executor is not None:
                 await patiently(
                     lambda: executor.kill(key, self._parts.grace_s),
-                    lambda text: log.warning("step.kill_failed", key=str(key), error=text),
+                    once(lambda text: log.warning("step.kill_failed", key=str(key), error=text)),
                 )
         finally:
             self._killing.discard(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -59,6 +60,8 @@ class Supervised:
         self._condition = ServiceCondition.STOPPED
         self._since = time.time()
         self._message = ""
+        self._again_at = 0.0
+        """When it is started again (`time.monotonic`), where it waits for that."""
         self._halted = False
 
     # What others see
@@ -73,7 +76,7 @@ class Supervised:
             url=self.address.url,
             since=self._since,
             pid=self._tools.endings.pid(self._key()) if alive else None,
-            message=self._message,
+            message=self._words(),
             log=str(log_of(self._tools, self.record.name, self.record.start)),
             starts=self.record.starts,
         )
@@ -331,8 +334,14 @@ class Supervised:
             ended = self._tools.endings.ending(self._key())
             message = f"it {in_words(ended)}" if ended is not None else "it is not running"
             _log.warning("service.died", service=self.record.name, cause=message)
-        message = message.partition("; starts again in ")[0]
-        self._become(ServiceCondition.BACKOFF, f"{message}; starts again in {delay_s:.0f} s")
+        self._again_at = time.monotonic() + delay_s
+        self._become(ServiceCondition.BACKOFF, message)
+
+    def _words(self) -> str:
+        left_s = self._again_at - time.monotonic()
+        if self._condition is not ServiceCondition.BACKOFF or left_s <= 0:
+            return self._message
+        return f"{self._message}; starts again in {math.ceil(left_s)} s"
 
     def _become(self, condition: ServiceCondition, message: str) -> None:
         if condition is not self._condition:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from fusemld.daemon import patience
-from fusemld.daemon.patience import patiently
+from fusemld.daemon.patience import once, patiently
 from fusemld.model.errors import StartError, UnavailableError
 
 
@@ -36,6 +36,26 @@ async def test_what_is_out_of_reach_is_tried_again_and_said() -> None:
 
     assert reached == "reached"
     assert notes == [f"cannot reach it; trying again in {s} s" for s in ("0.001", "0.002", "0.002")]
+
+
+async def test_how_long_a_pause_still_is_is_said_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_S", 0.25)
+    monkeypatch.setattr(patience, "LONGEST_S", 0.25)
+    monkeypatch.setattr(patience, "SAID_EVERY_S", 0.125)
+    notes: list[str] = []
+    log: list[str] = []
+    tell = once(log.append)
+
+    def note(text: str) -> None:
+        notes.append(text)
+        tell(text)
+
+    began = anyio.current_time()
+    await patiently(Flaky(1), note)
+
+    assert notes == [f"cannot reach it; trying again in {s} s" for s in ("0.25", "0.125")]
+    assert log == notes[:1]
+    assert anyio.current_time() - began >= 0.25
 
 
 async def test_want_of_room_is_waited_for_and_other_errors_of_the_system_are_not() -> None:

@@ -25,6 +25,7 @@ from fusemld.services.supervisor import ServiceSupervisor
 
 SERVER = Path(__file__).parent / "server.py"
 DEADLINE_S = 20.0
+QUICK = Backoff(initial_s=0.05, maximum_s=0.5)
 
 OpenSupervisor = Callable[..., AbstractAsyncContextManager[ServiceSupervisor]]
 Wrap = Callable[[Processes, ServicePersistence], tuple[Processes, ServicePersistence]]
@@ -103,7 +104,9 @@ def open_supervisor(records: Records, state: Path) -> OpenSupervisor:
     between the supervisor and what it does to the world."""
 
     @contextlib.asynccontextmanager
-    async def open_(wrap: Wrap = lambda *world: world) -> AsyncIterator[ServiceSupervisor]:
+    async def open_(
+        wrap: Wrap = lambda *world: world, backoff: Backoff = QUICK
+    ) -> AsyncIterator[ServiceSupervisor]:
         keeper = Keeper(state, idle_s=1.0)
         processes, persistence = wrap(keeper, records)
         folders = RuntimeFolders(environments=state / "environments", cache=state / "cache")
@@ -113,7 +116,7 @@ def open_supervisor(records: Records, state: Path) -> OpenSupervisor:
             {kind.kind: kind for kind in KINDS},
             state,
             persistence,
-            backoff=Backoff(initial_s=0.05, maximum_s=0.5),
+            backoff=backoff,
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(lambda *, task_status: keeper.run(task_status=task_status))

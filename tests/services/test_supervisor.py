@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from msgspec.structs import replace
 from fusemld.hooks.services import ServiceRequest
 from fusemld.model.errors import InvalidInputError, StartError, UnavailableError
 from fusemld.model.service import ServiceCondition, ServiceState
+from fusemld.services.backoff import Backoff
 from fusemld.services.supervisor import ServiceSupervisor
 
-Open = Callable[[], AbstractAsyncContextManager[ServiceSupervisor]]
+Open = Callable[..., AbstractAsyncContextManager[ServiceSupervisor]]
 Eventually = Callable[[Callable[[], bool], str], Awaitable[None]]
 
 PLAIN = ServiceRequest(name="plain", kind="plain")
@@ -46,6 +48,10 @@ async def fetch(url: str) -> str:
 
 def state_of(supervisor: ServiceSupervisor, name: str) -> ServiceState:
     return next(state for state in supervisor.states() if state.name == name)
+
+
+def is_said(supervisor: ServiceSupervisor, words: str) -> bool:
+    return state_of(supervisor, "plain").message == words
 
 
 def is_gone(pid: int | None) -> bool:
@@ -175,6 +181,19 @@ async def test_a_service_that_dies_comes_back_at_the_same_address(
             "another process is ready",
         )
         assert await fetch(address.url) == request_.parameters.get("text", "hello")
+
+
+async def test_when_it_starts_again_is_counted_down(open_supervisor: Open, eventually: Eventually) -> None:
+    async with open_supervisor(backoff=Backoff(initial_s=2.0)) as supervisor:
+        await supervisor.ensure(PLAIN, silent)
+        pid = state_of(supervisor, "plain").pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+        for left_s in (2, 1):
+            words = f"it was killed by signal 9; starts again in {left_s} s"
+            await eventually(partial(is_said, supervisor, words), words)
+        await eventually(lambda: state_of(supervisor, "plain").state is ServiceCondition.READY, "it is back")
 
 
 async def test_a_port_that_somebody_else_took_is_said_and_waited_for(
