@@ -59,11 +59,13 @@ class NearMissView(View, frozen=True, kw_only=True):
 
 
 class ExplainedRequirement(View, frozen=True, kw_only=True):
-    """`picked` is None where nothing fits; `reason` says why this one, or why none."""
+    """`picked` is None where nothing fits; `reason` says why this one, or why none. `wanted` are the selectors,
+    `unknown` those whose expressions have no value before there is a run: the outcome is that of the others."""
 
     step: str
     requirement: str
     wanted: dict[str, str]
+    unknown: tuple[str, ...] = ()
     picked: ResolvedService | None = None
     origin: str = ""
     reason: str = ""

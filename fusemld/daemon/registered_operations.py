@@ -162,6 +162,7 @@ def _explained(entry: Explanation) -> registry_views.ExplainedRequirement:
         step=entry.step,
         requirement=entry.requirement,
         wanted=entry.selectors,
+        unknown=entry.unknown,
         picked=entry.service,
         origin=entry.source,
         reason=entry.message,

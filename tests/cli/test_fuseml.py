@@ -15,6 +15,7 @@ from anyio.from_thread import BlockingPortal
 
 from fusemld.api import registry_views, views
 from fusemld.api.views import moment
+from fusemld.model.extension import ResolvedService
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.run import Ending, RunState, StepState
 from tests.api.memory import START, MemoryOperations, run_view, step_view
@@ -381,6 +382,7 @@ def test_an_explanation_shows_what_was_picked_and_what_was_not(fuseml: Cli, oper
         step="train",
         requirement="store",
         wanted={"version": ">=2"},
+        unknown=("product",),
         reason="no record has that version",
         near_misses=(miss,),
     )
@@ -392,9 +394,26 @@ def test_an_explanation_shows_what_was_picked_and_what_was_not(fuseml: Cli, oper
 
     assert done.returncode == 1
     assert done.stdout.splitlines()[2:] == [
-        "train: store (wants version >=2)",
+        "train: store (wants version >=2, product not known before there is a run)",
         "  nothing fits: no record has that version",
         "  not old/s3: version: 1.0 is not >=2",
+    ]
+
+
+def test_an_explanation_says_that_a_pick_is_not_certain(fuseml: Cli, operations: MemoryOperations) -> None:
+    picked = ResolvedService(requirement="store", extension_id="minio", service_id="main", url="http://minio:9000")
+    requirement = registry_views.ExplainedRequirement(
+        step="train", requirement="store", wanted={}, unknown=("product",), picked=picked
+    )
+    operations.explanation = registry_views.ExplanationView(
+        workflow="w", project="default", user="ada", requirements=(requirement,)
+    )
+
+    done = fuseml("extension", "explain", "w")
+
+    assert done.stdout.splitlines()[2:] == [
+        "train: store (wants product not known before there is a run)",
+        "  picked minio/main http://minio:9000, as far as that can be known",
     ]
 
 

@@ -129,18 +129,24 @@ def _explained(found: registry_views.ExplanationView) -> Iterator[str]:
     if not found.requirements:
         yield "no step asks for an extension"
     for each in found.requirements:
-        wanted = ", ".join(f"{name} {value}" for name, value in each.wanted.items()) or "anything"
+        wanted = ", ".join(_wanted(each)) or "anything"
         yield ""
         yield tables.printable(f"{each.step}: {each.requirement} (wants {wanted})")
         if each.picked:
             place = f"{each.picked.extension_id}/{each.picked.service_id} {each.picked.url}".rstrip()
             origin = f" from {each.origin}" if each.origin else ""
-            yield tables.printable(f"  picked {place}{origin}")
+            so_far = ", as far as that can be known" if each.unknown else ""
+            yield tables.printable(f"  picked {place}{origin}{so_far}")
         else:
             yield tables.printable(f"  nothing fits: {each.reason}")
         for miss in each.near_misses:
             name = f"{miss.extension_id}/{miss.service_id}" if miss.service_id else miss.extension_id
             yield tables.printable(f"  not {name}: {miss.selector}: {miss.reason}")
+
+
+def _wanted(each: registry_views.ExplainedRequirement) -> list[str]:
+    known = [f"{name} {value}" for name, value in each.wanted.items()]
+    return known + [f"{name} not known before there is a run" for name in each.unknown]
 
 
 def _pairs(configuration: dict[str, str]) -> str:
