@@ -89,6 +89,8 @@ class ProcessExecutor:
         self._attempts: dict[AttemptKey, _Attempt] = {}
         self._stopped: set[AttemptKey] = set()
         """Told to stop before the keeper knew them."""
+        self._ended_meanwhile: dict[AttemptKey, ProcessEnded] | None = None
+        """What ends while `recover` finds out what there is."""
         self._report: Report | None = None
         self._bwrap: str | None = None
         self._home = Path(os.environ.get("HOME") or "/")
@@ -168,17 +170,23 @@ class ProcessExecutor:
 
     async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
         wanted = frozenset(keys)
+        self._ended_meanwhile = {}
         found = {_key(event.key): event for event in await self._processes.known(_PREFIX)}
         lost = await anyio.to_thread.run_sync(self._lost_with_the_host, wanted - found.keys())
-        for key, event in found.items():
+        found |= self._ended_meanwhile
+        self._ended_meanwhile = None
+        # Known all at once: from here on `_observe` takes what comes.
+        for key in found:
             attempt = self._attempts.setdefault(key, _Attempt())
             attempt.spawned = True
+            attempt.unwanted = key not in wanted
             # Now, where it can be read: its end may come when there are no descriptors.
             attempt.note = attempt_folder(self._settings.state, key).note()
-            if key in wanted:
+        for key, event in found.items():
+            if key in wanted or isinstance(event, ProcessEnded):
                 self._observe(event)
             else:
-                await self._drop(key, attempt, event)
+                await self._processes.stop(_name(key), _UNWANTED_GRACE_S)
         for key in lost:
             outcome = Outcome(ending=Ending.LOST, message="the host went down while it ran")
             self._finish(key, self._attempts.setdefault(key, _Attempt()), time.time(), outcome, {})
@@ -230,15 +238,6 @@ class ProcessExecutor:
 
     def log_path(self, key: AttemptKey) -> Path:
         return Path(f"{self._settings.state}/logs/{key.run}/{key.step}.{key.attempt}.log")
-
-    async def _drop(self, key: AttemptKey, attempt: _Attempt, event: ProcessStarted | ProcessEnded) -> None:
-        """End what no run waits for (any more), and forget it."""
-        if isinstance(event, ProcessEnded):
-            del self._attempts[key]
-            self._abandon(key)
-        else:
-            attempt.unwanted = True
-            await self._processes.stop(_name(key), _UNWANTED_GRACE_S)
 
     def _abandon(self, key: AttemptKey, *, is_known: bool = True) -> None:
         self._leftovers[key] = is_known or self._leftovers.get(key, False)
@@ -366,6 +365,8 @@ class ProcessExecutor:
         """Of attempts that nobody asked for yet (before `recover`) nothing is reported."""
         key = _key(event.key)
         attempt = self._attempts.get(key)
+        if attempt is None and self._ended_meanwhile is not None and isinstance(event, ProcessEnded):
+            self._ended_meanwhile[key] = event
         if attempt is None or self._report is None:
             return
         match event:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import pytest
 from fusemld.executors.process.executor import ProcessExecutor
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
-from fusemld.hooks.processes import Processes
+from fusemld.hooks.processes import ProcessEnded, Processes, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, RuntimeFolders, StepInputs
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending
@@ -375,6 +375,38 @@ async def test_the_next_daemon_takes_up_what_ran_and_hears_what_ended(
         assert "did not write its output missing" in runs.outcome.message
         await until(lambda: not (state / "attempts" / "run-1.unwanted.1").exists())
         assert not any(report.key.step == "unwanted" for report in opened.reports)
+
+
+async def test_what_ends_while_the_next_daemon_finds_out_what_there_is_has_ended(
+    bench: BenchFactory, host: HostFactory, state: Path
+) -> None:
+    gate = state / "gate"
+    os.mkfifo(gate)
+    async with bench(shut_down=False) as opened:
+        for step in ("waited-for", "unwanted"):
+            await opened.executor.launch(shell(f"read x < {gate}", step=step))
+
+    async with host() as running, anyio.create_task_group() as tasks:
+        made = Bench(state, running.keeper, sandbox="off")
+        found = await running.keeper.known("step/")
+        asked = running.keeper.known
+
+        async def known(prefix: str) -> Sequence[ProcessStarted | ProcessEnded]:
+            answer = await asked(prefix)
+            gate.write_text("go\ngo\n")
+            for event in found:
+                await running.end(event.key)
+            return answer
+
+        running.keeper.known = known  # type: ignore[method-assign] # its answer comes late
+        await tasks.start(made.executor.run, made.report)
+        recovered = await made.executor.recover([key("waited-for")])
+
+        assert len(found) == 2
+        assert recovered == {key("waited-for")}
+        assert (await made.finished(key("waited-for"))).outcome.ending is Ending.SUCCEEDED
+        assert {report.key.step for report in made.reports} == {"waited-for"}
+        tasks.cancel_scope.cancel()
 
 
 async def test_after_a_crash_of_the_host_an_attempt_without_a_claim_is_lost_for_good(
