@@ -119,10 +119,15 @@ class Group:
         self._bound()
 
     def empty(self) -> bool:
-        """Make it ready for another step. False: something in it has not ended yet."""
+        """Make it ready for another step. False: something in it has not ended yet, or that cannot be done now."""
         if self.is_populated or not self._end_share():
             return False
-        self._refused_before += self.refusals
+        try:
+            self._refused_before = self._refused()
+        except FileNotFoundError:
+            self._refused_before = 0
+        except OSError:
+            return False
         return True
 
     def renew(self, limit: int) -> None:
@@ -143,10 +148,13 @@ class Group:
     def refusals(self) -> int:
         """How often a process of the step could not be started because of the limit."""
         try:
-            words = _text(f"{self._path}/pids.events").split()
+            return self._refused() - self._refused_before
         except OSError:
             return 0
-        return int(words[words.index("max") + 1]) - self._refused_before if "max" in words else 0
+
+    def _refused(self) -> int:
+        words = _text(f"{self._path}/pids.events").split()
+        return int(words[words.index("max") + 1]) if "max" in words else 0
 
     def enter(self) -> None:
         """Whatever this process starts from now on is in the group. Raises OSError."""
