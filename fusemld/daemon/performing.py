@@ -16,7 +16,7 @@ import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from fusemld.daemon.mask import Mask
-from fusemld.daemon.patience import once, patiently
+from fusemld.daemon.patience import patiently
 from fusemld.daemon.preparing import Facts, Parts, Prepared, Preparer, Steered, log_path
 from fusemld.daemon.steering import Steering
 from fusemld.daemon.supervisor import Supervisor
@@ -73,6 +73,8 @@ class StepPerformer:
         """Of attempts whose end is not recorded yet."""
         self._ended: list[AttemptKey] = []
         self._forgetting: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        """What is not forgotten now is forgotten by the next daemon."""
         self._known: set[AttemptKey] = set()
         self._recovered = {name: anyio.Event() for name in parts.executors}
         self._tasks: TaskGroup | None = None
@@ -90,6 +92,7 @@ class StepPerformer:
             try:
                 await anyio.sleep_forever()
             finally:
+                self._is_closed = True
                 if self._forgetting is not None:
                     self._forgetting.cancel()
 
@@ -152,7 +155,7 @@ class StepPerformer:
         """Nobody waits for its being forgotten: that goes with what else ends within a moment."""
         self._known.discard(key)
         self._ended.append(key)
-        if len(self._ended) == 1:
+        if len(self._ended) == 1 and not self._is_closed:
             loop = asyncio.get_running_loop()
             self._forgetting = loop.call_later(_FORGET_AFTER_S, self._start, "forget", key, self._forget)
 
@@ -272,7 +275,7 @@ class StepPerformer:
             elif executor is not None:
                 await patiently(
                     lambda: executor.kill(key, self._parts.grace_s),
-                    once(lambda text: log.warning("step.kill_failed", key=str(key), error=text)),
+                    lambda text: log.warning("step.kill_failed", key=str(key), error=text),
                 )
         finally:
             self._killing.discard(key)
