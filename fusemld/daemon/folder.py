@@ -10,7 +10,7 @@ import anyio
 import structlog
 
 from fusemld.daemon.admitting import Admitting
-from fusemld.daemon.patience import once, patiently
+from fusemld.daemon.patience import patiently
 from fusemld.daemon.plans import Plans
 from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.supervisor import Supervisor
@@ -211,11 +211,9 @@ class Folder:
         await self._write(*changes)
 
     async def _write(self, *changes: Change) -> None:
-        tell = once(lambda text: log.warning("store.unavailable", error=text))
-
         def note(text: str) -> None:
             self.trouble = text
-            tell(text)
+            log.warning("store.unavailable", error=text)
 
         await patiently(lambda: self._store.write(*changes), note)
         self.trouble = ""

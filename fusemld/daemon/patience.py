@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import anyio
@@ -15,16 +16,14 @@ T = TypeVar("T")
 
 FIRST_S = 0.5
 LONGEST_S = 60.0
-SAID_EVERY_S = 5.0
-"""How often it is said anew how long the pause still is."""
 
 
 async def patiently(
     action: Callable[[], Awaitable[T]], note: Note, *, may_wait: Callable[[float], bool] = lambda _: True
 ) -> T:
     """Repeat the action, with growing pauses, as long as it raises `UnavailableError` (or `OSError` for want of
-    something that comes back) and the caller is not cancelled. `note` hears in every pause, again and again, how
-    long it still is. `may_wait` is asked about each pause (in seconds): where it says no, the error is raised."""
+    something that comes back) and the caller is not cancelled. `note` hears why, and at what time of this host it
+    is tried again. `may_wait` is asked about each pause (in seconds): where it says no, the error is raised."""
     tries = 0
     while True:
         try:
@@ -36,21 +35,6 @@ async def patiently(
             pause_s = backoff_s(tries, FIRST_S, LONGEST_S)
             if not may_wait(pause_s):
                 raise
-            words = str(error)
-        while pause_s > 0:
-            note(f"{words}; trying again in {pause_s:g} s")
-            await anyio.sleep(min(pause_s, SAID_EVERY_S))
-            pause_s -= SAID_EVERY_S
-
-
-def once(say: Note) -> Note:
-    """Says the first only: a log needs no countdown."""
-    is_said = False
-
-    def note(text: str) -> None:
-        nonlocal is_said
-        if not is_said:
-            is_said = True
-            say(text)
-
-    return note
+            again_at = datetime.now().astimezone() + timedelta(seconds=pause_s)
+            note(f"{error}; trying again at {again_at:%H:%M:%S}")
+        await anyio.sleep(pause_s)

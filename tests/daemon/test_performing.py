@@ -141,7 +141,7 @@ async def test_the_live_line_of_an_attempt_is_masked(room: OpenRoom) -> None:
         await running.engine.create(SECRETIVE)
         await running.launched(2)
 
-        assert lines[1] == "cannot reach ***; trying again in 0.001 s"
+        assert lines[1].startswith("cannot reach ***; trying again at ")
 
 
 async def test_an_executor_that_is_not_there_fails_the_step_with_those_that_are(room: OpenRoom) -> None:
