@@ -61,6 +61,7 @@ class Keeper:
         self._link: _Link | None = None
         self._linked = anyio.Event()
         self._unsent_forgets: set[str] = set()
+        self._is_shutting_down = False
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep a connection until cancelled. Cancelling leaves the keeper and its processes alone.
@@ -86,6 +87,8 @@ class Keeper:
                     task_status.started()
                     is_first = False
                 await link.closed.wait()
+                if self._is_shutting_down:
+                    await anyio.sleep_forever()
                 _log.warning("keeper.lost", pid=link.keeper_pid)
             finally:
                 self._link, self._linked = None, anyio.Event()
@@ -141,6 +144,7 @@ class Keeper:
         folder = keeper_folder(self._state_folder)
         if not (folder / "journal").exists():
             return False
+        self._is_shutting_down = True
         link = await self._open_link()
         try:
             await link.ask(Shutdown(id=link.next_id(), grace_s=grace_s))
