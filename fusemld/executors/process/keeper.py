@@ -31,6 +31,7 @@ from fusemld.executors.process.connections import ClosedError, Connection
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
 from fusemld.executors.process.listeners import Listeners
 from fusemld.executors.process.loop import Loop, log, survive
+from fusemld.executors.process.news import News
 from fusemld.executors.process.pump import Pump
 from fusemld.executors.process.spawning import (
     ExecError,
@@ -69,7 +70,6 @@ _TERMINATED_GRACE_S = 5.0
 _GONE_WITHIN_S = 5.0
 _REMOVE_AGAIN_S = 1.0
 _LOOK_EVERY_S = 1.0
-_MOMENT_S = 0.002
 
 
 class Child(msgspec.Struct, kw_only=True):
@@ -110,9 +110,7 @@ class Keeper:
         self._latest: dict[str, ProcessEvent] = {}
         self._forgotten_early: set[str] = set()
         self._waiting: deque[tuple[Connection, Spawn]] = deque()
-        self._news: list[ProcessEvent] = []
-        self._tell_at: float | None = None
-        """Where nothing is to be told but that something has started."""
+        self._news = News()
         self._listeners = Listeners()
         self._marker = ""
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -171,24 +169,11 @@ class Keeper:
             self._stop_everything(_TERMINATED_GRACE_S)
         self._reap()
         self._spawn_some()
-        if self._is_time_to_tell():
+        if wait_s := self._news.wait_s(time.monotonic()):
+            self._loop.after(wait_s, lambda: None)
+        else:
             self._tell()
         self._bounds.go_home()
-
-    def _is_time_to_tell(self) -> bool:
-        """What has just started is told of a moment later: where it is short it is over by then, and the journal,
-        the socket and the daemon, on whose processor it may run, are busy with it once."""
-        if not self._news or any(isinstance(event, ProcessEnded) for event in self._news):
-            self._tell_at = None
-            return True
-        now = time.monotonic()
-        if self._tell_at is None:
-            self._tell_at = now + _MOMENT_S
-            self._loop.after(_MOMENT_S, lambda: None)
-        if now < self._tell_at:
-            return False
-        self._tell_at = None
-        return True
 
     def _tell(self) -> None:
         """What is not safe yet is not told; processes go on, and the next turn tries again."""
@@ -198,8 +183,7 @@ class Keeper:
             log(f"cannot write the journal: {error}")
             self._loop.after(1.0, lambda: None)
             return
-        news, self._news = self._news, []
-        if news:
+        if news := self._news.take():
             faults.point("keeper.recorded")
         self._clients.tell(news)
 
@@ -318,7 +302,7 @@ class Keeper:
             ticks = start_ticks(pid)
         self._journal.add(Spawned(key=request.key, at=started.at, pid=pid, ticks=ticks))
         self._latest[request.key] = started
-        self._news.append(started)
+        self._news.add(started, time.monotonic())
         return Reply(id=request.id)
 
     def _look_at_limits(self) -> None:
@@ -489,7 +473,7 @@ class Keeper:
     def _record_end(self, event: ProcessEnded) -> None:
         self._journal.add(Ended(event=event))
         self._latest[event.key] = event
-        self._news.append(event)
+        self._news.add(event, time.monotonic())
         if event.key in self._forgotten_early:
             self._forget((event.key,))
 

@@ -378,7 +378,7 @@ async def test_the_next_daemon_takes_up_what_ran_and_hears_what_ended(
 
 
 async def test_what_ends_while_the_next_daemon_finds_out_what_there_is_has_ended(
-    bench: BenchFactory, host: HostFactory, state: Path
+    bench: BenchFactory, host: HostFactory, state: Path, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = state / "gate"
     os.mkfifo(gate)
@@ -398,14 +398,16 @@ async def test_what_ends_while_the_next_daemon_finds_out_what_there_is_has_ended
                 await running.end(event.key)
             return answer
 
-        running.keeper.known = known  # type: ignore[method-assign] # its answer comes late
-        await tasks.start(made.executor.run, made.report)
-        recovered = await made.executor.recover([key("waited-for")])
+        with monkeypatch.context() as patched:
+            patched.setattr(running.keeper, "known", known)
+            await tasks.start(made.executor.run, made.report)
+            recovered = await made.executor.recover([key("waited-for")])
 
         assert len(found) == 2
         assert recovered == {key("waited-for")}
         assert (await made.finished(key("waited-for"))).outcome.ending is Ending.SUCCEEDED
         assert {report.key.step for report in made.reports} == {"waited-for"}
+        await until(lambda: not (state / "attempts" / "run-1.unwanted.1").exists())
         tasks.cancel_scope.cancel()
 
 

@@ -117,6 +117,27 @@ def test_a_group_of_which_nobody_can_tell_who_is_in_it_counts_as_populated(host:
     assert empty == (False, False)
 
 
+def test_a_group_of_which_nobody_can_tell_what_it_was_refused_is_not_taken_again_yet(
+    host: Host,
+) -> None:
+    place = groups.Place(base=str(host.mount), home=str(host.mount))
+    made = groups.Groups(place, "m")
+    group = groups.Group(place, "g", 5)
+    folder = host.group("g")
+    (folder / "cgroup.procs").write_text("")
+    (folder / "pids.events").mkdir()  # cannot be read
+
+    too_early = made.give_back(group)
+    (folder / "pids.events").rmdir()
+    (folder / "pids.events").write_text("max 3\n")
+    before = group.refusals
+    given_back = made.give_back(group)
+    (folder / "pids.events").write_text("max 4\n")
+
+    assert (too_early, given_back) == (False, True)
+    assert (before, group.refusals) == (3, 1)
+
+
 class StuckGroups(groups.Groups):
     """A double: entering works, and leaving does not as long as `is_stuck`."""
 

@@ -183,7 +183,7 @@ async def test_a_keeper_that_nobody_needs_goes_away(
 
 
 async def test_shutting_down_leaves_nothing(
-    until: Until, host: HostFactory, state: Path, gone: Gone, count_keepers: Callable[[Path], int]
+    host: HostFactory, state: Path, gone: Gone, count_keepers: Callable[[Path], int]
 ) -> None:
     async with host(shut_down=False) as opened:
         await opened.spawn("a", *FOREVER)
@@ -191,8 +191,18 @@ async def test_shutting_down_leaves_nothing(
 
     await Keeper(state).shutdown(5)
 
+    assert count_keepers(state) == 0
     await gone(pid)
-    await until(lambda: count_keepers(state) == 0)
+
+
+async def test_who_shuts_the_keeper_down_starts_no_other(
+    host: HostFactory, state: Path, count_keepers: Callable[[Path], int]
+) -> None:
+    async with host(shut_down=False) as opened:
+        await opened.keeper.shutdown(5)
+        await anyio.sleep(0.3)  # another one would be there within a moment
+
+        assert count_keepers(state) == 0
 
 
 async def test_shutting_down_also_ends_what_a_killed_keeper_left(
