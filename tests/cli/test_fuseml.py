@@ -13,9 +13,8 @@ import pytest
 import yaml
 from anyio.from_thread import BlockingPortal
 
-from fusemld.api import registry_views, views
+from fusemld.api import views
 from fusemld.api.views import moment
-from fusemld.model.extension import ResolvedService
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.run import Ending, RunState, StepState
 from tests.api.memory import START, MemoryOperations, run_view, step_view
@@ -372,49 +371,6 @@ def test_an_application_whose_cluster_is_gone_is_deleted_by_leaving_what_is_ther
         == "application iris is deleted\nleft where it is: InferenceService/iris\nleft where it is: s3://m/iris\n"
     )
     assert operations.orphaned == ["iris"]
-
-
-def test_an_explanation_shows_what_was_picked_and_what_was_not(fuseml: Cli, operations: MemoryOperations) -> None:
-    miss = registry_views.NearMissView(
-        extension_id="old", service_id="s3", selector="version", reason="1.0 is not >=2"
-    )
-    requirement = registry_views.ExplainedRequirement(
-        step="train",
-        requirement="store",
-        wanted={"version": ">=2"},
-        unknown=("product",),
-        reason="no record has that version",
-        near_misses=(miss,),
-    )
-    operations.explanation = registry_views.ExplanationView(
-        workflow="w", project="default", user="ada", requirements=(requirement,)
-    )
-
-    done = fuseml("extension", "explain", "w")
-
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[2:] == [
-        "train: store (wants version >=2, product not known before there is a run)",
-        "  nothing fits: no record has that version",
-        "  not old/s3: version: 1.0 is not >=2",
-    ]
-
-
-def test_an_explanation_says_that_a_pick_is_not_certain(fuseml: Cli, operations: MemoryOperations) -> None:
-    picked = ResolvedService(requirement="store", extension_id="minio", service_id="main", url="http://minio:9000")
-    requirement = registry_views.ExplainedRequirement(
-        step="train", requirement="store", wanted={}, unknown=("product",), picked=picked
-    )
-    operations.explanation = registry_views.ExplanationView(
-        workflow="w", project="default", user="ada", requirements=(requirement,)
-    )
-
-    done = fuseml("extension", "explain", "w")
-
-    assert done.stdout.splitlines()[2:] == [
-        "train: store (wants product not known before there is a run)",
-        "  picked minio/main http://minio:9000, as far as that can be known",
-    ]
 
 
 def test_lint_needs_no_daemon_and_names_file_line_and_column(fuseml: Cli, tmp_path: Path) -> None:
