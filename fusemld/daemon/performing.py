@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -72,9 +71,7 @@ class StepPerformer:
         self._told_by: dict[AttemptKey, Executor] = {}
         """Of attempts whose end is not recorded yet."""
         self._ended: list[AttemptKey] = []
-        self._forgetting: asyncio.TimerHandle | None = None
-        self._is_closed = False
-        """What is not forgotten now is forgotten by the next daemon."""
+        self._has_ended = anyio.Event()
         self._known: set[AttemptKey] = set()
         self._recovered = {name: anyio.Event() for name in parts.executors}
         self._tasks: TaskGroup | None = None
@@ -89,12 +86,7 @@ class StepPerformer:
             for executor in self._parts.executors.values():
                 tasks.start_soon(self._serve, tasks, executor, name=f"executor {executor.name}")
             task_status.started()
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self._is_closed = True
-                if self._forgetting is not None:
-                    self._forgetting.cancel()
+            await self._forget()
 
     async def _serve(self, tasks: TaskGroup, executor: Executor) -> None:
         report = partial(self._report, by=executor)
@@ -152,18 +144,15 @@ class StepPerformer:
         return run in self._pins
 
     def recorded(self, key: AttemptKey) -> None:
-        """Nobody waits for its being forgotten: that goes with what else ends within a moment."""
         self._known.discard(key)
         self._ended.append(key)
-        if len(self._ended) == 1 and not self._is_closed:
-            loop = asyncio.get_running_loop()
-            self._forgetting = loop.call_later(_FORGET_AFTER_S, self._start, "forget", key, self._forget)
+        self._has_ended.set()
 
     def _start(
         self, what: str, whose: AttemptKey | str, work: Callable[[Unpack[Ts]], Awaitable[None]], *args: *Ts
     ) -> None:
         """A task that stops no other: what goes wrong with one run's work is logged. (A kill is asked for again by
-        the engine; what is not forgotten now is forgotten by the next daemon.)"""
+        the engine.)"""
         assert self._tasks is not None, "effects are performed while `run` does"
 
         async def alone() -> None:
@@ -177,16 +166,22 @@ class StepPerformer:
         self._tasks.start_soon(alone, name=f"{what} {whose}")
 
     async def _forget(self) -> None:
-        ended, self._ended = self._ended, []
-        for key in ended:
-            told_by = self._told_by.pop(key, None)
-            for executor in self._parts.executors.values() if told_by is None else (told_by,):
-                try:
-                    await executor.forget(key)
-                except FusemldError as error:
-                    log.warning("performer.failed", work="forget", key=str(key), error=str(error))
-                except Exception:
-                    log.exception("performer.failed", work="forget", key=str(key))
+        """What has ended, with what else ends within a moment: nobody waits for it. What is not forgotten now is
+        forgotten by the next daemon."""
+        while True:
+            await self._has_ended.wait()
+            await anyio.sleep(_FORGET_AFTER_S)
+            self._has_ended = anyio.Event()
+            ended, self._ended = self._ended, []
+            for key in ended:
+                told_by = self._told_by.pop(key, None)
+                for executor in self._parts.executors.values() if told_by is None else (told_by,):
+                    try:
+                        await executor.forget(key)
+                    except FusemldError as error:
+                        log.warning("performer.failed", work="forget", key=str(key), error=str(error))
+                    except Exception:
+                        log.exception("performer.failed", work="forget", key=str(key))
 
     # Codesets
 

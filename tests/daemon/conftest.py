@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 import pytest
@@ -11,7 +12,7 @@ from fusemld.intake.catalog import Catalog
 from fusemld.model.document import Document
 from fusemld.store.sqlite import Store
 from tests.daemon.retaining import NOW, Host, OpenHost
-from tests.daemon.room import OpenRoom, Room, ScriptedStep
+from tests.daemon.room import OpenRoom, RecordingExecutor, Room, ScriptedStep
 from tests.daemon.running import CHAIN, Clock, Engine, OpenEngine, document_of
 
 
@@ -48,10 +49,14 @@ def room(tmp_path: Path, engine: OpenEngine) -> OpenRoom:
 
     @asynccontextmanager
     async def life(
-        script: ScriptedStep | None = None, slots: int | None = None, *, is_started: bool = True
+        script: ScriptedStep | None = None,
+        slots: int | None = None,
+        *,
+        is_started: bool = True,
+        others: Mapping[str, RecordingExecutor] = MappingProxyType({}),
     ) -> AsyncGenerator[Room]:
         async with engine(slots, is_started=False) as running:
-            made = Room(running, tmp_path / "state", script)
+            made = Room(running, tmp_path / "state", script, others)
             if is_started:
                 await made.start()
             yield made

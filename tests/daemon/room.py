@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 from anyio.abc import TaskStatus
@@ -80,6 +81,7 @@ class RecordingExecutor:
         self.reachable.set()
         self.on_launch: Callable[[Launch], Awaitable[None]] | None = None
         self.on_forget: Callable[[AttemptKey], None] = self.forgotten.append
+        self.has_forgotten = anyio.Event()
         self._report: Report | None = None
 
     async def run(self, report: Report, *, task_status: TaskStatus[None]) -> None:
@@ -102,6 +104,7 @@ class RecordingExecutor:
 
     async def forget(self, key: AttemptKey) -> None:
         self.on_forget(key)
+        self.has_forgotten.set()
 
     def condition(self) -> Condition:
         return Condition(ok=self.reachable.is_set(), message="" if self.reachable.is_set() else "no answer")
@@ -134,7 +137,13 @@ class ScriptedStep:
 class Room:
     """An engine whose performer is the real one."""
 
-    def __init__(self, engine: Engine, state: Path, script: ScriptedStep | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        state: Path,
+        script: ScriptedStep | None = None,
+        others: Mapping[str, RecordingExecutor] = MappingProxyType({}),
+    ) -> None:
         self.engine = engine
         self.supervisor = engine.supervisor
         self.executor = RecordingExecutor()
@@ -158,7 +167,7 @@ class Room:
                     service_kinds={},
                     object_stores={},
                 ),
-                executors={"process": self.executor},
+                executors={"process": self.executor, **others},
                 registry=self.registry,
                 pinner=Pinner(
                     Codesets(state, (self.files,)),

@@ -12,7 +12,7 @@ from fusemld.engine.events import CancelRequested, RetryRequested
 from fusemld.hooks.executors import Launch
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending, RunState, StepState
-from tests.daemon.room import SECRET, OpenRoom
+from tests.daemon.room import SECRET, OpenRoom, RecordingExecutor
 from tests.daemon.running import document_of
 
 ONE = AttemptKey("r1", "one", 1)
@@ -37,13 +37,6 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_an_attempt_is_launched_with_what_it_sees_and_its_end_is_recorded(room: OpenRoom) -> None:
     async with room() as running:
-        forgotten = anyio.Event()
-
-        def forget(key: AttemptKey) -> None:
-            running.executor.forgotten.append(key)
-            forgotten.set()
-
-        running.executor.on_forget = forget
         await running.engine.create(SECRETIVE)
         launch = await running.launched(1)
         running.executor.started(ONE)
@@ -57,8 +50,33 @@ async def test_an_attempt_is_launched_with_what_it_sees_and_its_end_is_recorded(
         assert [service.extension_id for service in run.steps["one"].services] == ["vault"]
         assert running.performer.activity == {}
         with anyio.fail_after(10):
-            await forgotten.wait()
+            await running.executor.has_forgotten.wait()
         assert running.executor.forgotten == [ONE]
+
+
+async def test_an_end_is_forgotten_by_who_told_of_it_and_one_of_our_own_by_all(
+    room: OpenRoom,
+) -> None:
+    other = RecordingExecutor()
+
+    async def fails(launch: Launch) -> None:
+        raise StartError(f"cannot start {launch.key}")
+
+    async with room(others={"other": other}) as running:
+        await running.engine.create(PLAIN)
+        await running.launched(1)
+        running.executor.ended(ONE)
+        await running.over()
+        with anyio.fail_after(10):
+            await running.executor.has_forgotten.wait()
+        running.executor.on_launch = fails
+        await running.engine.create(PLAIN, id="r2")
+        await running.over("r2")
+        with anyio.fail_after(10):
+            await other.has_forgotten.wait()
+
+        own = AttemptKey("r2", "one", 1)
+        assert (running.executor.forgotten, other.forgotten) == ([ONE, own], [own])
 
 
 async def test_who_is_killed_while_it_is_prepared_was_never_started(room: OpenRoom) -> None:

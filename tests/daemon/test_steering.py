@@ -92,6 +92,7 @@ async def test_what_is_unavailable_is_tried_again_and_says_so(room: OpenRoom) ->
         run = await running.over()
 
         assert run.state is RunState.SUCCEEDED
+        assert len(tries) == 3
         assert all(line.startswith("cannot reach the server with ***; trying again at ") for line in tries[1:])
         assert log_of(running).splitlines() == tries[1:]
         assert running.performer.activity == {}
