@@ -7,31 +7,27 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import immutables
 
 from fusemld.api.views import UpkeepPart, UpkeepView
 from fusemld.codesets.codesets import Codesets
-from fusemld.daemon.admitting import Admitting
-from fusemld.daemon.folder import Folder
 from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.hooks.environments import EnvironmentSpec
-from fusemld.hooks.manager import Plugins
 from fusemld.hooks.services import ServiceContext, ServicePlan
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
-from fusemld.intake.snapshot import Scan
+from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.run import Run, RunState, StepRun, StepState
 from fusemld.registry.registry import Registry
 from fusemld.store.changes import PutRun
 from fusemld.store.sqlite import Store
 from tests.daemon.running import Engine
-from tests.intake.conftest import report
+from tests.daemon.watched import folder_of, scan_of
 
-NO_PLUGINS = Plugins(
-    names=(), runtimes={}, pod_runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={}
-)
 NOW = 10_000_000.0
 DAY = 86_400.0
 KEY = "0123456789abcdef01234567"
@@ -73,16 +69,7 @@ class Host:
         self.folders = RuntimeFolders(environments=state / "environments", cache=state / "cache")
         self.folders.environments.mkdir(parents=True, exist_ok=True)
         self.codesets = Codesets(state, (state,))
-        self.folder = Folder(
-            catalog=catalog,
-            registry=Registry(),
-            store=engine.store,
-            supervisor=engine.supervisor,
-            admitting=Admitting(NO_PLUGINS, ["process"], "process"),
-            plans=engine.plans,
-            default_executor="process",
-            clock=engine.clock,
-        )
+        self.folder = folder_of(engine, catalog, Registry())
 
     async def collect(self, *, dry_run: bool = False, **settings: float) -> dict[str, UpkeepPart]:
         """With these settings, everything else without limit."""
@@ -101,9 +88,7 @@ class Host:
         view: UpkeepView = await retention.collect(dry_run=dry_run)
         return {part.what: part for part in view.parts}
 
-    async def ended(
-        self, run: str, days_ago: float, state: RunState = RunState.SUCCEEDED, **fields: object
-    ) -> None:
+    async def ended(self, run: str, days_ago: float, state: RunState = RunState.SUCCEEDED, **fields: Any) -> None:
         """A run in the database."""
         final = StepState.SUCCEEDED if state is RunState.SUCCEEDED else StepState.FAILED
         await self.store.write(PutRun(stored(run, NOW - days_ago * DAY, state, final, **fields)))
@@ -127,27 +112,29 @@ class Host:
         return folder
 
     async def see(self, *removed: str, **files: str) -> None:
-        reports = tuple(report(f"{name}.yaml", text) for name, text in files.items())
-        await self.folder.on_scan(Scan(files=reports, removed=tuple(f"{name}.yaml" for name in removed)))
+        await self.folder.on_scan(scan_of(*removed, **files))
 
 
 def stored(
-    id: str,  # noqa: A002
+    run: str,
     finished_at: float | None,
     state: RunState,
     step: StepState,
-    **fields: object,
+    *,
+    digest: str = "",
+    outputs: Mapping[str, str] = MappingProxyType({}),
+    codesets: Mapping[str, PinnedCodeset] | None = None,
 ) -> Run:
-    one = StepRun(name="one", state=step, outputs=fields.pop("outputs", {}))  # type: ignore[arg-type]
+    one = StepRun(name="one", state=step, outputs=dict(outputs))
     return Run(
-        id=id,
+        id=run,
         workflow="w",
-        workflow_digest=str(fields.pop("digest", f"digest of {id}")),
+        workflow_digest=digest or f"digest of {run}",
         created_at=NOW - 100 * DAY,
         finished_at=finished_at,
         state=state,
         steps=immutables.Map({"one": one}),
-        **fields,  # type: ignore[arg-type]
+        codesets=None if codesets is None else dict(codesets),
     )
 
 

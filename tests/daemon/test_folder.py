@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import PurePath
 
 import anyio
 import pytest
 
-from fusemld.daemon.admitting import Admitting
-from fusemld.daemon.folder import Folder
-from fusemld.hooks.manager import Plugins
 from fusemld.intake.catalog import Catalog
-from fusemld.intake.snapshot import FileReport, Scan
+from fusemld.intake.snapshot import Scan
 from fusemld.model.document import Kind
 from fusemld.model.extension import Selectors
 from fusemld.model.run import Run
 from fusemld.registry.matching import match
 from fusemld.registry.registry import Registry
-from fusemld.spec.documents import read
 from fusemld.store.reads import RunQuery
 from tests.daemon.running import Engine, OpenEngine
+from tests.daemon.watched import folder_of, scan_of
 
 HELLO = "name: hello\nsteps: [{name: one, image: host, command: [echo, TEXT]}]"
 TRAIN = """
@@ -38,10 +34,6 @@ GIT = "{kind: codeset, project: lab, name: digits, url: 'https://git.example/dig
 ASSIGNMENT = "{kind: assignment, name: nightly, workflow: train, codesets: [lab/digits]}"
 RECORD = "id: vault\nproduct: vault\nservices: [{id: main, endpoints: [{url: 'http://vault'}]}]"
 
-NO_PLUGINS = Plugins(
-    names=(), runtimes={}, pod_runtimes={}, steps={}, resolvers={}, service_kinds={}, object_stores={}
-)
-
 
 class Watched:
     """A folder in the daemon, and what it is told to have seen."""
@@ -49,27 +41,10 @@ class Watched:
     def __init__(self, engine: Engine, catalog: Catalog) -> None:
         self.engine = engine
         self.registry = Registry()
-        self.folder = Folder(
-            catalog=catalog,
-            registry=self.registry,
-            store=engine.store,
-            supervisor=engine.supervisor,
-            admitting=Admitting(NO_PLUGINS, ["process"], "process"),
-            plans=engine.plans,
-            default_executor="process",
-            clock=engine.clock,
-        )
+        self.folder = folder_of(engine, catalog, self.registry)
 
     async def see(self, *removed: str, **files: str) -> None:
-        """News: `name="text"` stands for the file `name.yaml`."""
-        reports = []
-        for name, text in files.items():
-            parsed = read(text.encode(), file=PurePath("/inbox") / f"{name}.yaml", root=PurePath("/inbox"))
-            reports.append(
-                FileReport(file=f"{name}.yaml", owner="ann", documents=parsed.documents, problems=parsed.problems)
-            )
-        gone = tuple(f"{name}.yaml" for name in removed)
-        await self.folder.on_scan(Scan(files=tuple(reports), removed=gone))
+        await self.folder.on_scan(scan_of(*removed, **files))
 
     async def runs(self) -> list[Run]:
         """Oldest first."""

@@ -9,15 +9,14 @@ from pathlib import PurePath
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from fusemld.api.views import HealthState, RunFilter
 from fusemld.codesets.codesets import Codesets
 from fusemld.daemon import patience, run_operations
-from fusemld.daemon.admitting import Admitting
 from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
 from fusemld.daemon.ends import Ends
-from fusemld.daemon.folder import Folder
 from fusemld.daemon.operations import DaemonOperations
 from fusemld.daemon.removal import Removal
 from fusemld.daemon.retention import Retention
@@ -26,7 +25,6 @@ from fusemld.daemon.stored_services import StoredServices
 from fusemld.daemon.watchdog import Watchdog
 from fusemld.engine.events import StepFinished
 from fusemld.executors.process.client import Keeper
-from fusemld.hooks.manager import Plugins
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.snapshot import FileReport, Scan
@@ -37,6 +35,7 @@ from fusemld.model.run import AttemptKey, Ending, Outcome, RunState, StepState
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.spec.documents import read
 from tests.daemon.room import RECORD, SECRET, NoEnvironments, NoServices, OpenRoom, Room
+from tests.daemon.watched import NO_PLUGINS, folder_of
 
 FILES = {
     "train": """
@@ -55,15 +54,6 @@ steps:
     "bad": "name: bad\nsteps: [{nam: x}]",
     "later": "{kind: run, workflow: nowhere, inputs: {}}",
 }
-NO_PLUGINS = Plugins(
-    names=(("example", "1.0"),),
-    runtimes={},
-    pod_runtimes={},
-    steps={},
-    resolvers={},
-    service_kinds={},
-    object_stores={},
-)
 
 
 class Desk:
@@ -79,20 +69,11 @@ class Desk:
             cache=room.state / "cache",
             socket=room.state / "fusemld.sock",
         )
-        self.folder = Folder(
-            catalog=Catalog(),
-            registry=room.registry,
-            store=store,
-            supervisor=room.supervisor,
-            admitting=Admitting(NO_PLUGINS, ["process"], "process"),
-            plans=room.engine.plans,
-            default_executor="process",
-            clock=room.engine.clock,
-        )
+        self.folder = folder_of(room.engine, Catalog(), room.registry)
         self.applications = ApplicationBook(store, Removal(NoServices(), KubeClusters(None), room.registry, {}))
         self.operations = DaemonOperations(
             settings=settings,
-            plugins=NO_PLUGINS,
+            plugins=replace(NO_PLUGINS, names=(("example", "1.0"),)),
             store=store,
             supervisor=room.supervisor,
             performer=room.performer,
