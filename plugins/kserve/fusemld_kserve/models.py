@@ -95,13 +95,14 @@ def serving_environment(model: Path) -> EnvironmentSpec:
     requirements = _OLD_MLFLOW.sub(rf"\1{OLDEST_MLFLOW}", _requirements(model))
     if not _MLFLOW.search(requirements):
         requirements += "mlflow\n"
-    names = ", ".join(
-        f"{name} {version}" for name, version in sorted(set(_NAME.findall(requirements)), reverse=True)
-    )
+    names = [f"{name} {version}" for name, version in sorted(set(_NAME.findall(requirements)), reverse=True)]
+    logged, python = _pythons(model)
+    if logged and logged != python:
+        names.append(f"Python {python} for a model of {logged}")
     return EnvironmentSpec(
-        label=f"the inference server ({names or 'as logged with the model'})",
+        label=f"the inference server ({', '.join(names) or 'as logged with the model'})",
         requirements=f"{requirements}{SERVER}\n",
-        python=_python(model),
+        python=python,
     )
 
 
@@ -118,16 +119,18 @@ def _requirements(model: Path) -> str:
     )
 
 
-def _python(model: Path) -> str:
-    """The minor version that the model was logged with, any supported one if the server cannot have that."""
+def _pythons(model: Path) -> tuple[str, str]:
+    """The minor version that the model was logged with (empty: it does not say), and the nearest to it that the
+    server can have: what is pinned beside the model was made for a version that is not far."""
     described = read_description((model / DESCRIPTION).read_text(encoding="utf-8"), DESCRIPTION).python
     version = str(_yaml(model / "python_env.yaml").get("python") or described)
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None:
-        return ANY_SUPPORTED_PYTHON
-    minor = int(match[1]), int(match[2])
+        return "", ANY_SUPPORTED_PYTHON
+    logged = int(match[1]), int(match[2])
     first, last = SUPPORTED_PYTHON
-    return f"{minor[0]}.{minor[1]}" if first <= minor <= last else ANY_SUPPORTED_PYTHON
+    major, minor = min(max(logged, first), last)
+    return match[0], f"{major}.{minor}"
 
 
 def _yaml(file: Path) -> dict[str, Any]:

@@ -115,9 +115,20 @@ def test_a_model_that_does_not_say_what_it_needs_is_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("logged", "chosen"),
-    [("3.10.4", "3.10"), ("3.12.1", "3.12"), ("3.13.0", ">=3.9,<3.13"), ("3.7.1", ">=3.9,<3.13")],
-)
-def test_the_python_of_the_model_is_kept_where_the_server_has_it(tmp_path: Path, logged: str, chosen: str) -> None:
+    [
+        ("3.10.4", "3.10"), ("3.12.1", "3.12"), ("3.13.0", "3.12"), ("4.0.1", "3.12"),
+        ("3.7.1", "3.9"), ("2.7.18", "3.9"), ("unknown", ">=3.9,<3.13"),
+    ],
+)  # fmt: skip
+def test_the_server_has_the_python_of_the_model_or_the_nearest_that_it_can_have(
+    tmp_path: Path, logged: str, chosen: str
+) -> None:
     model = model_folder(tmp_path, mlmodel=SKLEARN, requirements="mlflow\n", python_env=f"python: {logged}\n")
 
     assert serving_environment(model).python == chosen
+
+
+def test_another_python_than_the_model_s_is_named(tmp_path: Path) -> None:
+    model = model_folder(tmp_path, mlmodel=SKLEARN, requirements="mlflow\n", python_env="python: 3.14.2\n")
+
+    assert serving_environment(model).label == "the inference server (Python 3.12 for a model of 3.14)"
