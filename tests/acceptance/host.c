@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -87,11 +88,8 @@ int fdatasync(int file) {
     return real(file);
 }
 
-int execve(const char *path, char *const argv[], char *const envp[]) {
-    static int (*real)(const char *, char *const[], char *const[]);
-    if (!real)
-        real = dlsym(RTLD_NEXT, "execve");
-    const char *more[MOST_VARIABLES + 2];
+/* The keeper's environment with this library in it, in `more`; of another program, the one that it has. */
+static char *const *environment(char *const argv[], char *const envp[], const char *more[MOST_VARIABLES + 2]) {
     int is_keeper = 0, count = 0;
     for (char *const *word = argv; *word; word++)
         is_keeper |= strcmp(*word, KEEPER) == 0;
@@ -100,8 +98,27 @@ int execve(const char *path, char *const argv[], char *const envp[]) {
         count++;
     }
     if (!is_keeper || envp[count])
-        return real(path, argv, envp);
+        return envp;
     more[count] = "LD_PRELOAD=" SELF;
     more[count + 1] = NULL;
-    return real(path, argv, (char *const *)more);
+    return (char *const *)more;
+}
+
+int execve(const char *path, char *const argv[], char *const envp[]) {
+    static int (*real)(const char *, char *const[], char *const[]);
+    if (!real)
+        real = dlsym(RTLD_NEXT, "execve");
+    const char *more[MOST_VARIABLES + 2];
+    return real(path, argv, environment(argv, envp, more));
+}
+
+/* What Python 3.13 starts most programs with: the C library's own execve in it is not the one above. */
+int posix_spawn(pid_t *restrict pid, const char *restrict path, const posix_spawn_file_actions_t *actions,
+                const posix_spawnattr_t *restrict attributes, char *const argv[restrict], char *const envp[restrict]) {
+    static int (*real)(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,
+                       char *const[], char *const[]);
+    if (!real)
+        real = dlsym(RTLD_NEXT, "posix_spawn");
+    const char *more[MOST_VARIABLES + 2];
+    return real(pid, path, actions, attributes, argv, environment(argv, envp, more));
 }

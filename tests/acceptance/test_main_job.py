@@ -106,6 +106,17 @@ def test_a_second_training_reuses_the_environment_and_updates_the_model_without_
     assert len(serving) == 1, "the old process went when the new one was ready"
 
 
+@pytest.fixture
+def without_sandbox(mlops: Daemon) -> Iterator[None]:
+    """As on a host without bubblewrap: the paths that steps name are not there."""
+    mlops.terminate()
+    mlops.start(PROCESS_SANDBOX="off")
+    yield
+    mlops.terminate()
+    mlops.start(PROCESS_SANDBOX="auto")
+
+
+@pytest.mark.usefixtures("without_sandbox")
 def test_two_trainings_side_by_side_of_a_project_with_requirements_txt_serve_the_better_model(
     mlops: Daemon,
 ) -> None:
