@@ -66,6 +66,7 @@ class Cache:
         if self.has(digest):
             remove(temporary)
         else:
+            faults.point("codesets.copied")
             temporary.rename(target)
         return target
 

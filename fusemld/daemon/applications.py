@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 
 from fusemld.daemon.removal import Removal
+from fusemld.model import faults
 from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, NotFoundError
 from fusemld.store.changes import DeleteApplication, PutApplication
@@ -34,6 +35,7 @@ class ApplicationBook:
                 )
             if known is not None:  # before it is forgotten: whoever is killed here does it again
                 await self._removal.remove_replaced(known, application)
+                faults.point("application.replaced")
             await self._store.write(PutApplication(application))
 
     async def delete(self, name: str, *, orphan: bool = False) -> None:
@@ -44,4 +46,5 @@ class ApplicationBook:
             if known is None:
                 raise NotFoundError(f"cannot delete application {name}: there is none of that name")
             await self._removal.remove(known, orphan=orphan)
+            faults.point("application.removed")
             await self._store.write(DeleteApplication(name))

@@ -1,8 +1,8 @@
 """Places where tests may let a process die as if by `kill -9`.
 
 `FUSEMLD_FAULT=NAME` kills the process that reaches the point NAME; `NAME:3` at the third time. Without the
-variable a point costs one comparison. `POINTS`, `KUBERNETES_POINTS` and `UPKEEP_POINTS` list them all: every
-place where something is written or done that the next life of the process has to make sense of.
+variable a point costs one comparison. `POINTS`, and the lists below it, have them all: every place where something
+is written or done that the next life of the process has to make sense of.
 """
 
 from __future__ import annotations
@@ -53,8 +53,26 @@ KUBERNETES_POINTS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The same for runs on the kubernetes executor."""
 
+SERVING_POINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "service.recorded": "a start of a service is recorded and no process was started",
+        "service.spawned": "a process of a service was started and does not serve yet",
+        "service.ready": "a process of a service answers and is not recorded as the one that serves",
+        "service.replaced": "the process that took over is recorded and the one before still runs",
+        "service.unwanted": "a service is not wanted any more and all of it is there",
+        "service.removed": "nothing is left of a service but its record",
+        "application.replaced": "what an update leaves behind is gone and the update is not recorded",
+        "application.removed": "what belonged to an application is gone and the application is recorded",
+    }
+)
+"""The same for services and for what is served."""
+
 UPKEEP_POINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "backup.copied": "a copy of the database is complete and not in its place",
+        "codesets.copied": "a copy of a codeset is complete and not in its place",
+        "executor.booted": "it is noted which attempts went down with the host, and no run knows",
+        "keeper.compacted": "the keeper's journal is written anew and not in its place",
         "store.migrating": "a database is brought up to date and nothing of that is committed",
         "retention.forgotten": "ended runs are out of the database and their logs are there",
         "retention.discarded": "a folder is out of its place and not removed",
@@ -64,7 +82,7 @@ UPKEEP_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "restore.replaced": "the restored database is in its place",
     }
 )
-"""The same for what no run passes: each has a test of its own beside that of the module."""
+"""The same for what no run passes, or only some: each has a test of its own."""
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count or 1)

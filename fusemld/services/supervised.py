@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from fusemld.hooks.environments import Note
 from fusemld.hooks.services import ServiceAddress, ServiceRequest
+from fusemld.model import faults
 from fusemld.model.errors import FusemldError, StartError, UnavailableError
 from fusemld.model.service import ServiceCondition, ServiceRecord, ServiceState
 from fusemld.services import start as starting
@@ -143,11 +144,13 @@ class Supervised:
         async with self._lock:
             self._halted = True
             await self._save(replace(self.record, wanted=False))
+            faults.point("service.unwanted")
             await self._end_all(self._grace_s)
             for key in self._keys():
                 await self._tools.endings.forget(key)
             await self._tools.processes.close_listener(starting.listener_name(self.record.name))
             await to_thread.run_sync(lambda: shutil.rmtree(self.address.folder, ignore_errors=True))
+            faults.point("service.removed")
             await self._persistence.delete(self.record.name)
 
     # Starting; the lock is held
@@ -210,15 +213,19 @@ class Supervised:
             self.attend()
             raise
         self._become(ServiceCondition.READY, "")
+        faults.point("service.replaced")
         await self._stop_key(key_of(self.record.name, before), self._grace_s)
 
     async def _launch(self, planned: Start, number: int, note: Note) -> None:
         """Start process `number` and wait until it is ready; it is told to stop if that fails in any way."""
         note(f"starting {self.record.name}")
         self._grace_s = planned.plan.grace_s
+        faults.point("service.recorded")
         try:
             await starting.spawn(self._tools, planned, number)
+            faults.point("service.spawned")
             await starting.wait_until_ready(self._tools, planned, number, note)
+            faults.point("service.ready")
         except BaseException:
             await self._abandon(number)
             raise

@@ -9,6 +9,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+from fusemld.model import faults
+
 PARTIAL = ".partial"
 
 
@@ -25,6 +27,7 @@ def copy(source: sqlite3.Connection, target: Path) -> None:
             source.backup(made, pages=-1)
             made.execute("PRAGMA journal_mode = DELETE")  # no files beside it
         sync(partial)
+        faults.point("backup.copied")
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from fusemld.executors.process.spawning import boot_id
 from fusemld.model.run import RunState
 from tests.acceptance.daemon import Daemon, gone, keepers, runs
 
@@ -40,3 +41,14 @@ class Life:
             assert self.process.returncode in (None, -signal.SIGKILL), self._daemon.journal()[-3000:]
             return "died"
         return "over" if any(run.state is not RunState.RUNNING for run in runs(self._daemon)) else ""
+
+
+def crash_host(daemon: Daemon, is_journal_lost: bool) -> None:
+    """Kill everything, and let what was written come from another boot; what was never synced may be gone."""
+    daemon.kill_everything()
+    for file in (daemon.state / "keeper" / "journal", daemon.state / "attempts" / "boot.json"):
+        text = file.read_text()
+        assert boot_id() in text
+        file.write_text(text.replace(boot_id(), "another-boot"))
+    if is_journal_lost:
+        (daemon.state / "keeper" / "journal").unlink()

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 import pytest
 
 from fusemld.executors.process import recovery
-from fusemld.executors.process.spawning import boot_id
 from fusemld.model import faults
 from tests.acceptance.daemon import BIN, EXAMPLES, Daemon, gone, keepers, processes_of_steps, runs
 from tests.acceptance.ledger import Ledger, attempts, numbers, step
-from tests.acceptance.lives import Life
+from tests.acceptance.lives import Life, crash_host
 
 pytestmark = pytest.mark.acceptance
 
@@ -459,17 +458,6 @@ def test_after_a_crash_of_the_host_what_ran_gets_a_new_attempt(
     assert numbers(view) == {"before": [1], "during": [1, 2]}
     assert "the host went down" in attempts(view, "during")[1]["reason"]
     ledger.assert_nothing_twice()
-
-
-def crash_host(daemon: Daemon, is_journal_lost: bool) -> None:
-    """Kill everything, and let what was written come from another boot; what was never synced may be gone."""
-    daemon.kill_everything()
-    for file in (daemon.state / "keeper" / "journal", daemon.state / "attempts" / "boot.json"):
-        text = file.read_text()
-        assert boot_id() in text
-        file.write_text(text.replace(boot_id(), "another-boot"))
-    if is_journal_lost:
-        (daemon.state / "keeper" / "journal").unlink()
 
 
 # The main job

@@ -20,7 +20,7 @@ from fusemld.model import faults
 
 PACKAGE = Path(fusemld.__file__).parent
 CALL = re.compile(r"faults\.point\(([^)]*)\)")
-LISTED = {**faults.POINTS, **faults.KUBERNETES_POINTS, **faults.UPKEEP_POINTS}
+LISTED = {**faults.POINTS, **faults.KUBERNETES_POINTS, **faults.SERVING_POINTS, **faults.UPKEEP_POINTS}
 WHERE = ("tests/acceptance", "tests/store", "tests/executors")
 
 

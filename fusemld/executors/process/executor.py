@@ -256,6 +256,7 @@ class ProcessExecutor:
         else:
             lost = {str(key) for key in unknown} if before is not None else set()
             durable_files.write(path, msgspec.json.encode(_Boot(boot=boot, lost=frozenset(lost))))
+            faults.point("executor.booted")
         return frozenset(key for key in unknown if str(key) in lost)
 
     # Starting

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from fusemld.hooks.processes import ProcessEnded
+from fusemld.model import faults
 
 _COMPACT_ABOVE_LINES = 1000
 
@@ -183,6 +184,7 @@ class Journal:
             size = 0
             while size < len(data):
                 size += os.write(descriptor, data[size:])
+            faults.point("keeper.compacted")
             replacement.rename(self._path)
         except OSError:
             os.close(descriptor)
