@@ -39,6 +39,10 @@ class KubeCluster:
         """Requests sent so far by verb and resource: `create pods`, `watch pods`, `get pods/log`."""
         return self._sender.sent
 
+    def now(self) -> float:
+        """What time it is for the API server (seconds since the epoch), to about a second."""
+        return self._sender.clock.now()
+
     @property
     def pace(self) -> Pace:
         """How many requests may be under way now, and until when none may start."""

@@ -30,6 +30,8 @@ _PAGE: Final = 500
 _FIRST_BACKOFF_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 5.0
 _SHORT_WATCH_S: Final = 0.5
+_SETTLE_S: Final = 30.0
+"""Nodes tell of themselves every 10 s."""
 # Events have no bookmarks (the API server keeps no cache of them): so that silence always means that something is
 # wrong, the server is asked to end every watch before it counts as silent.
 _OF_SILENCE: Final = 0.75
@@ -72,6 +74,7 @@ class Reflector:
         *,
         silence_s: float = 90.0,
         relist_s: float = 600.0,
+        settle_s: float = _SETTLE_S,
         backoff_from_s: float = _FIRST_BACKOFF_S,
     ) -> None:
         self.trouble = ""
@@ -83,6 +86,7 @@ class Reflector:
         self._on_change = on_change
         self._silence_s = silence_s
         self._relist_s = relist_s
+        self._settle_s = settle_s
         self._backoff_from_s = backoff_from_s
         self._objects: dict[str, Json] = {}
         self._version = ""
@@ -91,6 +95,8 @@ class Reflector:
         self._relist_at = 0.0
         self._was_open = False
         self._failures = 0
+        self._away_since: float | None = None
+        self._steady_at = 0.0
         self._heard_at: float | None = None
         self._decode_event = msgspec.json.Decoder(_Event).decode
         self._decode_list = msgspec.json.Decoder(_List).decode
@@ -103,6 +109,12 @@ class Reflector:
     def age_s(self) -> float:
         """Since the last word from the server; infinite before the first."""
         return float("inf") if self._heard_at is None else anyio.current_time() - self._heard_at
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether what is known is no older than it can be: not while the server is away, nor until those who tell
+        it of the objects have had as long again (or `settle_s`) to do so."""
+        return self._away_since is None and anyio.current_time() >= self._steady_at
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; ready after the first complete list.
@@ -125,8 +137,7 @@ class Reflector:
                     raise
                 # What was lost in the middle goes on from its version; everything else begins with a new list.
                 self._must_list = not (self._was_open and type(error) is UnavailableError)
-                self._failures += 1
-                self.trouble = str(error)
+                self._lose_sight(str(error))
                 tell = self._log.info if isinstance(error, ExpiredError) else self._log.warning
                 tell("watch.failed", error=self.trouble, failures=self._failures)
             if self._failures:
@@ -185,6 +196,9 @@ class Reflector:
                     self.is_connected = self._was_open = True
                     self.trouble = ""
                     self._heard_at = anyio.current_time()
+                    if self._away_since is not None:
+                        self._steady_at = self._heard_at + min(self._heard_at - self._away_since, self._settle_s)
+                        self._away_since = None
                     async for lines in batches:
                         self._heard_at = anyio.current_time()
                         for line in lines:
@@ -198,8 +212,13 @@ class Reflector:
         if heard or now - began_at >= _SHORT_WATCH_S:
             self._failures = 0
         elif not self._must_list:
-            self._failures += 1
-            self.trouble = f"cannot watch {self._path}: the server ends the watch at once"
+            self._lose_sight(f"cannot watch {self._path}: the server ends the watch at once")
+
+    def _lose_sight(self, trouble: str) -> None:
+        self._failures += 1
+        self.trouble = trouble
+        if self._away_since is None:
+            self._away_since = anyio.current_time()
 
     def _take(self, line: bytes) -> None:
         try:

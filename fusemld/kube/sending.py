@@ -15,6 +15,7 @@ import msgspec
 from fusemld.kube import answers, paths
 from fusemld.kube.access import Access, AccessSource
 from fusemld.kube.gate import Gate
+from fusemld.kube.server_clock import ServerClock
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import FusemldError, StartError, UnavailableError
 
@@ -61,6 +62,7 @@ class Sender:
         self._source = source
         self._access = access
         self._timeout_s = timeout_s
+        self.clock = ServerClock()
         self._renewing = anyio.Lock()
         self._renewed_at = float("-inf")
 
@@ -133,6 +135,7 @@ class Sender:
             if request.silence_s is None
             else aiohttp.ClientTimeout(total=None, sock_read=request.silence_s),
         )
+        self.clock.hear(response.headers.get("Date"))
         if request.streams and response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response, b""
         async with response:

@@ -99,6 +99,44 @@ def test_an_api_server_that_is_away_for_a_minute_amid_twenty_runs_fails_nothing(
     assert_undisturbed(pods, RUNS)
 
 
+LATE = "localhost/late:1"
+
+
+def test_what_happens_on_the_nodes_while_the_api_server_is_away_counts_and_what_time_alone_says_does_not(
+    pods: PodDaemon,
+) -> None:
+    """The image comes, and a step ends in time, while nobody can see it; the daemon's patience with the image and
+    the step's own time run out meanwhile."""
+    daemon = pods.daemon
+    pods.start(KUBERNETES_IMAGE_PULL_S="15")
+    daemon.drop("late.yaml", workflow("late", bash("only", "echo hello", image=LATE)))
+    late = daemon.run_of("late.yaml")
+    script = "sleep 4; echo made > /tekton/results/made"
+    daemon.drop("timed.yaml", workflow("timed", bash("only", script, "timeout: 12s", "outputs: [{name: made}]")))
+    timed = daemon.run_of("timed.yaml")
+    daemon.in_state(timed, "only", "running")
+
+    def why() -> str:
+        return " ".join(daemon.run("fuseml", "why", late).stdout.split())
+
+    daemon.wait_for(lambda: LATE in why() and "given up at" in why(), 20, "the image to be missed")
+
+    with pods.cluster.image(LATE) as appears:
+        with no_api_server(pods.cluster):
+            appears()
+            back_at = time.monotonic() + 25
+            daemon.wait_for(lambda: time.monotonic() > back_at, 30, "all patience to run out")
+            during = [daemon.json("get", run)["state"] for run in (late, timed)]
+        views_ = [daemon.finished(run, 90) for run in (late, timed)]
+
+    assert during == ["running", "running"]
+    assert [view["state"] for view in views_] == ["succeeded", "succeeded"]
+    assert [endings(view, "only") for view in views_] == [["succeeded"], ["succeeded"]]
+    assert views_[1]["steps"][0]["outputs"] == {"made": "made"}
+    pods.assert_one_pod_per_attempt()
+    pods.assert_nothing_left(60)
+
+
 def test_a_program_that_has_no_credentials_when_the_daemon_starts_is_asked_again(
     pods: PodDaemon, tmp_path: Path
 ) -> None:

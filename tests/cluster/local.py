@@ -15,6 +15,8 @@ import shutil
 import socket
 import subprocess
 import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,10 @@ class LocalCluster:
             self.programs.kill(name)
         self.start()
         self.start_node()
+
+    def image(self, name: str) -> AbstractContextManager[Callable[[], object]]:
+        """A name for the base image, from when what is given is called until the end of the block."""
+        return self._node.image(name)
 
     def kill_kubelet(self) -> None:
         """The node falls silent; what runs on it goes on running."""

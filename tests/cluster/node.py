@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.cluster import images
@@ -122,6 +125,15 @@ class NodePrograms:
             f"--root-dir={self._folder / 'data/kubelet'}",
         ]  # fmt: skip
         self._programs.start("kubelet", kubelet, env)
+
+    @contextmanager
+    def image(self, name: str) -> Iterator[Callable[[], object]]:
+        """A name for the base image, from when what is given is called until the end of the block."""
+        ctr = (self._packages.program("ctr"), "-a", self._socket, "-n", images.NAMESPACE, "images")
+        try:
+            yield partial(command, *ctr, "tag", images.BASE, name)
+        finally:
+            command(*ctr, "rm", name)
 
     def stop_containers(self) -> None:
         """While containerd still runs: kubelet leaves its containers running when it goes."""

@@ -65,7 +65,8 @@ class Programs:
         """As `kill -9` does; returns when it is gone."""
         if (process := self.process(name)) is not None:
             process.kill()
-            process.wait(STOP_S)
+            # What another test session has started stays a zombie as long as that session lives.
+            wait_for(lambda: self.process(name) is None, STOP_S, f"{name} to end")
         self._pid_file(name).unlink(missing_ok=True)
 
     def stop(self, name: str) -> None:

@@ -164,6 +164,24 @@ async def test_the_real_server_is_listed_again_and_again_without_telling_twice(
             assert reflector.trouble == ""
 
 
+async def test_what_is_known_is_steady_only_when_the_server_was_back_for_as_long_as_it_was_away() -> None:
+    gate = anyio.Event()
+    script = [listing(5, ("a", 1)), streams(then=gate.wait), refuses(500, "away")]
+    server = FaultyServer(script)
+    async with connected(server) as cluster, running(cluster) as (reflector, _):
+        await until(lambda: reflector.is_connected)
+        first = reflector.is_steady
+        gate.set()
+        await until(lambda: reflector.trouble != "")
+        away = reflector.is_steady
+        script[2:] = [*[refuses(500, "away")] * len(server.seen), listing(6, ("a", 1)), streams(then=for_ever)]
+        await until(lambda: reflector.is_connected)
+        back = reflector.is_steady
+        await until(lambda: reflector.is_steady)
+
+    assert (first, away, back) == (True, False, False)
+
+
 async def test_a_list_comes_in_pages() -> None:
     pages = [listing(5, ("a", 1), ("b", 2), **{"continue": "more"}), listing(5, ("c", 3))]
     server = FaultyServer([*pages, streams(then=for_ever)])

@@ -27,6 +27,7 @@ class Attempt:
         "creates_unknown",
         "events",
         "follower",
+        "has_left",
         "has_secret",
         "held",
         "is_adopted",
@@ -85,6 +86,8 @@ class Attempt:
         self.is_secret_there = False
         self.is_gone = False
         """Its pod was there and is not any more."""
+        self.has_left = False
+        """It is gone from what is watched, and nobody had it deleted: its labels may have been taken away."""
         self.is_started = False
         self.is_stopping = False
         """We asked for its end."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Protocol
 
 import anyio
 import structlog
@@ -25,19 +27,35 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 _FOLLOW_AFTER_S = 1.5
 """A step that runs longer has its log followed; the log of a shorter one is read once, at its end. Kubelet often
 tells of an end only a second after it."""
+_UNSTEADY_LOOK_S = 2.0
 _LONGEST_SLEEP_S = 60.0
 """The wall clock may jump: no look is put off for longer."""
 
 
+class Cluster(Protocol):
+    def now(self) -> float:
+        """What time it is there: pods and events carry its times."""
+
+
 class Course:
-    """`doubt` is called where a pod was not set up."""
+    """`doubt` is called where a pod was not set up. `is_steady` says whether what is seen is how things are: while
+    the API server is away, time alone ends nothing."""
 
     def __init__(
-        self, collector: Collector, patience: Patience, doubt: Callable[[], None], clock: Callable[[], float]
+        self,
+        cluster: Cluster,
+        collector: Collector,
+        patience: Patience,
+        *,
+        doubt: Callable[[], None],
+        is_steady: Callable[[], bool],
+        clock: Callable[[], float],
     ) -> None:
+        self._cluster = cluster
         self._collector = collector
         self._patience = patience
         self._doubt = doubt
+        self._is_steady = is_steady
         self._clock = clock
         self._report: Report | None = None
         self._tasks: TaskGroup | None = None
@@ -68,21 +86,32 @@ class Course:
             attempt.alarm = None
         if attempt.is_over or (attempt.pod is None and not attempt.is_gone):
             return
-        now = self._clock()
-        events = attempt.warnings
-        seen = diagnose(attempt.pod, attempt.last, events, now, self._patience, stopping=attempt.is_stopping)
+        now = self._cluster.now()
+        is_steady = self._is_steady()
+        seen = diagnose(
+            attempt.pod,
+            attempt.last,
+            attempt.warnings,
+            now if is_steady else -math.inf,
+            self._patience,
+            stopping=attempt.is_stopping,
+        )
         if seen.started_at is not None and not attempt.is_started:
             attempt.is_started = True
             attempt.note = ""
-            self._tell(AttemptStarted(key=attempt.key, at=now))
+            self._tell(AttemptStarted(key=attempt.key, at=self._clock()))
             faults.point("kubernetes.started")
         if seen.outcome is not None:
             self._end(attempt, seen.outcome)
             return
-        self._note(attempt, seen.note)
-        wait_s = math.inf
+        note, wait_s = seen.note, math.inf
         if seen.check_again_at is not None:
-            wait_s = min(max(seen.check_again_at - now, 0.0), _LONGEST_SLEEP_S)
+            left_s = seen.check_again_at - now
+            wait_s = min(max(left_s, 0.0 if is_steady else _UNSTEADY_LOOK_S), _LONGEST_SLEEP_S)
+            if seen.setting:
+                at = datetime.fromtimestamp(self._clock() + left_s).astimezone()
+                note += f"; given up at {at:%H:%M:%S} ({seen.setting})"
+        self._note(attempt, note)
         if seen.phase is Phase.RUNNING and attempt.follower is None and attempt.patterns is not None:
             wait_s = min(wait_s, self._follow_when_due(attempt, now))
         if wait_s < math.inf:

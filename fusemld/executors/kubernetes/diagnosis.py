@@ -13,7 +13,7 @@ import msgspec
 
 from fusemld.executors.kubernetes import endings, waiting
 from fusemld.executors.kubernetes.endings import Verdict
-from fusemld.executors.kubernetes.statuses import Pod, read_pod, read_warnings
+from fusemld.executors.kubernetes.statuses import Pod, Terminated, read_pod, read_warnings
 from fusemld.executors.kubernetes.waiting import Patience
 from fusemld.hooks.clusters import Json
 from fusemld.model.run import Ending, Outcome
@@ -33,7 +33,8 @@ class Phase(enum.StrEnum):
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """`note` tells a person what the attempt waits for. `outcome` is set from `step_ended` on, where it
     may come a moment later; a success still needs its outputs. `check_again_at` is when time alone may change the
-    verdict. Times are those of the cluster's clocks."""
+    verdict, and `setting` what that depends on where the wait is not an ordinary one. Times are those of the
+    cluster's clocks."""
 
     phase: Phase
     note: str = ""
@@ -41,6 +42,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     ended_at: float | None = None
     check_again_at: float | None = None
+    setting: str = ""
 
 
 def diagnose(
@@ -53,7 +55,8 @@ def diagnose(
     stopping: bool = False,
 ) -> Diagnosis:
     """Judge an attempt by its pod (None: it is gone, and `last` is how it was last seen, if it was) and the events
-    about it. `stopping`: we asked for its end."""
+    about it. `stopping`: we asked for its end. `now` is minus infinity while time alone means nothing: nobody can
+    tell then what has happened since."""
     if pod is None:
         return _gone(last, stopping)
     seen = read_pod(pod)
@@ -63,15 +66,16 @@ def diagnose(
     if seen.gone_by is not None:
         return _deleting(seen, verdict, now, patience, stopping)
     if seen.step.terminated is not None:
-        verdict = verdict or _UNKNOWN
-        return _told(seen, Phase.STEP_ENDED, None if verdict.may_be_kubelets else verdict)
+        return _ended(seen, seen.step.terminated, verdict or _UNKNOWN, now, patience)
     if seen.step.is_running:
         return _running(seen, now, patience)
     trouble = waiting.trouble(seen, read_warnings(events), patience)
     if now >= trouble.until:
         outcome = Outcome(ending=trouble.ending, message=trouble.words)
         return Diagnosis(phase=Phase.OVER, outcome=outcome)
-    return Diagnosis(phase=Phase.WAITING, note=trouble.words, check_again_at=trouble.until)
+    return Diagnosis(
+        phase=Phase.WAITING, note=trouble.words, check_again_at=trouble.until, setting=trouble.setting
+    )
 
 
 _UNKNOWN: Final = Verdict(Ending.LOST, "its pod has ended and nobody can tell how")
@@ -83,11 +87,24 @@ def _verdict(seen: Pod, stopping: bool) -> Verdict | None:
     own = endings.of_helper(seen) if ended is None else endings.of_step(seen, ended)
     done = endings.of_pod(seen) or endings.deleted(seen)
     if stopping:
+        if own is not None and ended is not None and seen.deleted_at is None:
+            return own  # before our wish came to it
         done = endings.stopped(seen)
     if own is None or done is None:
         return own or done
     ended_before = ended is not None and done.at is not None and (ended.finished_at or done.at) < done.at
     return own if ended_before or own.ending is Ending.OUT_OF_MEMORY else done
+
+
+def _ended(seen: Pod, ended: Terminated, verdict: Verdict, now: float, patience: Patience) -> Diagnosis:
+    """Its program has ended and its pod has not. Why kubelet has ended it is not said where its node is gone."""
+    if not verdict.may_be_kubelets or ended.finished_at is None:
+        return _told(seen, Phase.STEP_ENDED, verdict)
+    until = ended.finished_at + patience.node_lost_after_s
+    if now >= until:
+        return _told(seen, Phase.STEP_ENDED, verdict)
+    note = f"{verdict.message}; its node has not said yet whether that was its doing"
+    return _told(seen, Phase.STEP_ENDED, None, note=note, check_again_at=until)
 
 
 def _told(seen: Pod, phase: Phase, verdict: Verdict | None, **more: float | str | None) -> Diagnosis:

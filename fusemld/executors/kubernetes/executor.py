@@ -33,7 +33,7 @@ from fusemld.hooks.executors import Condition, Launch, Report
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.reflector import Reflector
 from fusemld.model.backoff import backoff_s
-from fusemld.model.errors import FusemldError, StartError
+from fusemld.model.errors import FusemldError, StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -110,7 +110,14 @@ class KubernetesExecutor:
             outputs_patience_s=settings.node_lost_after_s,
             is_connected=lambda: self._reflector.is_connected,
         )
-        self._course = Course(collector, self._patience, self._delivery.doubt, clock)
+        self._course = Course(
+            cluster,
+            collector,
+            self._patience,
+            doubt=self._delivery.doubt,
+            is_steady=lambda: self._reflector.is_steady,
+            clock=clock,
+        )
 
     async def run(self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         try:
@@ -186,13 +193,15 @@ class KubernetesExecutor:
             self._masks.drop(attempt.name)
         if attempt.pod is not None:
             self._remover.dismiss(attempt.pod, secret=attempt.has_secret)
-        elif attempt.has_secret or attempt.creates_unknown:
+        elif attempt.has_secret or attempt.creates_unknown or attempt.has_left:
             self._remover.add(
                 Removal(
                     name=attempt.name,
                     secret=attempt.has_secret,
                     secret_selector=names.attempt_selector(key, self._instance),
-                    pod=attempt.creates_unknown and not attempt.is_gone,
+                    pod=attempt.has_left or (attempt.creates_unknown and not attempt.is_gone),
+                    uid=attempt.uid if attempt.has_left else None,
+                    is_watched=not attempt.has_left,
                     is_ours=lambda pod: names.is_ours(pod, key, self._instance),
                 )
             )
@@ -300,6 +309,7 @@ class KubernetesExecutor:
         attempt.last = found
         attempt.pod = new
         attempt.is_gone = new is None
+        attempt.has_left = new is None and "deletionTimestamp" not in found["metadata"]
         self._course.look(attempt)
 
     def _meet(self, found: Json) -> None:
@@ -355,6 +365,11 @@ class KubernetesExecutor:
             found = await self._creator.find(attempt)
             if found is not None and attempt.uid is None:
                 self._found(attempt, found)
+        if attempt.uid is not None and not self._reflector.is_steady:
+            # It may have ended by itself since it was last heard of, and what it left behind would go with it.
+            raise UnavailableError(
+                f"cannot stop {attempt.key} yet: the API server was away, and how its pod is now is not known"
+            )
         if attempt.uid is not None:
             # Without any grace the node is not waited for: the containers may still be running then.
             grace = max(1, math.ceil(grace_s))
@@ -377,7 +392,7 @@ class KubernetesExecutor:
         """How long a pod that has ended is kept for people to look at."""
         if not self._settings.keep_finished_s:
             return 0.0
-        now = self._clock()
+        now = self._cluster.now()
         seen = diagnose(found, found, (), now, self._patience)
         return 0.0 if seen.ended_at is None else seen.ended_at + self._settings.keep_finished_s - now
 

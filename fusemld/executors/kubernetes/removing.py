@@ -39,13 +39,14 @@ class Cluster(Protocol):
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
     """What is to go of an attempt: its Secret and its pod, of the same name. A Secret that nobody here has created
     or seen used goes only if `secret_selector` chooses it, a pod whose `uid` is not known only if `is_ours` says
-    so."""
+    so. `is_watched`: somebody tells when it is gone."""
 
     name: str
     secret: bool = False
     secret_selector: str = ""
     pod: bool = False
     uid: str | None = None
+    is_watched: bool = True
     is_ours: Callable[[Json], bool] | None = None
 
 
@@ -130,7 +131,8 @@ class Remover:
                 self.gone(removal.name)
                 return
             uid = found["metadata"]["uid"]
-        if not await self._cluster.delete(path, uid=uid):
+        is_going = await self._cluster.delete(path, uid=uid)
+        if not is_going or not removal.is_watched:
             self.gone(removal.name)
 
     async def _insist(self, name: str, request: Callable[[], Awaitable[None]]) -> None:

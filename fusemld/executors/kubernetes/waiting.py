@@ -36,11 +36,13 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """`words` say what it waits for; it does so until `until` at the longest, and ends as `ending` then."""
+    """`words` say what it waits for; it does so until `until` at the longest, and ends as `ending` then. `setting`
+    is what that depends on, where something is wrong."""
 
     words: str
     ending: Ending
     until: float
+    setting: str = ""
 
 
 _IMAGE: Final = frozenset(
@@ -52,6 +54,8 @@ _CONTAINER_EVENTS: Final = frozenset({"Failed", "InspectFailed", "ErrImageNeverP
 _VOLUME_EVENTS: Final = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 _NODE_EVENTS: Final = frozenset({"FailedCreatePodSandBox", "NetworkNotReady", "FailedPrepareDynamicResources"})
 _MISSING: Final = re.compile(r'(?:secret|configmap) "([^"]+)" not found')
+_IMAGE_SETTINGS: Final = ("kubernetes.helper_image", "kubernetes.git_image")
+"""Of any helper, and of the one that fetches."""
 _HELPERS: Final = {
     UNPACK: "the container that unpacks its codesets",
     FETCH: "the container that fetches its codesets",
@@ -86,12 +90,10 @@ def trouble(pod: Pod, warnings: Sequence[Warned], patience: Patience) -> Trouble
 def _unplaced(pod: Pod, until: float) -> Trouble:
     scheduled = pod.conditions.get("PodScheduled")
     if scheduled is None or not scheduled.reason:
-        words = "it waits for the scheduler"
-    elif scheduled.reason == "SchedulingGated":
-        words = said("held back by a scheduling gate", scheduled.message)
-    else:
-        words = said("unschedulable", scheduled.message)
-    return Trouble(words=words, ending=Ending.UNSCHEDULABLE, until=until)
+        return Trouble(words="it waits for the scheduler", ending=Ending.UNSCHEDULABLE, until=until)
+    is_gated = scheduled.reason == "SchedulingGated"
+    words = said("held back by a scheduling gate" if is_gated else "unschedulable", scheduled.message)
+    return Trouble(words=words, ending=Ending.UNSCHEDULABLE, until=until, setting="kubernetes.unschedulable_s")
 
 
 def _helper(container: str) -> str | None:
@@ -103,7 +105,7 @@ def _held_up(
 ) -> Trouble:
     reason, words = container.waiting, container.message
     helper = _helper(container.name)
-    whose = f" of {helper}" if helper else ""
+    whose = f" of {helper} ({_IMAGE_SETTINGS[container.name == FETCH]})" if helper else ""
     if reason == "InvalidImageName":
         return Trouble(
             words=said(f"image{whose} has an invalid name", words), ending=Ending.IMAGE_UNAVAILABLE, until=since
@@ -119,6 +121,7 @@ def _held_up(
             words=said(f"image{whose} cannot be pulled", words or reason),
             ending=Ending.IMAGE_UNAVAILABLE,
             until=_began(told, since) + patience.image_pull_s,
+            setting="kubernetes.image_pull_s",
         )
     told = _events(
         warnings, _CONTAINER_EVENTS, lambda one: one.message.startswith("Error:") and "Image" not in one.message
@@ -127,6 +130,7 @@ def _held_up(
         words=said(f"{helper or 'its container'} cannot be made ({reason})", words),
         ending=_blamed(words, pod),
         until=_began(told, since) + patience.misconfigured_s,
+        setting="kubernetes.misconfigured_s",
     )
 
 
@@ -139,12 +143,14 @@ def _unprepared(pod: Pod, since: float, warnings: Sequence[Warned], patience: Pa
             words=said("a volume cannot be mounted", volumes[-1].message),
             ending=_blamed(volumes[-1].message, pod),
             until=_began(volumes, since) + patience.misconfigured_s,
+            setting="kubernetes.misconfigured_s",
         )
     if network:
         return Trouble(
             words=said(f"its node {pod.node} cannot start it", network[-1].message),
             ending=Ending.NODE_LOST,
             until=_began(network, since) + patience.node_lost_after_s,
+            setting="kubernetes.node_lost_after_s",
         )
     return _starting(f"it is being started on node {pod.node}", since, patience)
 

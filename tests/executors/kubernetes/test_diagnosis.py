@@ -189,6 +189,40 @@ def test_an_end_by_itself_before_the_deletion_counts() -> None:
     assert outcome.ending is Ending.PROGRAM_FAILED
 
 
+@pytest.mark.parametrize("tag", ["exit_0", "exit_3", "step_ended"])
+def test_an_end_by_itself_counts_as_long_as_our_wish_has_not_come_to_the_pod(tag: str) -> None:
+    assert recorded(tag, stopping=True).outcome == recorded(tag).outcome
+
+
+NEVER = float("-inf")
+
+
+@pytest.mark.parametrize(
+    ("tag", "setting"),
+    [
+        ("unschedulable", "kubernetes.unschedulable_s"),
+        ("gated", "kubernetes.unschedulable_s"),
+        ("no_image_pull", "kubernetes.image_pull_s"),
+        ("no_image_backoff", "kubernetes.image_pull_s"),
+        ("no_secret", "kubernetes.misconfigured_s"),
+        ("no_config_map", "kubernetes.misconfigured_s"),
+        ("unpack_running", ""),
+        ("silent", ""),
+        ("deleted_terminating", ""),
+    ],
+)
+def test_what_only_time_ends_does_not_end_while_nobody_can_see_it(tag: str, setting: str) -> None:
+    """And where something is wrong, it is said which setting is patient with it."""
+    found = RECORDED[tag]
+
+    late, unseen = (diagnose(found["pod"], None, found["events"], now, PATIENCE) for now in (LATER, NEVER))
+
+    assert late.outcome is not None
+    assert unseen.outcome is None
+    assert unseen.check_again_at is not None
+    assert unseen.setting == setting
+
+
 @pytest.mark.parametrize("code", [0, 1, 137, 143])
 def test_an_end_in_the_second_of_the_deletion_or_after_is_by_the_deletion(code: int) -> None:
     pod = deleting(changed("running", step=ended(code)), grace_s=30, until="2026-11-23T11:50:30Z")
@@ -365,9 +399,15 @@ def test_the_end_of_the_step_is_known_before_the_end_of_its_pod() -> None:
 
 @pytest.mark.parametrize("code", [137, 143])
 def test_a_signal_that_kubelet_may_have_sent_is_not_judged_before_the_pod_has_ended(code: int) -> None:
-    found = diagnose(changed("step_ended", step=ended(code)), None, [], 0, PATIENCE)
+    pod = changed("step_ended", step=ended(code))
+    until = at("2026-11-23T11:50:00Z") + PATIENCE.node_lost_after_s
 
-    assert (found.phase, found.outcome) == (Phase.STEP_ENDED, None)
+    before, then = (diagnose(pod, None, [], moment, PATIENCE) for moment in (until - 1, until))
+
+    assert (before.phase, before.outcome, before.check_again_at) == (Phase.STEP_ENDED, None, until)
+    assert "its node has not said yet" in before.note
+    assert then.outcome is not None
+    assert then.outcome.ending is Ending.SIGNALLED
 
 
 def test_a_silent_node_is_lost_after_a_while() -> None:
