@@ -114,13 +114,13 @@ def address(url: str) -> Address:
         )
     try:
         parts = urlsplit(url)
-        host, password, port = parts.hostname or "", parts.password, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise InvalidInputError(f"cannot use the address of a git repository: {error}") from error
-    if password is not None:
+    if parts.password is not None or (parts.username and parts.scheme in {"http", "https"}):
         raise InvalidInputError(
-            "cannot use an address with a password in it: put the credentials in an extension record and name it "
-            "with `extension:`"
+            "cannot use an address with a password or a token in it: put the credentials in an extension record "
+            "and name it with `extension:`"
         )
     if parts.scheme not in SCHEMES:
         raise InvalidInputError(f"cannot use {url!r}: only {_schemes()} are allowed")

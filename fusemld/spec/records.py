@@ -70,9 +70,9 @@ def _endpoint(shape: EndpointShape, findings: Findings) -> Endpoint:
         findings.error(
             "the url of an endpoint is empty: give its address, or remove the endpoint", shape.url.place
         )
-    if _password_in(shape.url):
+    if (secret := _secret_in(shape.url)) is not None:
         findings.error(
-            "the url of an endpoint holds a password, and URLs are not secret: "
+            f"the url of an endpoint holds {secret}, and URLs are not secret: "
             "move it to the service's 'credentials'",
             shape.url.place,
         )
@@ -145,9 +145,9 @@ def read_codeset(shape: CodesetShape, file: PurePath, findings: Findings) -> Cod
 
 
 def _url_complaint(url: str) -> str | None:
-    if _password_in(url):
+    if (secret := _secret_in(url)) is not None:
         return (
-            "the url holds a password, and URLs are not secret: put it under 'credentials' of an extension record "
+            f"the url holds {secret}, and URLs are not secret: put it under 'credentials' of an extension record "
             "and name that record in 'extension'"
         )
     if _GIT_URL.fullmatch(url) or _SCP_URL.fullmatch(url):
@@ -155,11 +155,16 @@ def _url_complaint(url: str) -> str | None:
     return "this is not the url of a git repository: it starts with https://, http://, ssh://, git:// or file://"
 
 
-def _password_in(url: str) -> bool:
-    _, separator, rest = url.partition("://")
+def _secret_in(url: str) -> str | None:
+    """What in it may be secret. Servers take tokens for user names over HTTP; those of ssh are none."""
+    scheme, separator, rest = url.partition("://")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    user, at, _ = authority.rpartition("@")
-    return bool(separator and at and ":" in user)
+    user = authority.rpartition("@")[0]
+    if not (separator and user):
+        return None
+    if ":" in user:
+        return "a password"
+    return "a user name, which may be a token" if scheme.lower() in {"http", "https"} else None
 
 
 def read_assignment(shape: AssignmentShape, name: str, findings: Findings) -> Assignment:

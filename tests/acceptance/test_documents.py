@@ -189,6 +189,12 @@ steps:
         "the url holds a password",
         "put it under 'credentials' of an extension record",
     ),
+    "token-in-url": Mistake(
+        "name: c\nurl: https://canary-7261@example.org/r.git\n",
+        "2:6",
+        "the url holds a user name, which may be a token",
+        "put it under 'credentials' of an extension record",
+    ),
     **{
         f"step-{field}": Mistake(
             f"name: step-{field}\nsteps:\n  - name: a\n    image: host\n    {field}: {value}\n",

@@ -102,9 +102,10 @@ def test_credentials_are_hidden_when_shown() -> None:
     ("url", "host", "path"),
     [
         ("https://example.org/a.git", "example.org", None),
-        ("https://ann@example.org:8443/a.git", "example.org:8443", None),
+        ("https://example.org:8443/a.git", "example.org:8443", None),
         ("git@example.org:group/a.git", "example.org", None),
         ("ssh://git@example.org/a.git", "example.org", None),
+        ("https://example.org/@ann/a.git", "example.org", None),
         ("file:///srv/a.git", "", "/srv/a.git"),
         ("/srv/a.git", "", "/srv/a.git"),
     ],

@@ -108,6 +108,31 @@ def test_messages_never_quote_what_stands_under_credentials(
     assert not any("hunter2" in finding for finding in found)
 
 
+@pytest.mark.parametrize(
+    ("url", "held"),
+    [
+        ("http://ann:hunter2@h", "a password"),
+        ("s3://ann:hunter2@h", "a password"),
+        ("https://hunter2@h", "a user name, which may be a token"),
+    ],
+)
+def test_the_url_of_an_endpoint_holds_no_credentials(
+    findings: Callable[[str], list[str]], url: str, held: str
+) -> None:
+    (found,) = findings(f"id: x\nservices: [{{id: s, endpoints: [{{url: '{url}'}}]}}]\n")
+
+    assert found == (
+        f"f:2:38: the url of an endpoint holds {held}, and URLs are not secret: "
+        "move it to the service's 'credentials'"
+    )
+
+
+def test_an_endpoint_may_name_the_user_where_that_is_no_token(read_text: Callable[[str], Parsed]) -> None:
+    parsed = read_text("id: x\nservices: [{id: s, endpoints: [{url: 'postgresql://ann@h/mlflow'}]}]\n")
+
+    assert parsed.problems == ()
+
+
 def test_mistakes_of_a_record_are_named_with_place_and_remedy(findings: Callable[[str], list[str]]) -> None:
     assert findings("""\
 id: x
@@ -157,6 +182,8 @@ services:
             ),
         ),
         ("name: c\nurl: file:///srv/c.git\n", Codeset(name="c", url="file:///srv/c.git")),
+        ("name: c\nurl: ssh://git@h/c.git\n", Codeset(name="c", url="ssh://git@h/c.git")),
+        ("name: c\nurl: https://h/@ann/c.git\n", Codeset(name="c", url="https://h/@ann/c.git")),
     ],
 )
 def test_a_codeset_is_a_folder_or_a_repository(
@@ -178,6 +205,12 @@ def test_a_codeset_is_a_folder_or_a_repository(
         ),
         ("name: c\nurl: ftp://h/x\n", "f:2:6: this is not the url of a git repository: it starts with https://"),
         ("name: c\nurl: https://ann:hunter2@h/x\n", "f:2:6: the url holds a password, and URLs are not secret"),
+        ("name: c\nurl: ssh://ann:hunter2@h/x\n", "f:2:6: the url holds a password, and URLs are not secret"),
+        (
+            "name: c\nurl: https://hunter2@h/x\n",
+            "f:2:6: the url holds a user name, which may be a token, and URLs are not secret: put it under ",
+        ),
+        ("name: c\nurl: HTTP://hunter2@h/x\n", "f:2:6: the url holds a user name, which may be a token"),
         ("name: c\npath: .\nref: v1\n", "f:3:6: 'ref' is for git repositories, and this codeset is a folder"),
         ('name: c\npath: ""\n', "f:2:7: the path of a codeset is empty: name a folder"),
     ],
