@@ -30,8 +30,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
 class AccessSource(Protocol):
     async def load(self) -> Access:
-        """Reads the credentials anew. Raises `StartError` where they are wrong in form or absent,
-        `UnavailableError` where the program that gives them fails."""
+        """Reads the credentials anew, within a bound of its own. Raises `StartError` where they are wrong in form
+        or absent, `UnavailableError` where what gives them fails or takes too long."""
 
     async def place(self) -> Access:
         """Where the server is, without the credentials, which are due at once. Raises `StartError`."""

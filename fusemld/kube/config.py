@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+import anyio
 import msgspec
 
 from fusemld.kube import exec_plugin, kubeconfig, library, proxies, tls
 from fusemld.kube.access import Access
 from fusemld.kube.kubeconfig import Cluster, Selected, User
 from fusemld.kube.tls import TlsMaterial
-from fusemld.model.errors import StartError
+from fusemld.model.errors import StartError, UnavailableError
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _REREAD_S: Final = 60.0
@@ -162,7 +163,10 @@ class _Authenticator:
                     "users": [{"name": "it", "user": {name: value for name, value in told.items() if value}}],
                 }
             )
-            await loader.load_and_set(found)
+            with anyio.fail_after(exec_plugin.TIMEOUT_S):
+                await loader.load_and_set(found)
+        except TimeoutError:
+            raise UnavailableError(f"cannot get the credentials in {self._where}: no answer in time") from None
         except Exception as error:  # noqa: BLE001 - it raises anything, with anything from the file in its text
             raise StartError(f"cannot use the credentials in {self._where}: {type(error).__name__}") from None
         return str(found.api_key.get("BearerToken", ""))

@@ -38,7 +38,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 @asynccontextmanager
 async def connect(connection: Connection, *, instance: str) -> AsyncGenerator[KubeCluster]:
     """The cluster of the settings, with its credentials read but nothing asked of it yet. A program that gave none
-    is asked again by every request.
+    is asked again when a request needs them.
 
     Raises `StartError` that names the file and the cause where the configuration cannot be used.
     """

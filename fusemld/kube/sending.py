@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
 
@@ -45,6 +47,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.verb} {self.path}"
 
 
+class _Renewal:
+    """Credentials that are asked for now. `problem` says at the end why there are none; where there is neither,
+    who asked was cancelled."""
+
+    __slots__ = ("ended", "problem")
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+        self.problem: FusemldError | None = None
+
+
 class Sender:
     """`sent` counts by verb and resource."""
 
@@ -63,21 +76,22 @@ class Sender:
         self._access = access
         self._timeout_s = timeout_s
         self.clock = ServerClock()
-        self._renewing = anyio.Lock()
+        self._renewal: _Renewal | None = None
         self._renewed_at = float("-inf")
 
     async def send(self, request: Request) -> tuple[aiohttp.ClientResponse, bytes]:
         """What the server answers, if that is no refusal; errors are those of `fusemld.hooks.clusters.Cluster`.
 
         Repeated are reads in passing trouble, what never reached the server, what it did not begin (429, 503 with
-        `Retry-After`), and once what it did not let in, if there are other credentials now.
+        `Retry-After`), and once what it did not let in, if there are other credentials now. The time that
+        credentials take is not the request's.
         """
         words = "no answer"
         failures = 0
         was_renewed = False
-        with anyio.move_on_after(self._timeout_s):
+        with anyio.move_on_after(self._timeout_s) as limit:
             while True:
-                access = await self._admission(request)
+                access = await self._admission(request, limit)
                 try:
                     started_at, response, body = await self._in_turn(request, access)
                 except (aiohttp.ClientError, OSError) as error:
@@ -96,7 +110,7 @@ class Sender:
                         continue
                     if status == HTTPStatus.UNAUTHORIZED and not was_renewed:
                         was_renewed = True
-                        if await self._renew(request, access, is_refused=True):
+                        if await self._renew(request, limit, access, is_refused=True):
                             continue
                     problem = answers.error(request.doing, status, words)
                     is_passing = request.method == "GET" and status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -141,22 +155,46 @@ class Sender:
         async with response:
             return response, await response.read()
 
-    async def _admission(self, request: Request) -> Access:
+    async def _admission(self, request: Request, limit: anyio.CancelScope) -> Access:
         renew_at = self._access.renew_at
         if renew_at is not None and time.time() >= renew_at:
-            await self._renew(request, self._access, is_refused=False)
+            await self._renew(request, limit, self._access, is_refused=False)
         return self._access
 
-    async def _renew(self, request: Request, used: Access, *, is_refused: bool) -> bool:
-        """Whether other credentials than those `used` were read since, by us or somebody else."""
-        async with self._renewing:
-            if self._access is not used:
-                return True
-            if is_refused and anyio.current_time() < self._renewed_at + _RENEWALS_APART_S:
-                return False
-            self._renewed_at = anyio.current_time()
-            try:
-                self._access = await self._source.load()
-            except StartError as error:
-                raise UnavailableError(f"cannot {request.doing}: {error}") from error
-            return True
+    async def _renew(self, request: Request, limit: anyio.CancelScope, used: Access, *, is_refused: bool) -> bool:
+        """Whether other credentials than those `used` were read since, by us or somebody else. One request asks
+        for them, and all that wait meanwhile share what comes of it."""
+        with _suspended(limit):
+            while self._access is used:
+                if (renewal := self._renewal) is not None:
+                    await renewal.ended.wait()
+                elif is_refused and anyio.current_time() < self._renewed_at + _RENEWALS_APART_S:
+                    return False
+                else:
+                    renewal = await self._load()
+                if renewal.problem is not None:
+                    raise UnavailableError(f"cannot {request.doing}: {renewal.problem}") from renewal.problem
+        return True
+
+    async def _load(self) -> _Renewal:
+        renewal = self._renewal = _Renewal()
+        try:
+            self._access = await self._source.load()
+        except (StartError, UnavailableError) as error:
+            renewal.problem = error
+        finally:
+            self._renewal = None
+            renewal.ended.set()
+        self._renewed_at = anyio.current_time()
+        return renewal
+
+
+@contextmanager
+def _suspended(limit: anyio.CancelScope) -> Iterator[None]:
+    """Time does not count against the limit."""
+    left_s = limit.deadline - anyio.current_time()
+    limit.deadline = math.inf
+    try:
+        yield
+    finally:
+        limit.deadline = anyio.current_time() + left_s

@@ -154,6 +154,59 @@ async def test_many_requests_at_once_load_new_credentials_once() -> None:
     assert source.loads == 2
 
 
+async def test_credentials_may_take_longer_than_a_request() -> None:
+    source = Tokens("", "old", "new", renew_at=1.0)
+    async with tokens_at(FaultyServer([says({})]), source=source, timeout_s=0.2) as cluster:
+        source.takes_s = 0.5
+        assert await cluster.get(PODS) == {}
+
+    assert source.loads == 2
+
+
+async def test_what_remains_of_a_requests_time_runs_on_after_new_credentials() -> None:
+    server = FaultyServer([refuses(401, "Unauthorized"), streams_nothing()])
+    async with tokens_at(server, "old", "new", timeout_s=0.2) as cluster:
+        with anyio.fail_after(2), pytest.raises(UnavailableError, match=r"within 0\.2 s: Unauthorized"):
+            await cluster.get(PODS)
+
+
+async def test_all_that_wait_for_credentials_share_why_there_are_none() -> None:
+    source = Tokens("", "old", renew_at=1.0)
+    said: list[str] = []
+
+    async def get(name: str) -> None:
+        with pytest.raises(UnavailableError) as caught:
+            await cluster.get(f"{PODS}/{name}")
+        said.append(str(caught.value))
+
+    async with tokens_at(FaultyServer([says({})]), source=source) as cluster, anyio.create_task_group() as tasks:
+        source.may_end = anyio.Event()
+        for name in "abc":
+            tasks.start_soon(get, name)
+        await anyio.wait_all_tasks_blocked()
+        source.may_end.set()
+
+    assert sorted(said) == [f"cannot get {PODS}/{name}: there is no further token" for name in "abc"]
+    assert source.loads == 2
+
+
+async def test_who_waits_asks_for_credentials_where_who_asked_gave_up() -> None:
+    server = FaultyServer([says({})])
+    source = Tokens("", "old", "lost", "new", renew_at=1.0)
+    async with tokens_at(server, source=source) as cluster, anyio.create_task_group() as waiting:
+        source.may_end = anyio.Event()
+        async with anyio.create_task_group() as asking:
+            asking.start_soon(cluster.get, f"{PODS}/a")
+            await anyio.wait_all_tasks_blocked()
+            waiting.start_soon(cluster.get, f"{PODS}/b")
+            await anyio.wait_all_tasks_blocked()
+            asking.cancel_scope.cancel()
+        source.may_end.set()
+
+    assert server.seen == [f"GET {PODS}/b"]
+    assert server.tokens == ["Bearer new"]
+
+
 async def test_credentials_that_cannot_be_loaded_any_more_are_unavailable() -> None:
     server = FaultyServer([refuses(401, "Unauthorized")])
     async with tokens_at(server, "old") as cluster:
@@ -188,20 +241,27 @@ async def test_streams_hold_no_place_of_the_requests() -> None:
 
 
 class Tokens:
-    """A source of credentials whose token is another one each time, until there is none left."""
+    """A source of credentials whose token is another one each time, until there is none left. Each takes
+    `takes_s`, and until `may_end`."""
 
     def __init__(self, server: str, *tokens: str, renew_at: float | None = None) -> None:
         self.server = server
         self.loads = 0
+        self.takes_s = 0.0
+        self.may_end: anyio.Event | None = None
         self._tokens = tokens
         self._renew_at = renew_at
 
     async def load(self) -> Access:
         self.loads += 1
-        if self.loads > len(self._tokens):
+        number = self.loads
+        await anyio.sleep(self.takes_s)
+        if self.may_end is not None:
+            await self.may_end.wait()
+        if number > len(self._tokens):
             raise StartError("there is no further token")
-        renew_at = self._renew_at if self.loads == 1 else None
-        token = self._tokens[self.loads - 1]
+        renew_at = self._renew_at if number == 1 else None
+        token = self._tokens[number - 1]
         return Access(server=self.server, authorization=f"Bearer {token}", renew_at=renew_at)
 
     async def place(self) -> Access:
@@ -210,12 +270,12 @@ class Tokens:
 
 @asynccontextmanager
 async def tokens_at(
-    server: FaultyServer, *tokens: str, source: Tokens | None = None
+    server: FaultyServer, *tokens: str, source: Tokens | None = None, timeout_s: float = 3.0
 ) -> AsyncGenerator[KubeCluster]:
     async with server.serving() as url:
         used = source or Tokens(url, *tokens)
         used.server = url
-        async with connect_to(used, Connection(request_timeout_s=3), instance="test") as cluster:
+        async with connect_to(used, Connection(request_timeout_s=timeout_s), instance="test") as cluster:
             yield cluster
 
 
