@@ -12,7 +12,8 @@ import io
 import tarfile
 import zlib
 from collections.abc import Iterable
-from typing import Final
+from pathlib import Path
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -48,10 +49,11 @@ user: the step's image may run as another one than this."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a tree: a file with `content`, a link with `target`, else a folder. `path` is relative."""
+    """One entry of a tree: a file with `content`, a link with `target`, else a folder. `path` is relative. Content
+    may stay in another file until it is packed."""
 
     path: str
-    content: bytes | None = None
+    content: bytes | Path | None = None
     target: str | None = None
     is_executable: bool = False
 
@@ -67,14 +69,22 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
 def pack(entries: Iterable[Entry], limit_bytes: int) -> bytes | None:
     """A tar archive, gzipped: the same entries in the same order give the same bytes. None as soon as it would
-    be larger than `limit_bytes`. Folders come before what is in them."""
+    be larger than `limit_bytes`: then the rest is not read, and never is a file in memory as a whole. Folders come
+    before what is in them. Raises OSError where a file cannot be read."""
     sink = _Sink(limit_bytes)
     try:
         with tarfile.open(
             fileobj=sink, mode="w|", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
         ) as archive:
             for entry in entries:
-                archive.addfile(_header(entry), None if entry.content is None else io.BytesIO(entry.content))
+                header = _header(entry)
+                if entry.content is None:
+                    archive.addfile(header)
+                    continue
+                with _opened(entry.content) as content:
+                    header.size = content.seek(0, io.SEEK_END)
+                    content.seek(0)
+                    archive.addfile(header, content)
         return sink.finish()
     except _FullError:
         return None
@@ -145,6 +155,7 @@ class _Sink(io.RawIOBase):
 
 
 def _header(entry: Entry) -> tarfile.TarInfo:
+    """Without the size."""
     header = tarfile.TarInfo(entry.path)
     header.mtime = _MTIME
     if entry.target is not None:
@@ -152,5 +163,9 @@ def _header(entry: Entry) -> tarfile.TarInfo:
     elif entry.content is None:
         header.type, header.mode = tarfile.DIRTYPE, 0o777
     else:
-        header.size, header.mode = len(entry.content), 0o777 if entry.is_executable else 0o666
+        header.mode = 0o777 if entry.is_executable else 0o666
     return header
+
+
+def _opened(content: bytes | Path) -> BinaryIO:
+    return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")

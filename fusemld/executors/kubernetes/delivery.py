@@ -193,4 +193,4 @@ def entries(folder: Path, below: str = "") -> Iterator[Entry]:
             yield from entries(Path(entry.path), f"{path}/")
         elif entry.is_file():
             is_executable = bool(entry.stat().st_mode & 0o100)
-            yield Entry(path=path, content=Path(entry.path).read_bytes(), is_executable=is_executable)
+            yield Entry(path=path, content=Path(entry.path), is_executable=is_executable)

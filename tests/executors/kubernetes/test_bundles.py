@@ -4,6 +4,7 @@ import base64
 import random
 import stat
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fusemld.executors.kubernetes.bundles import (
     pack,
     sources,
 )
+from fusemld.executors.kubernetes.delivery import entries
 from fusemld.executors.kubernetes.statuses import unpacked_config_maps
 
 Shell = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -85,14 +87,45 @@ def test_daemons_do_not_share_config_maps() -> None:
 def test_nothing_more_is_packed_once_it_is_too_large() -> None:
     read = 0
 
-    def entries() -> object:
+    def many() -> object:
         nonlocal read
         for number in range(100):
             read += 1
             yield Entry(path=str(number), content=noise(100_000))
 
-    assert pack(entries(), 1_000_000) is None  # type: ignore[arg-type] # a generator
+    assert pack(many(), 1_000_000) is None  # type: ignore[arg-type] # a generator
     assert read < 20
+
+
+def test_content_in_a_file_is_packed_as_content_in_memory(tmp_path: Path) -> None:
+    content = {name: noise(size) for name, size in (("a", 0), ("b", 511), ("c", 512), ("d", 100_001))}
+    for name, written in content.items():
+        (tmp_path / name).write_bytes(written)
+
+    assert packed(*(Entry(path=name, content=tmp_path / name) for name in content)) == packed(
+        *(Entry(path=name, content=written) for name, written in content.items())
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "is_packed"),
+    [pytest.param(noise(2_000_000), False, id="too large"), pytest.param(b"", True, id="packs well")],
+)
+def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path, head: bytes, is_packed: bool) -> None:
+    size_bytes = 64 * 1024 * 1024
+    with (tmp_path / "large").open("wb") as file:
+        file.write(head)
+        file.truncate(size_bytes)
+
+    tracemalloc.start()
+    try:
+        found = pack(entries(tmp_path), 1_000_000)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (found is not None) == is_packed
+    assert peak_bytes < 5_000_000
 
 
 def test_every_config_map_is_immutable_and_small_enough() -> None:

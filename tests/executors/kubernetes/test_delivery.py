@@ -64,7 +64,8 @@ def test_everything_in_a_folder_is_packed_but_what_is_no_file(tmp_path: Path) ->
 
     found = [(one.path, one.content, one.target, one.is_executable) for one in entries(tmp_path)]
 
-    assert found == [("a", None, "b/run.sh", False), ("b", None, None, False), ("b/run.sh", b"x", None, True)]
+    run = tmp_path / "b" / "run.sh"
+    assert found == [("a", None, "b/run.sh", False), ("b", None, None, False), ("b/run.sh", run, None, True)]
 
 
 @pytest.mark.cluster
