@@ -8,6 +8,8 @@ from pathlib import Path
 
 OUTPUT_LIMIT_BYTES = 1024 * 1024
 """Of one output."""
+ALL_OUTPUTS_LIMIT_BYTES = 64 * 1024 * 1024
+"""Of all outputs of one attempt together: its end is handed over, and held in memory, as one."""
 RESULTS = Path("/tekton/results")
 """Where steps write their outputs."""
 
@@ -28,6 +30,23 @@ def missing(names: Iterable[str], results: Path = RESULTS) -> str:
 def refused(reasons: Mapping[str, str]) -> str:
     """Reasons by the names of the outputs."""
     return "; ".join(f"output {name} is refused: {reason}" for name, reason in sorted(reasons.items()))
+
+
+def too_large_together(limit_bytes: int) -> str:
+    """Why an output is refused that goes, with those before it, beyond what all of them may have."""
+    return f"with it, the outputs have more than the {limit_bytes} bytes together that are allowed"
+
+
+def within(outputs: Mapping[str, bytes], limit_bytes: int) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The first outputs that have no more than so many bytes together, and why the next one is refused."""
+    taken: dict[str, bytes] = {}
+    left_bytes = limit_bytes
+    for name, value in outputs.items():
+        left_bytes -= len(value)
+        if left_bytes < 0:
+            return taken, {name: too_large_together(limit_bytes)}
+        taken[name] = value
+    return taken, {}
 
 
 def signal_name(number: int | None) -> str:

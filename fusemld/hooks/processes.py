@@ -25,7 +25,8 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     `env` and `secret_env` together are the whole environment (`secret_env` wins). `secrets` are masked in the log
     (`***`) and refused in outputs. Standard output and error go to `log`, at most `log_limit_bytes` of it, with a
     note where something was cut, which names `log_limit_setting` where there is one. `outputs` are files of
-    `results` to read when the leader has ended.
+    `results` to read when the leader has ended, each of at most `output_limit_bytes`, and all together of at most
+    `all_outputs_limit_bytes`.
     When the leader has ended, whatever is left of its group is killed. At most `process_limit` processes and
     threads of it may be there at the same time (0: no limit), where something on this host can hold them.
     """
@@ -42,6 +43,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     results: Path | None = None
     outputs: tuple[str, ...] = ()
     output_limit_bytes: int = 1024 * 1024
+    all_outputs_limit_bytes: int = 64 * 1024 * 1024
     listener: Listener | None = None
     process_limit: int = 0
 
@@ -61,8 +63,9 @@ class ProcessEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `never_started` (with `lost` or `exit_status=127`) holds the operating system's words if the program could not
     be executed. `outputs` are the files that exist, byte for byte; `refused_outputs` maps the name of one
-    that is too large or holds a secret to the reason. `tail` are the last lines of the (masked) log. `killed`:
-    it was told to stop before it ended. `reached_limit` names the limit that kept it from starting more processes.
+    that is too large (by itself, or with those before it) or holds a secret to the reason. `tail` are the last
+    lines of the (masked) log. `killed`: it was told to stop before it ended. `reached_limit` names the limit that
+    kept it from starting more processes.
     """
 
     key: str

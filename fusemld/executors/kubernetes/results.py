@@ -30,7 +30,7 @@ from typing import Final
 import msgspec
 
 from fusemld.executors.masking import HOLDS_CREDENTIAL, holds_any
-from fusemld.executors.outputs import OUTPUT_LIMIT_BYTES, missing, refused, text
+from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, missing, refused, text, within
 from fusemld.model.run import Ending, Outcome
 
 BATCH: Final = 4
@@ -176,12 +176,13 @@ def conclude(success: Outcome, results: Results, patterns: Iterable[bytes] = ())
         return msgspec.structs.replace(success, ending=Ending.LOST, message=message), {}
     patterns = tuple(patterns)
     secret = {name: HOLDS_CREDENTIAL for name, value in results.values.items() if holds_any(value, patterns)}
-    if reasons := {**results.refused, **secret}:
+    values, beyond = within(results.values, ALL_OUTPUTS_LIMIT_BYTES)
+    if reasons := {**results.refused, **beyond, **secret}:
         return msgspec.structs.replace(success, ending=Ending.OUTPUT_REFUSED, message=refused(reasons)), {}
     if results.missing:
         message = missing(results.missing)
         return msgspec.structs.replace(success, ending=Ending.OUTPUT_MISSING, message=message), {}
-    return success, {name: text(value) for name, value in results.values.items()}
+    return success, {name: text(value) for name, value in values.items()}
 
 
 class _DamagedError(Exception):

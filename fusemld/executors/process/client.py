@@ -111,6 +111,7 @@ class Keeper:
                 results=os.fsencode(request.results) if request.results else b"",
                 outputs=request.outputs if request.results else (),
                 output_limit_bytes=request.output_limit_bytes,
+                all_outputs_limit_bytes=request.all_outputs_limit_bytes,
                 listener=request.listener,
                 process_limit=request.process_limit,
             )

@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 
 from fusemld.executors import durable_files
 from fusemld.executors.log_files import STEP_LIMIT_SETTING
+from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES, OUTPUT_LIMIT_BYTES
 from fusemld.executors.process.folders import (
     AttemptFolder,
     AttemptNote,
@@ -310,6 +311,8 @@ class ProcessExecutor:
             process_limit=self._settings.process_limit,
             results=folder.results if has_outputs else None,
             outputs=launch.outputs,
+            output_limit_bytes=OUTPUT_LIMIT_BYTES,
+            all_outputs_limit_bytes=ALL_OUTPUTS_LIMIT_BYTES,
         )
         return request, note
 

@@ -82,6 +82,7 @@ class Child(msgspec.Struct, kw_only=True):
     results: bytes
     outputs: tuple[str, ...]
     output_limit_bytes: int
+    all_outputs_limit_bytes: int
     bound: Bound | None
     status: int | None = None
     killed: bool = False
@@ -288,6 +289,7 @@ class Keeper:
             results=request.results,
             outputs=request.outputs,
             output_limit_bytes=request.output_limit_bytes,
+            all_outputs_limit_bytes=request.all_outputs_limit_bytes,
             bound=bound,
         )
         self._children[pid] = child
@@ -430,7 +432,13 @@ class Keeper:
 
     def _finish(self, child: Child) -> None:
         try:
-            outputs, refused = collect(child.results, child.outputs, child.output_limit_bytes, child.patterns)
+            outputs, refused = collect(
+                child.results,
+                child.outputs,
+                child.output_limit_bytes,
+                child.all_outputs_limit_bytes,
+                child.patterns,
+            )
         except OSError as error:
             log(f"cannot read the outputs of {child.key} now: {error}")
             self._loop.after(_AGAIN_S, lambda: self._settle_again(child))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES
 from fusemld.hooks.processes import Listener, ProcessEnded, ProcessStarted
 
 VERSION = 1
@@ -45,6 +46,7 @@ class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
     listener: Listener | None = None
     process_limit: int = 0
     log_limit_setting: str = ""
+    all_outputs_limit_bytes: int = ALL_OUTPUTS_LIMIT_BYTES
 
     def __repr__(self) -> str:
         return f"Spawn(key={self.key!r})"

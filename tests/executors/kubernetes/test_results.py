@@ -30,7 +30,7 @@ from fusemld.executors.kubernetes.results import (
     together,
 )
 from fusemld.executors.masking import HOLDS_CREDENTIAL
-from fusemld.executors.outputs import OUTPUT_LIMIT_BYTES
+from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES, OUTPUT_LIMIT_BYTES
 from fusemld.model.run import Ending, Outcome
 
 SUCCESS = Outcome(ending=Ending.SUCCEEDED, exit_status=0, tail="the log")
@@ -273,6 +273,20 @@ def test_outputs_are_texts_without_trailing_newlines() -> None:
     outcome, outputs = conclude(SUCCESS, Results(values={"a": b" 1\r\n\n", "b": b"\xff\x00\n"}))
 
     assert (outcome, outputs) == (SUCCESS, {"a": " 1", "b": "\udcff\x00"})
+
+
+def test_all_outputs_together_may_have_so_many_bytes_and_no_more() -> None:
+    one = bytes(OUTPUT_LIMIT_BYTES)
+    fitting = {f"x{number}": one for number in range(ALL_OUTPUTS_LIMIT_BYTES // OUTPUT_LIMIT_BYTES)}
+
+    allowed, _ = conclude(SUCCESS, Results(values=fitting))
+    beyond, outputs = conclude(SUCCESS, Results(values={**fitting, "y": b"1", "z": b"2"}))
+
+    assert allowed == SUCCESS
+    assert (beyond.ending, outputs) == (Ending.OUTPUT_REFUSED, {})
+    assert beyond.message == (
+        "output y is refused: with it, the outputs have more than the 67108864 bytes together that are allowed"
+    )
 
 
 @pytest.mark.parametrize(

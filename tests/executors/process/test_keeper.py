@@ -230,6 +230,29 @@ async def test_outputs_that_must_not_go_out_are_refused_with_the_reason(host: Ho
         }
 
 
+@pytest.mark.parametrize(
+    ("limit_bytes", "taken", "refused"),
+    [(12, ("a", "b", "c"), ()), (11, ("a", "b"), ("c",)), (4, ("a",), ("b",)), (3, (), ("a",))],
+)
+async def test_all_outputs_together_have_a_limit_and_the_one_that_goes_beyond_it_is_refused(
+    host: HostFactory, tmp_path: Path, limit_bytes: int, taken: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    script = "for name in a b c; do printf 1234 > $name; done"
+    async with host() as opened:
+        ended = await opened.shell(
+            "a",
+            script,
+            cwd=tmp_path,
+            results=tmp_path,
+            outputs=("a", "none", "b", "c"),
+            all_outputs_limit_bytes=limit_bytes,
+        )
+
+        reason = f"with it, the outputs have more than the {limit_bytes} bytes together that are allowed"
+        assert ended.outputs == dict.fromkeys(taken, b"1234")
+        assert ended.refused_outputs == dict.fromkeys(refused, reason)
+
+
 async def test_a_log_has_a_limit_and_a_note_but_its_last_lines_are_known(host: HostFactory) -> None:
     async with host() as opened:
         ended = await opened.shell("a", "seq 1 10000; echo the end", log_limit_bytes=1000)
