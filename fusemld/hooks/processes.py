@@ -88,7 +88,8 @@ class Processes(Protocol):
     """Raises `UnavailableError` where the keeper cannot be reached; it is started again when that happens."""
 
     async def spawn(self, request: ProcessRequest) -> None:
-        """Returns once the claim is safe. A key that is known already is never started a second time."""
+        """Returns once the claim is safe. A key that is known already is never started a second time. Raises
+        `StartError` where the request is too large to be handed over."""
 
     async def stop(self, key: str, grace_s: float) -> None:
         """SIGTERM to the group, SIGKILL after the grace time; its end is reported. Unknown keys are ignored."""

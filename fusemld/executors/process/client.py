@@ -97,25 +97,29 @@ class Keeper:
     async def spawn(self, request: ProcessRequest) -> None:
         env = {_encoded(k): _encoded(v) for k, v in {**request.env, **request.secret_env}.items()}
         link = await self._connected()
-        await link.ask(
-            Spawn(
-                id=link.next_id(),
-                key=request.key,
-                argv=tuple(map(_encoded, request.argv)),
-                cwd=_encoded(str(request.cwd)),
-                log=_encoded(str(request.log)),
-                env=env,
-                secrets=tuple(map(_encoded, request.secrets)),
-                log_limit_bytes=request.log_limit_bytes,
-                log_limit_setting=request.log_limit_setting,
-                results=os.fsencode(request.results) if request.results else b"",
-                outputs=request.outputs if request.results else (),
-                output_limit_bytes=request.output_limit_bytes,
-                all_outputs_limit_bytes=request.all_outputs_limit_bytes,
-                listener=request.listener,
-                process_limit=request.process_limit,
-            )
+        message = Spawn(
+            id=link.next_id(),
+            key=request.key,
+            argv=tuple(map(_encoded, request.argv)),
+            cwd=_encoded(str(request.cwd)),
+            log=_encoded(str(request.log)),
+            env=env,
+            secrets=tuple(map(_encoded, request.secrets)),
+            log_limit_bytes=request.log_limit_bytes,
+            log_limit_setting=request.log_limit_setting,
+            results=os.fsencode(request.results) if request.results else b"",
+            outputs=request.outputs if request.results else (),
+            output_limit_bytes=request.output_limit_bytes,
+            all_outputs_limit_bytes=request.all_outputs_limit_bytes,
+            listener=request.listener,
+            process_limit=request.process_limit,
         )
+        try:
+            await link.ask(message)
+        except FrameError as error:
+            raise StartError(
+                f"cannot start {request.key}: what is to be handed over is too large: {error}"
+            ) from error
 
     async def stop(self, key: str, grace_s: float) -> None:
         link = await self._connected()
@@ -263,12 +267,13 @@ class _Link(asyncio.Protocol):
         return next(self._numbers)
 
     async def ask(self, request: Spawn | Stop | Ask | CloseListener | Shutdown) -> Sequence[ProcessEvent]:
-        """Raises `UnavailableError` if the answer is an error, or does not come."""
+        """Raises `UnavailableError` if the answer is an error, or does not come, and `FrameError` where the
+        request is too large to be sent."""
         if self.closed.is_set():
             raise UnavailableError("cannot reach the keeper of processes: it went away")
         answer = self._answers[request.id] = self._loop.create_future()
-        self.send(request)
         try:
+            self.send(request)
             await answer
             return self._told.get(request.id, ())
         finally:

@@ -53,6 +53,7 @@ from fusemld.executors.process.wire import (
     Spawn,
     Stop,
     Told,
+    deliverable,
     keeper_folder,
 )
 from fusemld.hooks.processes import ProcessEnded, ProcessStarted
@@ -136,7 +137,7 @@ class Keeper:
         self._journal.commit()
         for key, entry in self._journal.entries.items():
             if entry.ended is not None:
-                self._latest[key] = entry.ended.event
+                self._latest[key] = deliverable(entry.ended.event)
         for end in ends:
             log(f"lost {end.key}: {end.lost}")
         self._loop.watch_signals()
@@ -479,6 +480,7 @@ class Keeper:
         self._loop.after(after_s, remove)
 
     def _record_end(self, event: ProcessEnded) -> None:
+        event = deliverable(event)
         self._journal.add(Ended(event=event))
         self._latest[event.key] = event
         self._news.add(event, time.monotonic())

@@ -7,6 +7,7 @@ reach the environments of others, and msgpack text must be UTF-8.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES
+from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES, within
 from fusemld.hooks.processes import Listener, ProcessEnded, ProcessStarted
 
 VERSION = 1
 FRAME_LIMIT_BYTES = 256 * 1024 * 1024
+_LARGEST_ID = 2**63 - 1
 ProcessEvent = ProcessStarted | ProcessEnded
 
 
@@ -108,12 +110,26 @@ to_daemon = msgspec.msgpack.Decoder(ToDaemon)
 
 
 class FrameError(Exception):
-    """what was received is not a frame of this protocol"""
+    """what was received, or is to be sent, is not a frame of this protocol"""
 
 
 def frame(message: ToKeeper | ToDaemon) -> bytes:
+    """Raises `FrameError` where it would be one that the other side refuses."""
     body = _encoder.encode(message)
+    _check(len(body))
     return len(body).to_bytes(4, "big") + body
+
+
+def deliverable(event: ProcessEnded) -> ProcessEnded:
+    """The end as a frame can hold it: an earlier keeper took outputs without a limit on all of them together."""
+    try:
+        frame(Told(id=_LARGEST_ID, event=event))
+    except FrameError:
+        _, beyond = within(event.outputs, ALL_OUTPUTS_LIMIT_BYTES)
+        reasons = beyond or event.refused_outputs
+        first = dict(itertools.islice(reasons.items(), 1))
+        return msgspec.structs.replace(event, outputs={}, refused_outputs=first)
+    return event
 
 
 def bodies(buffer: bytearray) -> Iterator[bytes]:
@@ -122,8 +138,7 @@ def bodies(buffer: bytearray) -> Iterator[bytes]:
     try:
         while len(buffer) - start >= 4:
             size = int.from_bytes(buffer[start : start + 4], "big")
-            if size > FRAME_LIMIT_BYTES:
-                raise FrameError(f"a frame of {size} bytes")
+            _check(size)
             if len(buffer) - start - 4 < size:
                 return
             body = bytes(buffer[start + 4 : start + 4 + size])
@@ -131,6 +146,11 @@ def bodies(buffer: bytearray) -> Iterator[bytes]:
             yield body
     finally:
         del buffer[:start]
+
+
+def _check(size_bytes: int) -> None:
+    if size_bytes > FRAME_LIMIT_BYTES:
+        raise FrameError(f"a frame of {size_bytes} bytes; at most {FRAME_LIMIT_BYTES} are allowed")
 
 
 def keeper_folder(state_folder: Path) -> Path:

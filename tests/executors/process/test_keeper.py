@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from fusemld.executors.masking import HOLDS_CREDENTIAL
+from fusemld.executors.process import wire
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.wire import connect, keeper_folder
 from fusemld.hooks.processes import Listener, ProcessEnded
@@ -251,6 +252,19 @@ async def test_all_outputs_together_have_a_limit_and_the_one_that_goes_beyond_it
         reason = f"with it, the outputs have more than the {limit_bytes} bytes together that are allowed"
         assert ended.outputs == dict.fromkeys(taken, b"1234")
         assert ended.refused_outputs == dict.fromkeys(refused, reason)
+
+
+async def test_a_request_too_large_for_a_frame_is_refused_and_nothing_else_is(
+    host: HostFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host() as opened:
+        monkeypatch.setattr(wire, "FRAME_LIMIT_BYTES", 10_000)
+        with pytest.raises(StartError, match="cannot start a: what is to be handed over is too large: a frame of"):
+            await opened.spawn("a", "true", secret_env={"X": "x" * 10_000})
+
+        assert (await opened.shell("b", "exit 3")).exit_status == 3
+        assert [event.key for event in await opened.keeper.known("")] == ["b"]
+        assert not keeper_says(opened.state, "dropped")
 
 
 async def test_a_log_has_a_limit_and_a_note_but_its_last_lines_are_known(host: HostFactory) -> None:
