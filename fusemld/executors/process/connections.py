@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from fusemld.executors.process.wire import (
-    FRAME_LIMIT_BYTES,
     FrameError,
     ToDaemon,
     ToKeeper,
@@ -21,6 +23,9 @@ from fusemld.executors.process.wire import (
 )
 
 _READ_BYTES = 256 * 1024
+_WRITE_BYTES = 256 * 1024
+"""So much is made ready to be sent, or one frame: what waits behind it waits as it is in memory anyway."""
+STALLED_S = 60.0
 
 
 class ClosedError(Exception):
@@ -30,14 +35,17 @@ class ClosedError(Exception):
 class Connection:
     """One daemon, or a command that talks to the keeper."""
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self, peer: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
         peer.setblocking(False)
         self.peer = peer
         self.greeted = False
         self.is_blocked = False
         self._received = bytearray()
         self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._waiting: deque[ToDaemon] = deque()
         self._outgoing = bytearray()
+        self._clock = clock
+        self._stuck_since: float | None = None
 
     def receive(self) -> list[ToKeeper]:
         """The complete messages that have arrived. Raises `ClosedError`."""
@@ -56,25 +64,35 @@ class Connection:
             raise ClosedError(f"not understood: {error}") from error
 
     def send(self, message: ToDaemon) -> None:
-        self._outgoing += frame(message)
+        """As soon as the peer reads it: nothing is lost on one that does so slowly."""
+        self._waiting.append(message)
 
     @property
     def has_outgoing(self) -> bool:
-        return bool(self._outgoing)
+        return bool(self._outgoing or self._waiting)
 
     def flush(self) -> bool:
-        """True when everything is sent. Raises `ClosedError`, also for a peer that does not read."""
+        """True when everything is sent. Raises `ClosedError`, also for a peer that has read nothing for
+        `STALLED_S`, however much waits for it."""
         try:
-            while self._outgoing:
+            while self._has_encoded():
                 sent = self.peer.send(self._outgoing)
                 del self._outgoing[:sent]
+                self._stuck_since = None
         except BlockingIOError:
-            if len(self._outgoing) > 2 * FRAME_LIMIT_BYTES:
+            if self._stuck_since is None:
+                self._stuck_since = self._clock()
+            elif self._clock() - self._stuck_since > STALLED_S:
                 raise ClosedError("it does not read") from None
             return False
-        except OSError as error:
+        except (FrameError, OSError) as error:
             raise ClosedError(str(error)) from error
         return True
+
+    def _has_encoded(self) -> bool:
+        while self._waiting and len(self._outgoing) < _WRITE_BYTES:
+            self._outgoing += frame(self._waiting.popleft())
+        return bool(self._outgoing)
 
 
 def listen(folder: Path) -> socket.socket:
