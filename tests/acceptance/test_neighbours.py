@@ -113,6 +113,26 @@ def test_outputs_at_the_limit_pass_and_beyond_it_are_refused_by_name(daemon: Dae
     assert "at most 131071" in daemon.run("fuseml", "why", runs["used"]["id"]).stdout
 
 
+def test_outputs_beyond_what_all_together_may_have_are_refused_and_hold_up_nobody(daemon: Daemon) -> None:
+    names = [f"o{number}" for number in range(300)]
+    outputs = f", outputs: [{', '.join(f'{{name: {name}}}' for name in names)}], needs: []"
+    one = f"truncate -s {MIB} $FUSEML_RESULTS_DIR/o0"
+    fill = f"{one}; for n in $(seq 299); do ln $FUSEML_RESULTS_DIR/o0 $FUSEML_RESULTS_DIR/o$n; done"
+    daemon.start()
+    daemon.drop("wide.yaml", "name: wide\nsteps:\n" + step("s0", fill, outputs) + step("s1", fill, outputs))
+    run = daemon.finished(daemon.run_of("wide.yaml"), DEADLINE_S)
+
+    ends_well(daemon)
+    daemon.kill()
+    daemon.start()
+    ends_well(daemon)
+    daemon.run("fusemld", "stop", "--all")
+
+    assert run["state"] == "failed"
+    reason = f"with it, the outputs have more than the {64 * MIB} bytes together that are allowed"
+    assert f"output o64 is refused: {reason}" in run["message"]
+
+
 def test_a_file_that_is_rewritten_all_the_time_holds_up_nobody_and_counts_as_it_is_left(daemon: Daemon) -> None:
     def text(number: int) -> str:
         return (
