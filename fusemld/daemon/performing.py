@@ -91,7 +91,17 @@ class StepPerformer:
     async def _serve(self, tasks: TaskGroup, executor: Executor) -> None:
         report = partial(self._report, by=executor)
         await tasks.start(executor.run, report, name=f"executor {executor.name} at work")
-        self._known |= await executor.recover(self._active_attempts(executor.name))
+        earlier = self._active_attempts(executor.name)
+
+        def recover() -> Awaitable[frozenset[AttemptKey]]:
+            """Some may have ended since the last try; what is new waits to be launched."""
+            active = set(self._active_attempts(executor.name))
+            return executor.recover([key for key in earlier if key in active])
+
+        def note(text: str) -> None:
+            log.warning("executor.not_recovered", executor=executor.name, error=text)
+
+        self._known |= await patiently(recover, note)
         self._recovered[executor.name].set()
 
     def _active_attempts(self, executor: str) -> list[AttemptKey]:

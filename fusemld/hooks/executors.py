@@ -117,7 +117,8 @@ class Executor(Protocol):
     async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
         """Of the attempts recorded as launched by an earlier daemon, those that are known here and need no
         `launch`: their start or end is reported. Everything else that is known here and not in `keys` is
-        stopped and forgotten. Called once, after `run` is ready, before anything is launched."""
+        stopped and forgotten. Called after `run` is ready, before anything is launched; again where it raises
+        `UnavailableError`, about those of them that have not ended meanwhile."""
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
         """Stop the attempt; its end is reported. Unknown keys are ignored."""

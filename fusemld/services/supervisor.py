@@ -62,8 +62,8 @@ class ServiceSupervisor:
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Take up the services that are recorded and supervise until cancelled. Ready once they are known;
-        those that died meanwhile are started again in the background. Raises `UnavailableError`."""
-        await self._tools.endings.refresh()
+        those that died meanwhile are started again in the background."""
+        await self._refresh()
         for record in await self._persistence.load():
             try:
                 self._services[record.name] = self._supervised(record)
@@ -78,6 +78,17 @@ class ServiceSupervisor:
                 await anyio.sleep_forever()
         finally:
             self._group = None
+
+    async def _refresh(self) -> None:
+        """Where the keeper goes away while it is asked, the next one knows the same."""
+        failures = 0
+        while True:
+            try:
+                return await self._tools.endings.refresh()
+            except UnavailableError as error:
+                _log.warning("services.not_known", error=str(error))
+            await anyio.sleep(self._backoff.delay_s(failures))
+            failures += 1
 
     async def ensure(self, request: ServiceRequest, note: Note) -> ServiceAddress:
         if self._group is None or self._stopped:

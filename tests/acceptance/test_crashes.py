@@ -433,6 +433,50 @@ def test_steps_of_a_killed_keeper_get_a_new_attempt_with_a_reason_that_does_not_
     daemon.wait_for(lambda: not processes_of_steps(daemon), 20, "what left its group to be ended")
 
 
+KILLS_THE_KEEPER = """
+import os, signal
+from fusemld.executors.process import client, wire
+
+send, asked = client._Link.send, []
+
+def kill_when_asked(self, message):
+    if isinstance(message, wire.Ask) and message.prefix == {prefix!r} and not asked:
+        asked.append(message)
+        os.kill(self.keeper_pid, signal.SIGSTOP)
+        send(self, message)
+        os.kill(self.keeper_pid, signal.SIGKILL)
+    else:
+        send(self, message)
+
+client._Link.send = kill_when_asked
+"""
+
+
+@pytest.mark.parametrize("prefix", ["service/", "step/"])
+def test_a_keeper_that_is_killed_while_a_new_daemon_asks_it_does_not_keep_it_from_starting(
+    daemon: Daemon, ledger: Ledger, prefix: str
+) -> None:
+    again = daemon.base / "again"
+    script = f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}"
+    daemon.drop("asked.yaml", "name: asked\nsteps:\n" + step("a", script))
+    daemon.start()
+    run = daemon.run_of("asked.yaml")
+    daemon.wait_for(lambda: ledger.count("began").total() == 1, 10, "it to begin")
+    daemon.kill()
+    keeper = daemon.keeper_pid()
+    again.touch()
+
+    daemon.install_plugin("killskeeper", KILLS_THE_KEEPER.format(prefix=prefix))
+    daemon.start()
+    view = daemon.finished(run)
+
+    assert gone(keeper)
+    assert view["state"] == "succeeded", daemon.run("fuseml", "why", run).stdout
+    assert numbers(view) == {"a": [1, 2]}
+    assert recovery.KILLED in attempts(view, "a")[1]["reason"]
+    ledger.assert_nothing_twice()
+
+
 @pytest.mark.parametrize("is_journal_lost", [False, True], ids=["journal there", "journal lost"])
 def test_after_a_crash_of_the_host_what_ran_gets_a_new_attempt(
     daemon: Daemon, ledger: Ledger, is_journal_lost: bool

@@ -77,6 +77,7 @@ class RecordingExecutor:
         self.forgotten: list[AttemptKey] = []
         self.known: frozenset[AttemptKey] = frozenset()
         self.asked_about: list[AttemptKey] = []
+        self.on_recover: Callable[[Sequence[AttemptKey]], None] = lambda _: None
         self.reachable = anyio.Event()
         self.reachable.set()
         self.on_launch: Callable[[Launch], Awaitable[None]] | None = None
@@ -97,6 +98,7 @@ class RecordingExecutor:
 
     async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
         self.asked_about += keys
+        self.on_recover(keys)
         return self.known & frozenset(keys)
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:

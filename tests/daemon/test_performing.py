@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import pytest
 from msgspec.structs import replace
@@ -204,6 +206,40 @@ async def test_after_a_restart_what_the_executor_knows_is_not_launched_again(roo
         assert second.executor.asked_about == [AttemptKey("known", "one", 1), AttemptKey("unknown", "one", 1)]
         assert (launch.key.run, launch.recovered) == ("unknown", True)
         assert len(second.executor.launches) == 1
+
+
+async def test_an_executor_that_cannot_tell_what_it_knows_is_asked_again_about_what_has_not_ended(
+    room: OpenRoom,
+) -> None:
+    async with room() as first:
+        for run in ("known", "ended", "unknown"):
+            await first.engine.create(PLAIN, run)
+        await first.launched(3)
+    known, ended, unknown = (AttemptKey(run, "one", 1) for run in ("known", "ended", "unknown"))
+    asked: list[frozenset[AttemptKey]] = []
+
+    async with room(is_started=False) as second:
+
+        def goes_away(keys: Sequence[AttemptKey]) -> None:
+            asked.append(frozenset(keys))
+            if ended in keys:
+                if len(asked) == 1:
+                    second.executor.ended(ended)
+                raise UnavailableError("cannot reach it: it went away")
+
+        second.executor.known = frozenset({known, ended})
+        second.executor.on_recover = goes_away
+        with capture_logs() as logs:
+            await second.start()
+            launch = await second.launched(1)
+
+        assert asked[0] == {known, ended, unknown}
+        assert asked[-1] == {known, unknown}
+        assert (launch.key, launch.recovered) == (unknown, True)
+        assert (await second.over("ended")).state is RunState.SUCCEEDED
+        told = [entry for entry in logs if entry["event"] == "executor.not_recovered"]
+        assert len(told) == len(asked) - 1
+        assert told[0]["error"].startswith("cannot reach it: it went away; trying again at ")
 
 
 async def test_an_executor_out_of_reach_holds_up_neither_the_daemon_nor_a_cancel(room: OpenRoom) -> None:

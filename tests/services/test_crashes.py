@@ -145,3 +145,32 @@ async def test_an_update_survives_the_daemons_death_at_every_point(
 
         assert await fetch(address.url) == "new"
         await eventually(lambda: len(living(address.folder)) == 1, "one process serves")
+
+
+async def test_services_go_on_though_the_keeper_goes_away_while_it_is_asked_about_them(
+    open_supervisor: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = 2
+
+    def wrap(processes: Processes, records: ServicePersistence) -> tuple[Processes, ServicePersistence]:
+        ask = processes.known
+
+        async def known(prefix: str) -> Sequence[ProcessStarted | ProcessEnded]:
+            nonlocal left
+            if left:
+                left -= 1
+                raise UnavailableError("cannot reach the keeper of processes: it went away")
+            return await ask(prefix)
+
+        monkeypatch.setattr(processes, "known", known)
+        return processes, records
+
+    request = ServiceRequest(name="model", kind="plain", parameters={"text": "old"})
+    async with open_supervisor() as first:
+        address = await first.ensure(request, silent)
+        (before,) = living(address.folder)
+
+    async with open_supervisor(wrap) as second:
+        assert left == 0
+        assert await second.ensure(request, silent) == address
+        assert living(address.folder) == [before]
