@@ -20,11 +20,10 @@ import time
 from collections import deque
 from pathlib import Path
 
-import msgspec
-
 from fusemld.executors.masking import needles
 from fusemld.executors.process import detaching, groups, recovery
-from fusemld.executors.process.bounds import Bound, Bounds
+from fusemld.executors.process.bounds import Bounds
+from fusemld.executors.process.children import Child
 from fusemld.executors.process.clients import Clients
 from fusemld.executors.process.collecting import collect
 from fusemld.executors.process.connections import ClosedError, Connection
@@ -36,12 +35,11 @@ from fusemld.executors.process.pump import Pump
 from fusemld.executors.process.spawning import (
     ExecError,
     boot_id,
-    frozen,
-    kill,
     signal_group,
     start,
     start_ticks,
 )
+from fusemld.executors.process.sweeping import Sweeper
 from fusemld.executors.process.wire import (
     Ask,
     CloseListener,
@@ -64,37 +62,12 @@ _DRAIN_S = 0.2
 """How long after the end of a leader its pipe may stay open before somebody who escaped is looked for."""
 _DRAIN_READS = 4
 """More than a pipe holds, but not for ever: somebody may still be writing."""
-_SWEEP_EVERY_S = 5.0
 _AGAIN_S = 0.5
 """Between two tries of what descriptors are wanting for."""
 _TERMINATED_GRACE_S = 5.0
 _GONE_WITHIN_S = 5.0
 _REMOVE_AGAIN_S = 1.0
 _LOOK_EVERY_S = 1.0
-
-
-class Child(msgspec.Struct, kw_only=True):
-    """A process group that the keeper started. `status` is the leader's, once reaped (as of `waitpid`)."""
-
-    key: str
-    pid: int
-    pump: Pump
-    patterns: tuple[bytes, ...]
-    results: bytes
-    outputs: tuple[str, ...]
-    output_limit_bytes: int
-    all_outputs_limit_bytes: int
-    bound: Bound | None
-    status: int | None = None
-    killed: bool = False
-    kill_at: float | None = None
-    drain_until: float | None = None
-    swept: bool = False
-
-    @property
-    def group(self) -> groups.Group | None:
-        """The control group that only it and what it has started are in, where there is one."""
-        return None if self.bound is None else self.bound.group
 
 
 class Keeper:
@@ -117,11 +90,11 @@ class Keeper:
         self._marker = ""
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._idle_since = time.monotonic()
-        self._ended_since_sweep: set[str] = set()
         self._shutdowns: list[tuple[Connection, int]] = []
         self._stopping = False
         self._oom = detaching.lower_oom_score()
         self._bounds: Bounds
+        self._sweeper: Sweeper
         self._looks_at_limits = False
 
     def open(self) -> None:
@@ -131,6 +104,7 @@ class Keeper:
         self._marker = opened.marker if opened else secrets.token_hex(8)
         boot = boot_id()
         self._bounds = Bounds(self._marker)
+        self._sweeper = Sweeper(self._loop, self._marker)
         ends = recovery.settle(self._journal, boot, self._marker)
         self._bounds.clean()
         self._journal.add(Opened(boot=boot, marker=self._marker), *(Ended(event=end) for end in ends))
@@ -147,7 +121,7 @@ class Keeper:
         """Until told to shut down, or idle for long enough with nobody connected."""
         while not self._is_over():
             self._turn()
-        self._leave_nothing()
+        self._sweeper.leave_nothing(_GONE_WITHIN_S)
         self._bounds.clean()
         for connection, request in self._shutdowns:
             connection.send(Reply(id=request))
@@ -420,7 +394,7 @@ class Keeper:
         if now < child.drain_until:
             self._loop.after(0.02, lambda: self._settle_again(child))
         elif not child.swept:
-            child.swept = self._sweep({child.key})
+            child.swept = self._sweeper.sweep({child.key})
             within_s = _GONE_WITHIN_S if alive else _DRAIN_S
             child.drain_until = now + (within_s if child.swept else _AGAIN_S)
             self._loop.after(0.02 if child.swept else _AGAIN_S, lambda: self._settle_again(child))
@@ -449,25 +423,10 @@ class Keeper:
         if child.group is not None:
             self._remove_later(child.group, 0.0)
         child.pump.close()
-        code = os.waitstatus_to_exitcode(child.status or 0)
-        self._record_end(
-            ProcessEnded(
-                key=child.key,
-                at=time.time(),
-                exit_status=code if code >= 0 else None,
-                signal=-code if code < 0 else None,
-                killed=child.killed,
-                outputs=outputs,
-                refused_outputs=refused,
-                tail=child.pump.tail,
-                reached_limit="" if child.bound is None else child.bound.reached,
-            )
-        )
+        self._record_end(child.ended(time.time(), outputs, refused))
         if child.group is not None:
             return  # nothing gets out of it, so there is nothing to sweep
-        if not self._ended_since_sweep:
-            self._loop.after(_SWEEP_EVERY_S, self._sweep_ended)
-        self._ended_since_sweep.add(child.key)
+        self._sweeper.sweep_later(child.key)
 
     def _remove_later(self, group: groups.Group, after_s: float) -> None:
         """Not before its end was told, and again where something in it has not ended yet."""
@@ -486,36 +445,6 @@ class Keeper:
         self._news.add(event, time.monotonic())
         if event.key in self._forgotten_early:
             self._forget((event.key,))
-
-    def _sweep(self, keys: set[str]) -> bool:
-        """Kill what left its group (by a session of its own) and still carries the mark of an ended key. False
-        where that has to be tried again."""
-        try:
-            found = frozen(self._marker, keys)
-        except OSError as error:
-            log(f"cannot look for processes now: {error}")
-            return False
-        for pid in found:
-            kill(pid)
-        return True
-
-    def _sweep_ended(self) -> None:
-        if self._sweep(self._ended_since_sweep):
-            self._ended_since_sweep = set()
-        else:
-            self._loop.after(_SWEEP_EVERY_S, self._sweep_ended)
-
-    def _leave_nothing(self) -> None:
-        """Nothing runs any more, so whoever still carries the mark had left its group: until nobody does."""
-        deadline = time.monotonic() + _GONE_WITHIN_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                left = [pid for pid in frozen(self._marker) if start_ticks(pid)]
-                if not left:
-                    return
-                for pid in left:
-                    kill(pid)
-            time.sleep(0.005)
 
     def _forget(self, keys: tuple[str, ...]) -> None:
         for key in keys:

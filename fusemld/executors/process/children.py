@@ -1,0 +1,51 @@
+"""What the keeper has in memory of a process group that it started."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from fusemld.executors.process.bounds import Bound
+from fusemld.executors.process.groups import Group
+from fusemld.executors.process.pump import Pump
+from fusemld.hooks.processes import ProcessEnded
+
+
+class Child(msgspec.Struct, kw_only=True):
+    """`status` is the leader's, once reaped (as of `waitpid`)."""
+
+    key: str
+    pid: int
+    pump: Pump
+    patterns: tuple[bytes, ...]
+    results: bytes
+    outputs: tuple[str, ...]
+    output_limit_bytes: int
+    all_outputs_limit_bytes: int
+    bound: Bound | None
+    status: int | None = None
+    killed: bool = False
+    kill_at: float | None = None
+    drain_until: float | None = None
+    swept: bool = False
+
+    @property
+    def group(self) -> Group | None:
+        """The control group that only it and what it has started are in, where there is one."""
+        return None if self.bound is None else self.bound.group
+
+    def ended(self, at: float, outputs: dict[str, bytes], refused: dict[str, str]) -> ProcessEnded:
+        """How it ended, which the leader's status says."""
+        code = os.waitstatus_to_exitcode(self.status or 0)
+        return ProcessEnded(
+            key=self.key,
+            at=at,
+            exit_status=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            killed=self.killed,
+            outputs=outputs,
+            refused_outputs=refused,
+            tail=self.pump.tail,
+            reached_limit="" if self.bound is None else self.bound.reached,
+        )
