@@ -49,11 +49,11 @@ def start(request: Spawn, marker: str, output: int, null: int, listener: int | N
             close_fds=bool(kept),  # every descriptor of the keeper is closed by exec
         )
     except ValueError as error:
-        raise ExecError(f"cannot execute {os.fsdecode(request.argv[0])}: {error}") from error
+        raise ExecError(f"cannot execute {_shown(request.argv[0])}: {error}") from error
     except OSError as error:
         if error.filename is None:
             raise
-        name = os.fsdecode(error.filename)
+        name = _shown(error.filename)
         verb = "enter" if error.filename == request.cwd else "execute"
         raise ExecError(f"cannot {verb} {name}: {os.strerror(error.errno or 0)}") from error
     finally:
@@ -61,6 +61,11 @@ def start(request: Spawn, marker: str, output: int, null: int, listener: int | N
             os.dup2(null, LISTENER_DESCRIPTOR, inheritable=False)
     process.returncode = 0  # the keeper reaps all children by itself
     return process.pid
+
+
+def _shown(name: bytes) -> str:
+    """As text that can be told: a name may have any bytes."""
+    return name.decode("utf-8", "backslashreplace")
 
 
 def boot_id() -> str:

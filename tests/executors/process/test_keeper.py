@@ -73,6 +73,14 @@ async def test_a_program_that_cannot_be_executed_says_why(host: HostFactory, pro
         assert f"cannot execute {program}: {words}" in ended.never_started
 
 
+async def test_a_program_whose_name_is_not_text_is_named_all_the_same(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.spawn("a", "/no/\udcff")
+        ended = await opened.end("a")
+
+        assert ended.never_started == "cannot execute /no/\\xff: No such file or directory"
+
+
 async def test_a_folder_that_is_not_there_is_named(host: HostFactory) -> None:
     async with host() as opened:
         ended = await opened.shell("a", "true", cwd=Path("/no/such/folder"))
