@@ -29,6 +29,8 @@ class Child(msgspec.Struct, kw_only=True):
     kill_at: float | None = None
     drain_until: float | None = None
     swept: bool = False
+    lost: str = ""
+    """Why the keeper has killed it, where it could not watch over it."""
 
     @property
     def group(self) -> Group | None:
@@ -36,13 +38,14 @@ class Child(msgspec.Struct, kw_only=True):
         return None if self.bound is None else self.bound.group
 
     def ended(self, at: float, outputs: dict[str, bytes], refused: dict[str, str]) -> ProcessEnded:
-        """How it ended, which the leader's status says."""
+        """How it ended, which the leader's status says if nothing went wrong with it here."""
         code = os.waitstatus_to_exitcode(self.status or 0)
         return ProcessEnded(
             key=self.key,
             at=at,
-            exit_status=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
+            exit_status=code if code >= 0 and not self.lost else None,
+            signal=-code if code < 0 and not self.lost else None,
+            lost=self.lost or None,
             killed=self.killed,
             outputs=outputs,
             refused_outputs=refused,

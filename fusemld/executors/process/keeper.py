@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections import deque
 from pathlib import Path
 
@@ -57,6 +58,7 @@ from fusemld.executors.process.wire import (
 from fusemld.hooks.processes import ProcessEnded, ProcessStarted
 from fusemld.model import faults
 
+UNWATCHED = "the keeper of the processes could not watch over it, and killed it"
 _SPAWNS_PER_TURN = 8
 _DRAIN_S = 0.2
 """How long after the end of a leader its pipe may stay open before somebody who escaped is looked for."""
@@ -143,12 +145,12 @@ class Keeper:
         self._loop.turn(0 if self._waiting else max(0.05, self._idle_s / 4))
         if self._loop.is_terminated:
             self._stop_everything(_TERMINATED_GRACE_S)
-        self._reap()
-        self._spawn_some()
+        survive(self._reap)
+        survive(self._spawn_some)
         if wait_s := self._news.wait_s(time.monotonic()):
             self._loop.after(wait_s, lambda: None)
         else:
-            self._tell()
+            survive(self._tell)
         self._bounds.go_home()
 
     def _tell(self) -> None:
@@ -201,7 +203,7 @@ class Keeper:
         prepared: list[tuple[Connection, Spawn, socket.socket | None, tuple[int, int]]] = []
         claimed: set[str] = set()
         for connection, request in taken:
-            if request.key in self._latest or request.key in claimed:
+            if request.key in self._latest or request.key in self._by_key or request.key in claimed:
                 connection.send(Reply(id=request.id))
                 if event := self._latest.get(request.key):
                     connection.send(Told(id=0, event=event))
@@ -211,8 +213,9 @@ class Keeper:
                     raise OSError(errno.ESHUTDOWN, "everything is being stopped")
                 listener = self._listeners.open(request.listener) if request.listener else None
                 pipe = os.pipe2(os.O_CLOEXEC)
-            except OSError as error:
-                connection.send(Reply(id=request.id, error=error.strerror or str(error)))
+            except Exception as error:  # noqa: BLE001 - of an address, anything may be wrong
+                why = error.strerror if isinstance(error, OSError) else None
+                connection.send(Reply(id=request.id, error=why or str(error)))
                 continue
             claimed.add(request.key)
             prepared.append((connection, request, listener, pipe))
@@ -231,44 +234,50 @@ class Keeper:
             return
         faults.point("keeper.claimed")
         for connection, request, listener, pipe in prepared:
-            connection.send(self._spawn(request, listener, pipe))
+            try:
+                reply = self._spawn(request, listener, pipe)
+            except Exception as error:  # noqa: BLE001 - logged, and the end of this one alone
+                reply = self._give_up(request, pipe[0], error)
+            connection.send(reply)
 
     def _spawn(self, request: Spawn, listener: socket.socket | None, pipe: tuple[int, int]) -> Reply:
+        """Whatever it raises, a process that was started is a child then; if none was, the reader is open."""
         reader, writer = pipe
-        patterns = needles(request.secrets)
         try:
+            patterns = needles(request.secrets)
+            pump = Pump(reader, request.log, request.log_limit_bytes, patterns, setting=request.log_limit_setting)
+            os.set_blocking(reader, False)
             descriptor = listener.fileno() if listener else None
             with self._bounds.held(request.process_limit) as bound:
                 pid = start(request, self._marker, writer, self._null, descriptor)
+                child = self._children[pid] = self._by_key[request.key] = Child(
+                    key=request.key,
+                    pid=pid,
+                    pump=pump,
+                    patterns=patterns,
+                    results=request.results,
+                    outputs=request.outputs,
+                    output_limit_bytes=request.output_limit_bytes,
+                    all_outputs_limit_bytes=request.all_outputs_limit_bytes,
+                    bound=bound,
+                )
         except ExecError as error:
-            os.close(reader)
             self._record_end(
                 ProcessEnded(key=request.key, at=time.time(), exit_status=127, never_started=str(error))
             )
+            os.close(reader)
             return Reply(id=request.id)
         except OSError as error:
-            os.close(reader)
+            if request.key in self._by_key:
+                raise
             self._journal.add(Forgotten(key=request.key))
+            os.close(reader)
             return Reply(id=request.id, error=f"cannot start a process: {error.strerror}")
         finally:
             os.close(writer)
         faults.point("keeper.spawned")
         if self._oom is not None:
             detaching.set_oom_score(pid, self._oom)
-        os.set_blocking(reader, False)
-        child = Child(
-            key=request.key,
-            pid=pid,
-            pump=Pump(reader, request.log, request.log_limit_bytes, patterns, setting=request.log_limit_setting),
-            patterns=patterns,
-            results=request.results,
-            outputs=request.outputs,
-            output_limit_bytes=request.output_limit_bytes,
-            all_outputs_limit_bytes=request.all_outputs_limit_bytes,
-            bound=bound,
-        )
-        self._children[pid] = child
-        self._by_key[request.key] = child
         self._loop.watch(reader, lambda _mask: self._pump(child))
         if bound is not None and not self._looks_at_limits:
             self._looks_at_limits = True
@@ -280,6 +289,19 @@ class Keeper:
         self._journal.add(Spawned(key=request.key, at=started.at, pid=pid, ticks=ticks))
         self._latest[request.key] = started
         self._news.add(started, time.monotonic())
+        return Reply(id=request.id)
+
+    def _give_up(self, request: Spawn, reader: int, error: Exception) -> Reply:
+        """Something is wrong that nobody thought of: it is ended, and its key has an end, so that it is never
+        started again."""
+        log("".join(traceback.format_exception(error)))
+        if (child := self._by_key.get(request.key)) is not None:
+            child.lost = f"{UNWATCHED}: {error}"
+            self._kill_group(child)
+        else:
+            os.close(reader)
+            why = f"the keeper of the processes cannot start it: {error}"
+            self._record_end(ProcessEnded(key=request.key, at=time.time(), exit_status=127, never_started=why))
         return Reply(id=request.id)
 
     def _look_at_limits(self) -> None:

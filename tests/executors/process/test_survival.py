@@ -16,6 +16,7 @@ import pytest
 from fusemld.executors.process import recovery
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.journal import Opened
+from fusemld.executors.process.keeper import UNWATCHED
 from fusemld.executors.process.wire import keeper_folder
 from fusemld.hooks.processes import ProcessEnded, ProcessStarted
 from fusemld.model import faults
@@ -116,6 +117,61 @@ async def test_a_keeper_killed_at_any_point_starts_nothing_twice_and_leaves_noth
         assert lost.lost in (recovery.UNKNOWN_START, recovery.KILLED, recovery.UNOBSERVED)
         started = (opened.state / "started").read_text().split() if (opened.state / "started").exists() else []
         assert len(started) == (0 if point == "keeper.claimed" else len(started[:1]))
+        for pid in started:
+            await gone(int(pid))
+
+
+BROKEN_KEEPER = """
+import os, sys
+from fusemld.executors.process import keeper, loop, pump
+
+owner, name = {"watch": (loop.Loop, "watch")}.get(sys.argv[3], (keeper, sys.argv[3]))
+works = getattr(owner, name)
+
+def breaks(*args, **more):
+    is_pipe = name != "watch" or os.readlink(f"/proc/self/fd/{args[1]}").startswith("pipe:")
+    if is_pipe and os.path.exists("../broken"):
+        raise BufferError("it broke")
+    return works(*args, **more)
+
+setattr(owner, name, breaks)
+keeper.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "lost", "never_started"),
+    [
+        ("watch", UNWATCHED, ""),
+        ("ProcessStarted", UNWATCHED, ""),
+        ("start", "", "the keeper of the processes cannot start it"),
+        ("needles", "", "the keeper of the processes cannot start it"),
+    ],
+)
+async def test_a_start_that_goes_wrong_as_nobody_has_thought_of_ends_itself_alone_and_is_not_repeated(
+    host: HostFactory, state: Path, gone: Gone, place: str, lost: str, never_started: str
+) -> None:
+    await anyio.run_process([sys.executable, "-c", BROKEN_KEEPER, str(state), "60", place])
+    async with host() as opened:
+        await opened.spawn("before", "sh", "-c", "until test -e gate; do sleep 0.02; done; exit 3")
+        before = await opened.start("before")
+        (state / "broken").touch()
+        script = "echo $$ >> pids; exec sleep 1000"
+        await opened.spawn("broken", "sh", "-c", script)
+        await opened.spawn("broken", "sh", "-c", script)
+        broken = await opened.end("broken")
+        await opened.spawn("broken", "sh", "-c", script)
+        (state / "broken").unlink()
+        after = await opened.shell("after", "exit 4")
+        (state / "gate").touch()
+
+        assert (broken.lost or "").startswith(lost)
+        assert (broken.never_started or "").startswith(never_started)
+        assert "it broke" in f"{broken.lost}{broken.never_started}"
+        assert (after.exit_status, (await opened.end("before")).exit_status) == (4, 3)
+        assert before.pid > 0
+        started = (state / "pids").read_text().split() if (state / "pids").exists() else []
+        assert len(started) <= (1 if lost else 0)
         for pid in started:
             await gone(int(pid))
 
