@@ -22,7 +22,7 @@ from collections import deque
 from pathlib import Path
 
 from fusemld.executors.masking import needles
-from fusemld.executors.process import detaching, groups, recovery
+from fusemld.executors.process import detaching, groups, own_log, recovery
 from fusemld.executors.process.bounds import Bounds
 from fusemld.executors.process.children import Child
 from fusemld.executors.process.clients import Clients
@@ -101,6 +101,7 @@ class Keeper:
 
     def open(self) -> None:
         """Settle what an earlier keeper left, then listen."""
+        own_log.keep_short(self._folder / "keeper.log", self._loop)
         self._journal.open()
         opened = self._journal.opened
         self._marker = opened.marker if opened else secrets.token_hex(8)

@@ -154,7 +154,8 @@ def _check(size_bytes: int) -> None:
 
 
 def keeper_folder(state_folder: Path) -> Path:
-    """Private to the user: holds the socket, the lock, the journal and the keeper's log."""
+    """Private to the user: holds the socket, the lock, the journal and the keeper's log (`keeper.log`, put
+    aside as `keeper.log.1` where it has grown to more than 4 MiB)."""
     return state_folder / "keeper"
 
 
