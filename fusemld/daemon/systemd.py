@@ -17,11 +17,14 @@ def notify(state: str) -> None:
     if not address:
         return
     address = "\0" + address[1:] if address.startswith("@") else address
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify_socket:
+    # No descriptor may be left for the socket either.
+    with (
+        suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify_socket,
+    ):
         notify_socket.settimeout(SEND_S)
-        with suppress(OSError):
-            notify_socket.connect(address)
-            notify_socket.sendall(state.encode())
+        notify_socket.connect(address)
+        notify_socket.sendall(state.encode())
 
 
 def watchdog_s(environment: Mapping[str, str] = os.environ) -> float | None:

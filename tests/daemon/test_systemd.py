@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusemld.daemon.systemd import notify, watchdog_s
+from tests.acceptance.mishaps import few_descriptors
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +32,13 @@ def test_a_systemd_that_is_gone_is_no_reason_to_end(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
 
     notify("WATCHDOG=1")
+
+
+def test_nor_is_a_process_that_can_open_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+    with few_descriptors([os.getpid()]):
+        notify("WATCHDOG=1")
 
 
 @pytest.mark.parametrize(
