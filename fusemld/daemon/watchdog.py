@@ -7,7 +7,7 @@ change by guesswork could be a step that runs twice. Only a daemon that does not
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import anyio
@@ -19,8 +19,8 @@ from fusemld.daemon import systemd
 from fusemld.daemon.invariants import Finding, of_run, of_slots
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Plan
+from fusemld.model.errors import FusemldError
 from fusemld.model.run import AttemptKey, Run, RunState
-from fusemld.store.errors import StoreError
 from fusemld.store.reads import RunQuery
 
 log = structlog.get_logger(__name__)
@@ -78,6 +78,20 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     turn_s: float = 30.0
 
 
+class _Check:
+    """One thing to look at. While a look does not return no other is begun: `silence` is what is wrong then.
+    `seen` is what the latest look found, and since when every look has; `lasting` is what of it is told."""
+
+    __slots__ = ("is_under_way", "lasting", "look", "seen", "silence")
+
+    def __init__(self, look: Callable[[], Awaitable[list[Finding]]], silence: Finding) -> None:
+        self.look = look
+        self.silence = silence
+        self.is_under_way = False
+        self.seen: dict[Finding, float] = {}
+        self.lasting: list[Finding] = []
+
+
 class Watchdog:
     """`findings` is what is wrong now and has been for a while."""
 
@@ -97,8 +111,14 @@ class Watchdog:
         self._clock = clock
         self._monotonic = monotonic
         self._patience = patience or Patience()
-        self._first_seen: dict[Finding, float] = {}
         self._worst_lag_s = 0.0
+        self._at_once: tuple[Finding, ...] = ()
+        """What was measured over a while already."""
+        self._live = _Check(self._live_runs, Finding(subject="engine", message="a look at its runs does not end"))
+        self._checks = (
+            self._live,
+            _Check(self._forgotten, Finding(subject="store", message="the database does not answer")),
+        )
         self.findings: tuple[Finding, ...] = ()
 
     def of(self, run: str) -> tuple[str, ...]:
@@ -106,20 +126,40 @@ class Watchdog:
         return tuple(finding.message for finding in self.findings if finding.run == run)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look until cancelled. A look that does not return holds up no other."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._beat, name="watchdog beat")
             while True:
                 await anyio.sleep(self._patience.look_s)
-                await self.look()
+                tasks.start_soon(self.look, name="watchdog look")
 
     async def look(self) -> None:
-        """Look at everything once."""
+        """Look at everything once, but for what an earlier look has not returned from."""
+        self._at_once = self._blocked()
+        async with anyio.create_task_group() as tasks:
+            for check in self._checks:
+                if check.is_under_way:
+                    self._take(check, [check.silence])
+                else:
+                    tasks.start_soon(self._look_at, check, name=f"watchdog look at {check.silence.subject}")
+
+    async def _look_at(self, check: _Check) -> None:
+        check.is_under_way = True
+        try:
+            found = await check.look()
+        except FusemldError as error:
+            found = [Finding(subject=check.silence.subject, message=str(error))]
+        except Exception as error:  # noqa: BLE001 - logged there
+            found = [_failed(check, error, check.silence.subject)]
+        finally:
+            check.is_under_way = False
+        self._take(check, found)
+
+    def _take(self, check: _Check, found: list[Finding]) -> None:
         now = self._monotonic()
-        seen = {finding: self._first_seen.get(finding, now) for finding in await self._seen()}
-        self._first_seen = seen
-        lasting = [finding for finding, first in seen.items() if now - first >= self._patience.lasts_s]
-        self._tell((*self._at_once(), *lasting))
+        check.seen = {finding: check.seen.get(finding, now) for finding in found}
+        check.lasting = [finding for finding, first in check.seen.items() if now - first >= self._patience.lasts_s]
+        self._tell((*self._at_once, *(finding for check in self._checks for finding in check.lasting)))
 
     def _tell(self, findings: tuple[Finding, ...]) -> None:
         before, self.findings = self.findings, findings
@@ -130,17 +170,16 @@ class Watchdog:
             if finding not in findings:
                 log.info("invariant.restored", subject=finding.subject, message=finding.message)
 
-    def _at_once(self) -> Iterator[Finding]:
-        """What was measured over a while already."""
+    def _blocked(self) -> tuple[Finding, ...]:
         lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
-        if lag_s >= self._patience.lag_s:
-            message = (
-                f"nothing was done for {lag_s:.0f} s: this process was blocked, or stopped, or had no processor"
-            )
-            yield Finding(subject="event loop", message=message)
+        if lag_s < self._patience.lag_s:
+            return ()
+        message = f"nothing was done for {lag_s:.0f} s: this process was blocked, or stopped, or had no processor"
+        return (Finding(subject="event loop", message=message),)
 
-    async def _seen(self) -> list[Finding]:
-        """What looks wrong at this moment. Where nothing can be stored nothing goes on: that is told alone."""
+    async def _live_runs(self) -> list[Finding]:
+        """What looks wrong with the runs in memory and with their slots. Where nothing can be stored nothing goes
+        on: that is told alone."""
         if self._engine.trouble is not None:
             return []  # a health component of its own says so
         busy_since = self._engine.busy_since
@@ -152,13 +191,20 @@ class Watchdog:
         now = self._clock()
         for number, entry in enumerate(list(self._engine.active.values()), start=1):
             if entry.plan is not None and entry.broken is None and entry.run.state is RunState.RUNNING:
-                found += of_run(
-                    entry.run, entry.plan, now, self._engine.admission, self._attempts.knows, self._attempts.pins
-                )
+                try:
+                    found += of_run(
+                        entry.run,
+                        entry.plan,
+                        now,
+                        self._engine.admission,
+                        self._attempts.knows,
+                        self._attempts.pins,
+                    )
+                except Exception as error:  # noqa: BLE001 - logged there
+                    found.append(_failed(self._live, error, f"run {entry.run.id}", entry.run.id))
             if number % AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
         found += of_slots(self._engine.admission, self._find)
-        found += await self._forgotten()
         return found
 
     def _find(self, run_id: str) -> Run | None:
@@ -167,16 +213,15 @@ class Watchdog:
 
     async def _forgotten(self) -> list[Finding]:
         """Runs that are stored as unfinished, and that nobody works on."""
-        try:
-            if await self._records.run_count(RUNNING) <= len(self._engine.active):
-                return []
-            return [
-                Finding(subject=f"run {run.id}", message="it is not over, and nobody works on it", run=run.id)
-                for run in await self._records.unfinished_runs()
-                if run.id not in self._engine.active
-            ]
-        except StoreError as error:
-            return [Finding(subject="store", message=str(error))]
+        if self._engine.trouble is not None:
+            return []
+        if await self._records.run_count(RUNNING) <= len(self._engine.active):
+            return []
+        return [
+            Finding(subject=f"run {run.id}", message="it is not over, and nobody works on it", run=run.id)
+            for run in await self._records.unfinished_runs()
+            if run.id not in self._engine.active
+        ]
 
     async def _beat(self) -> None:
         """Show that the event loop turns: to systemd, and to ourselves by how late the next turn is."""
@@ -188,3 +233,11 @@ class Watchdog:
                 systemd.notify("WATCHDOG=1")
             await anyio.sleep(pause_s)
             self._worst_lag_s = max(self._worst_lag_s, self._monotonic() - before - pause_s)
+
+
+def _failed(check: _Check, error: Exception, subject: str, run: str = "") -> Finding:
+    """A look that raises is a bug: that of one thing must not hide what is wrong with others."""
+    finding = Finding(subject=subject, message=f"it cannot be looked at: {type(error).__name__}: {error}", run=run)
+    if finding not in check.seen:
+        log.error("watchdog.failed", subject=subject, exc_info=error)
+    return finding

@@ -61,7 +61,10 @@ class Parts:
         self.known = {KEY}
         self.pinned: set[str] = set()
         self.stored: list[Run] = []
-        self.storage_error: StoreError | None = None
+        self.storage_error: Exception | None = None
+        self.storage_answers = anyio.Event()
+        self.storage_answers.set()
+        self.storage_asked = 0
         run = new_run(PLAN, id="r1", created_at=900.0, inputs={})
         self.active = {"r1": ActiveRun(replace(run, codesets={}), PLAN)}
         self.step(
@@ -80,6 +83,8 @@ class Parts:
         return run in self.pinned
 
     async def run_count(self, query: RunQuery | None = None) -> int:
+        self.storage_asked += 1
+        await self.storage_answers.wait()
         if self.storage_error is not None:
             raise self.storage_error
         return len(self.stored) or len(self.active)
@@ -178,6 +183,15 @@ def unreadable_store(parts: Parts) -> None:
     parts.storage_error = StoreError("cannot read the database: disk I/O error")
 
 
+def bug_in_the_store(parts: Parts) -> None:
+    parts.storage_error = ValueError("no such state")
+
+
+def bug_in_a_run(parts: Parts) -> None:
+    run = replace(parts.run, id="r0")
+    parts.active["r0"] = ActiveRun(replace(run, steps=run.steps.delete("a")), PLAN)
+
+
 @pytest.mark.parametrize(
     ("breaks", "told"),
     [
@@ -199,6 +213,8 @@ def unreadable_store(parts: Parts) -> None:
         (forgotten_run, "run r2: it is not over, and nobody works on it"),
         (blocked_engine, "engine: what happened cannot be stored: the database does not answer"),
         (unreadable_store, "store: cannot read the database: disk I/O error"),
+        (bug_in_the_store, "store: it cannot be looked at: ValueError: no such state"),
+        (bug_in_a_run, "run r0: it cannot be looked at: KeyError: 'a'"),
     ],
 )
 async def test_a_broken_invariant_is_told(parts: Parts, breaks: Callable[[Parts], None], told: str) -> None:
@@ -243,6 +259,41 @@ async def test_what_is_wrong_with_a_run_is_told_with_that_run(parts: Parts) -> N
 
     assert parts.watchdog.of("r1") == ("step a: attempt 1 is running, and nobody knows of it",)
     assert parts.watchdog.of("r2") == ()
+
+
+async def test_a_database_that_does_not_answer_is_told_and_holds_up_no_other_look(parts: Parts) -> None:
+    parts.storage_answers = anyio.Event()
+    parts.known.clear()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(parts.watchdog.look)
+            await anyio.wait_all_tasks_blocked()
+            parts.monotonic.now += PATIENCE.lasts_s
+        told, asked = parts.watchdog.findings, parts.storage_asked
+        parts.storage_answers.set()
+    await parts.watchdog.look()
+
+    nobody = "run r1: step a: attempt 1 is running, and nobody knows of it"
+    assert [str(finding) for finding in told] == [nobody, "store: the database does not answer"]
+    assert asked == 1, "nor do looks pile up"
+    assert [str(finding) for finding in parts.watchdog.findings] == [nobody]
+
+
+async def test_a_look_that_raises_hides_nothing_else_and_is_logged_once(parts: Parts) -> None:
+    bug_in_a_run(parts)
+    bug_in_the_store(parts)
+    parts.known.clear()
+
+    with structlog.testing.capture_logs() as logs:
+        told = await parts.found()
+
+    assert told == [
+        "run r1: step a: attempt 1 is running, and nobody knows of it",
+        "run r0: it cannot be looked at: KeyError: 'a'",
+        "store: it cannot be looked at: ValueError: no such state",
+    ]
+    assert [log["subject"] for log in logs if log["event"] == "watchdog.failed"] == ["run r0", "store"]
 
 
 async def test_where_nothing_can_be_stored_runs_are_not_blamed(parts: Parts) -> None:
