@@ -123,6 +123,10 @@ class Executor(Protocol):
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
         """Stop the attempt; its end is reported. Unknown keys are ignored."""
 
+    async def unknown(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+        """Of attempts that were launched here or that `recover` knew: those of which nothing is known any more, so
+        that no end of theirs will be reported. Asked now and then; changes nothing."""
+
     async def forget(self, key: AttemptKey) -> None:
         """The end of the attempt is recorded: whatever was kept for it may go. Its log stays."""
 

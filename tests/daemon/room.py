@@ -76,6 +76,7 @@ class RecordingExecutor:
         self.kills: list[AttemptKey] = []
         self.forgotten: list[AttemptKey] = []
         self.known: frozenset[AttemptKey] = frozenset()
+        self.lost: frozenset[AttemptKey] = frozenset()
         self.asked_about: list[AttemptKey] = []
         self.on_recover: Callable[[Sequence[AttemptKey]], None] = lambda _: None
         self.reachable = anyio.Event()
@@ -103,6 +104,9 @@ class RecordingExecutor:
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
         self.kills.append(key)
+
+    async def unknown(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+        return self.lost & frozenset(keys)
 
     async def forget(self, key: AttemptKey) -> None:
         self.on_forget(key)

@@ -172,6 +172,10 @@ class KubernetesExecutor:
         else:
             await self._stop(attempt, grace_s)
 
+    async def unknown(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+        """A pod that is gone ends its attempt: the watch, the next list or the search for it tells."""
+        return frozenset(keys) - self._attempts.keys()
+
     async def forget(self, key: AttemptKey) -> None:
         attempt = self._attempts.pop(key, None)
         if attempt is None:

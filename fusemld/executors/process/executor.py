@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import anyio
@@ -200,6 +200,16 @@ class ProcessExecutor:
         if attempt is not None and not attempt.spawned:
             self._stopped.add(key)
         await self._processes.stop(_name(key), grace_s)
+
+    async def unknown(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+        """The keeper forgets nothing by itself, but its journal may be gone, with whatever it had started."""
+        kept = {_key(event.key) for event in await self._processes.known(_PREFIX)}
+        return frozenset(key for key in keys if not self._will_end(key, kept))
+
+    def _will_end(self, key: AttemptKey, kept: Set[AttemptKey]) -> bool:
+        """Or has ended: what was reported is not reported again."""
+        attempt = self._attempts.get(key)
+        return attempt is not None and (attempt.finished or key in kept)
 
     async def forget(self, key: AttemptKey) -> None:
         self._stopped.discard(key)

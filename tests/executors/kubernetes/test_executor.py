@@ -128,6 +128,19 @@ async def test_events_that_may_be_read_only_later_are_read_then(
                 await anyio.sleep(0.05)
 
 
+async def test_an_attempt_is_known_from_its_launch_until_it_is_forgotten(site: Site) -> None:
+    other = AttemptKey("r0", "never", 1)
+    async with site.room() as room:
+        key = await room.shell("a", "true")
+        unknown = [await room.executor.unknown([key, other])]
+        await room.ended(key)
+        unknown.append(await room.executor.unknown([key, other]))
+        await room.executor.forget(key)
+        unknown.append(await room.executor.unknown([key, other]))
+
+        assert unknown == [{other}, {other}, {key, other}]
+
+
 async def test_launching_again_makes_no_second_pod_and_reports_nothing_twice(site: Site) -> None:
     async with site.room() as room:
         asked = launch("a", "echo once")

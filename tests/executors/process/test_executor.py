@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
+from fusemld.daemon.patience import patiently
 from fusemld.executors.process.executor import ProcessExecutor
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
@@ -437,6 +438,32 @@ async def test_when_the_keeper_is_killed_the_attempt_is_lost(
 
         assert finished.outcome.ending is Ending.LOST
         assert "keeper" in finished.outcome.message
+
+
+async def test_what_a_keeper_without_its_journal_does_not_know_is_unknown(
+    bench: BenchFactory, state: Path, kill_keeper: Callable[[Path], None]
+) -> None:
+    gates = {step: state / f"gate-{step}" for step in ("before", "after")}
+    for gate in gates.values():
+        os.mkfifo(gate)
+    after = shell(f"read x < {gates['after']}", step="after")
+    keys = [key("before"), key("ended"), key("after"), key("never")]
+    async with bench() as opened:
+        await opened.executor.launch(shell(f"read x < {gates['before']}", step="before"))
+        await opened.shell("exit 3", step="ended")
+        at_first = await opened.executor.unknown(keys)
+
+        (state / "keeper" / "journal").unlink()
+        kill_keeper(state)
+        with anyio.fail_after(30):
+            await patiently(lambda: opened.executor.launch(after), lambda _: None)
+        later = await opened.executor.unknown(keys)
+        for gate in gates.values():
+            gate.write_text("go\n")
+
+        assert at_first == {key("after"), key("never")}
+        assert later == {key("before"), key("never")}
+        assert (await opened.finished(key("after"))).outcome.ending is Ending.SUCCEEDED
 
 
 async def test_a_sandbox_that_is_demanded_and_not_there_is_said_at_once(
