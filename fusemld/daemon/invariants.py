@@ -7,7 +7,8 @@ is wrong, and then its text is the same each time, so texts name no durations.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
 
 import msgspec
 
@@ -16,11 +17,25 @@ from fusemld.engine.plan import Plan
 from fusemld.engine.waits import unmet_steps
 from fusemld.model.run import AttemptKey, Run, StepRun, StepState
 
-Knows = Callable[[AttemptKey], bool]
-"""Whether somebody will report the end of an active attempt."""
 
-Pins = Callable[[str], bool]
-"""Whether somebody fetches the codesets of a run."""
+class Attempts(Protocol):
+    """The part of the performer that is looked at."""
+
+    def knows(self, key: AttemptKey) -> bool:
+        """Whether somebody is to report the end of the attempt."""
+
+    def holder(self, key: AttemptKey) -> str:
+        """Who that is, in words; empty while its executor has not told what it knows of earlier attempts."""
+
+    def pins(self, run: str) -> bool:
+        """Whether the codesets of the run are being fetched."""
+
+    @property
+    def executors(self) -> Collection[str]: ...
+
+    async def unknown(self, executor: str) -> frozenset[AttemptKey]:
+        """Attempts that the executor was given, and of which it says that it does not know them. Raises
+        `UnavailableError`."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,13 +49,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.subject}: {self.message}"
 
 
-def of_run(run: Run, plan: Plan, now: float, admission: Admission, knows: Knows, pins: Pins) -> Iterator[Finding]:
-    """What is wrong with an unfinished run that is in memory."""
+def of_run(
+    run: Run, plan: Plan, now: float, admission: Admission, attempts: Attempts, stops_s: float
+) -> Iterator[Finding]:
+    """What is wrong with an unfinished run that is in memory. `stops_s` is how long an attempt that was told to
+    stop may take to end."""
     unfinished = [step for step in run.steps.values() if not step.state.is_final]
     if not unfinished:
         yield _about(run, "all its steps are over, and it is not")
     for step in unfinished:
-        for message in _of_step(run, step, plan, now, admission, knows, pins):
+        for message in _of_step(run, step, plan, now, admission, attempts, stops_s):
             yield _about(run, f"step {step.name}: {message}")
 
 
@@ -49,7 +67,7 @@ def _about(run: Run, message: str) -> Finding:
 
 
 def _of_step(
-    run: Run, step: StepRun, plan: Plan, now: float, admission: Admission, knows: Knows, pins: Pins
+    run: Run, step: StepRun, plan: Plan, now: float, admission: Admission, attempts: Attempts, stops_s: float
 ) -> Iterator[str]:
     if not step.reason:
         yield f"it is {step.state} and nothing says why"
@@ -59,28 +77,49 @@ def _of_step(
         yield f"it is {step.state} without a deadline"
     match step.state:
         case StepState.WAITING:
-            if (message := _of_waiting(run, step, plan, pins)) is not None:
+            if (message := _of_waiting(run, step, plan, attempts)) is not None:
                 yield message
         case StepState.QUEUED:
             if not admission.knows((run.id, step.name)):
                 yield "it waits for a slot, and is not in the line for one"
         case StepState.STARTING | StepState.RUNNING:
-            if not knows(AttemptKey(run.id, step.name, step.attempt)):
+            key = AttemptKey(run.id, step.name, step.attempt)
+            if not attempts.knows(key):
                 yield f"attempt {step.attempt} is {step.state}, and nobody knows of it"
+            elif (
+                step.kill_requested is not None
+                and now - step.since >= stops_s
+                and (holder := attempts.holder(key))
+            ):
+                # Its deadline never passes: that is when it is told again.
+                told = f"attempt {step.attempt} was told to stop at {_clock(step.since)}"
+                yield f"{told}, and {holder} has not reported its end"
         case _:
             pass
 
 
-def _of_waiting(run: Run, step: StepRun, plan: Plan, pins: Pins) -> str | None:
+def _of_waiting(run: Run, step: StepRun, plan: Plan, attempts: Attempts) -> str | None:
     unmet = [run.steps[name] for name in unmet_steps(plan, run.steps, step.name)]
     if not unmet and run.codesets is not None:
         return "it waits, and for nothing: it could be started"
-    if not unmet and not pins(run.id):
+    if not unmet and not attempts.pins(run.id):
         return "it waits for the run's codesets, and nobody fetches them"
     dead = next((other for other in unmet if other.state.is_final), None)
     if dead is not None:
         return f"it waits for {dead.name}, which is {dead.state}"
     return None
+
+
+def of_unknown(
+    keys: Collection[AttemptKey], executor: str, find: Callable[[str], Run | None]
+) -> Iterator[Finding]:
+    """Attempts that are under way, and of which their executor said that it does not know them."""
+    for key in sorted(keys):
+        run = find(key.run)
+        step = None if run is None else run.steps[key.step]
+        if run is not None and step is not None and step.state.is_active and step.attempt == key.attempt:
+            message = f"attempt {key.attempt} is {step.state}, and executor {executor} does not know it"
+            yield _about(run, f"step {key.step}: {message}")
 
 
 def of_slots(admission: Admission, find: Callable[[str], Run | None]) -> Iterator[Finding]:

@@ -247,7 +247,10 @@ class _Daemon:
             performer,
             store,
             patience=Patience(
-                look_s=settings.watchdog.look_s, lasts_s=settings.watchdog.lasts_s, lag_s=settings.watchdog.lag_s
+                look_s=settings.watchdog.look_s,
+                lasts_s=settings.watchdog.lasts_s,
+                lag_s=settings.watchdog.lag_s,
+                stops_s=settings.steps.grace_s + settings.watchdog.stops_s,
             ),
         )
         operations = DaemonOperations(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TypeVarTuple, Unpack
@@ -68,6 +68,7 @@ class StepPerformer:
         self._killing: set[AttemptKey] = set()
         self._pins: dict[str, anyio.CancelScope] = {}
         self._facts: dict[AttemptKey, Facts] = {}
+        """Of attempts that were prepared here and whose end was not reported."""
         self._told_by: dict[AttemptKey, Executor] = {}
         """Of attempts whose end is not recorded yet."""
         self._ended: list[AttemptKey] = []
@@ -140,14 +141,44 @@ class StepPerformer:
                 raise AssertionError("slots are the supervisor's own")
 
     def knows(self, key: AttemptKey) -> bool:
-        """Whether somebody here will report the end of the attempt."""
+        """Whether somebody here is to report the end of the attempt."""
         return (
             key in self._launching
             or key in self._facts
             or key in self._known
             or self._steering.is_running(key)
-            or not all(event.is_set() for event in self._recovered.values())
+            or self._is_being_recovered(key)
         )
+
+    def holder(self, key: AttemptKey) -> str:
+        """Who that is, in words; empty while its executor has not told what it knows of earlier attempts."""
+        if self._steering.is_running(key):
+            return "the plugin that runs it in this daemon"
+        return "" if self._is_being_recovered(key) else f"executor {self._executor_of(key)}"
+
+    async def unknown(self, executor: str) -> frozenset[AttemptKey]:
+        """Attempts that the executor was given, and of which it says that it does not know them: their end will
+        never be reported. Raises `UnavailableError`."""
+        given = [
+            key
+            for key in self._facts.keys() | self._known
+            if key not in self._launching
+            and not self._steering.is_running(key)
+            and self._executor_of(key) == executor
+        ]
+        return await self._parts.executors[executor].unknown(given) if given else frozenset()
+
+    @property
+    def executors(self) -> Collection[str]:
+        return self._parts.executors.keys()
+
+    def _is_being_recovered(self, key: AttemptKey) -> bool:
+        event = self._recovered.get(self._executor_of(key))
+        return event is not None and not event.is_set()
+
+    def _executor_of(self, key: AttemptKey) -> str:
+        entry = self._supervisor.active.get(key.run)
+        return "" if entry is None else entry.run.executor
 
     def pins(self, run: str) -> bool:
         """Whether the codesets of the run are being fetched."""

@@ -94,6 +94,8 @@ class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long an unfinished run may look wrong: it may be on its way to be put right."""
     lag_s: float = 5.0
     """How long the daemon may do nothing at all."""
+    stops_s: float = 60.0
+    """How long an attempt that was told to stop may take to end after its grace time (`steps.grace_s`)."""
 
 
 class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -16,11 +17,11 @@ import msgspec
 import structlog
 
 from fusemld.daemon import systemd
-from fusemld.daemon.invariants import Finding, of_run, of_slots
+from fusemld.daemon.invariants import Attempts, Finding, of_run, of_slots, of_unknown
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Plan
 from fusemld.model.errors import FusemldError
-from fusemld.model.run import AttemptKey, Run, RunState
+from fusemld.model.run import Run, RunState
 from fusemld.store.reads import RunQuery
 
 log = structlog.get_logger(__name__)
@@ -50,16 +51,6 @@ class Engine(Protocol):
     def admission(self) -> Admission: ...
 
 
-class Attempts(Protocol):
-    """The part of the performer that is looked at."""
-
-    def knows(self, key: AttemptKey) -> bool:
-        """Whether somebody will report the end of the attempt."""
-
-    def pins(self, run: str) -> bool:
-        """Whether the codesets of the run are being fetched."""
-
-
 class Records(Protocol):
     """The part of the store that is looked at."""
 
@@ -69,13 +60,15 @@ class Records(Protocol):
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds: between two looks, how long something may be wrong before it is told, between two signs of life,
-    how late one of these may come, and how long the engine may take for one turn."""
+    how late one of these may come, how long the engine may take for one turn, and an attempt to end when it was
+    told to."""
 
     look_s: float = 10.0
     lasts_s: float = 30.0
     beat_s: float = 1.0
     lag_s: float = 5.0
     turn_s: float = 30.0
+    stops_s: float = 70.0
 
 
 class _Check:
@@ -118,6 +111,12 @@ class Watchdog:
         self._checks = (
             self._live,
             _Check(self._forgotten, Finding(subject="store", message="the database does not answer")),
+            *(
+                _Check(
+                    partial(self._unknown, name), Finding(subject=f"executor {name}", message="it does not answer")
+                )
+                for name in attempts.executors
+            ),
         )
         self.findings: tuple[Finding, ...] = ()
 
@@ -197,8 +196,8 @@ class Watchdog:
                         entry.plan,
                         now,
                         self._engine.admission,
-                        self._attempts.knows,
-                        self._attempts.pins,
+                        self._attempts,
+                        self._patience.stops_s,
                     )
                 except Exception as error:  # noqa: BLE001 - logged there
                     found.append(_failed(self._live, error, f"run {entry.run.id}", entry.run.id))
@@ -222,6 +221,12 @@ class Watchdog:
             for run in await self._records.unfinished_runs()
             if run.id not in self._engine.active
         ]
+
+    async def _unknown(self, executor: str) -> list[Finding]:
+        """Attempts of sound runs that their executor does not know."""
+        unknown = await self._attempts.unknown(executor)
+        sound = [key for key in unknown if (entry := self._engine.active.get(key.run)) and entry.broken is None]
+        return list(of_unknown(sound, executor, self._find))
 
     async def _beat(self) -> None:
         """Show that the event loop turns: to systemd, and to ourselves by how late the next turn is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from fusemld.api import views
 from fusemld.api.client import Client
-from tests.acceptance.daemon import Daemon, runs
+from tests.acceptance.daemon import Daemon, keepers, runs
 
 pytestmark = pytest.mark.acceptance
 
@@ -42,6 +43,33 @@ def test_a_busy_daemon_is_suspected_of_nothing(daemon: Daemon) -> None:
     assert "invariant.broken" not in daemon.journal()
     health = Client(daemon.socket).get("/health", views.HealthView)
     assert health.state is views.HealthState.OK, health.components
+
+
+def test_an_attempt_that_nobody_will_end_is_told(daemon: Daemon) -> None:
+    """Its keeper was killed, and the journal is gone: the next keeper has never heard of it."""
+    daemon.start(WATCHDOG_LOOK_S="0.2", WATCHDOG_LASTS_S="1", WATCHDOG_STOPS_S="1", STEPS_GRACE_S="1")
+    daemon.drop("sleeper.yaml", SLEEPER)
+    run = daemon.run_of("sleeper.yaml")
+    daemon.in_state(run, "sleep", "running")
+    assert daemon.process is not None
+    others = [process for process in daemon.processes() if process.pid != daemon.process.pid]
+
+    for pid in keepers(daemon):
+        os.kill(pid, signal.SIGSTOP)
+    (daemon.state / "keeper" / "journal").unlink()
+    for process in others:
+        process.kill()
+    _why(daemon, run, "attempt 1 is running, and executor process does not know it")
+    daemon.run("fuseml", "cancel", run)
+    _why(daemon, run, "attempt 1 was told to stop at ")
+
+    health = Client(daemon.socket).get("/health", views.HealthView)
+    told = [component.message for component in health.components if component.name == f"run {run}"]
+    assert any(message.endswith("and executor process has not reported its end") for message in told)
+
+
+def _why(daemon: Daemon, run: str, words: str) -> None:
+    daemon.wait_for(lambda: words in daemon.run("fuseml", "why", run).stdout, 20, f"{words!r} to be told")
 
 
 def test_why_says_where_a_queued_step_stands_and_what_happens_then(daemon: Daemon) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 import pytest
@@ -12,14 +12,16 @@ from structlog.testing import capture_logs
 from fusemld.daemon import patience
 from fusemld.engine.events import CancelRequested, RetryRequested
 from fusemld.hooks.executors import Launch
+from fusemld.hooks.steps import StepContext
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending, RunState, StepState
-from tests.daemon.room import SECRET, OpenRoom, RecordingExecutor
+from tests.daemon.room import SECRET, OpenRoom, RecordingExecutor, ScriptedStep
 from tests.daemon.running import document_of
 
 ONE = AttemptKey("r1", "one", 1)
 CANCEL = CancelRequested(at=1003.0, by="ann")
 
+STEERED = document_of("name: steered\nsteps: [{name: one, image: 'steered:1'}]")
 PLAIN = document_of('name: plain\nsteps: [{name: one, image: host, command: ["true"]}]')
 SECRETIVE = document_of(
     "name: secretive\nsteps: [{name: one, image: host, command: [ls], extensions: [{name: v, product: vault}]}]"
@@ -280,6 +282,58 @@ async def test_what_an_earlier_daemon_launched_is_stopped_where_it_runs(room: Op
 
         assert run.state is RunState.CANCELLED
         assert (second.executor.kills, second.executor.launches) == ([ONE], [])
+
+
+# What the watchdog asks
+
+
+async def test_only_attempts_of_an_executor_that_is_not_there_yet_may_still_be_reported_by_it(
+    room: OpenRoom,
+) -> None:
+    there, away = RecordingExecutor(), RecordingExecutor()
+    there.name = away.name = "kubernetes"
+    away.reachable = anyio.Event()
+    async with room(others={"kubernetes": there}) as first:
+        for id, executor in (("near", "process"), ("far", "kubernetes")):  # noqa: A001 - the name of the field
+            run, plan, workflow = first.engine.run_of(PLAIN, id=id)
+            await first.supervisor.create(replace(run, executor=executor), plan, (workflow,))
+        await first.launched(1)
+
+    async with room(is_started=False, others={"kubernetes": away}) as second:
+        await second.supervisor.load(await second.engine.store.unfinished_runs())
+        await second.engine.tasks.start(second.performer.run)
+        await anyio.wait_all_tasks_blocked()
+        near, far = (AttemptKey(run, "one", 1) for run in ("near", "far"))
+
+        assert [second.performer.knows(key) for key in (near, far)] == [False, True]
+        assert [second.performer.holder(key) for key in (near, far)] == ["executor process", ""]
+
+
+async def test_an_executor_is_asked_about_what_it_has_and_nothing_else(room: OpenRoom) -> None:
+    is_in_reach = anyio.Event()
+
+    async def wait(context: StepContext) -> Mapping[str, str]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def out_of_reach(launch: Launch) -> None:
+        if launch.key.run == "launching":
+            await is_in_reach.wait()
+
+    async with room(ScriptedStep(wait)) as running:
+        running.executor.on_launch = out_of_reach
+        for id, document in (("steered", STEERED), ("launching", PLAIN), ("ended", PLAIN), ("launched", PLAIN)):  # noqa: A001
+            await running.engine.create(document, id)
+        await running.launched(3)
+        await running.step("one", lambda step: step.state is StepState.RUNNING, "steered")
+        keys = {run: AttemptKey(run, "one", 1) for run in running.supervisor.active}
+        running.executor.lost = frozenset(keys.values())
+
+        running.executor.ended(keys["ended"])
+        asked = await running.performer.unknown("process")
+
+        assert asked == {keys["launched"]}
+        assert running.performer.holder(keys["steered"]) == "the plugin that runs it in this daemon"
 
 
 # Codesets

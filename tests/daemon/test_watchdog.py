@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from fusemld.engine import events
 from fusemld.engine.admission import Admission
 from fusemld.engine.begin import new_run
 from fusemld.engine.plan import Defaults, make_plan
+from fusemld.model.errors import UnavailableError
 from fusemld.model.run import Attempt, AttemptKey, Ending, Outcome, Run, StepRun, StepState
 from fusemld.model.template import literal
 from fusemld.model.workflow import Step, Workflow
@@ -45,7 +47,7 @@ PLAN = make_plan(
     Defaults(),
 )
 KEY = AttemptKey("r1", "a", 1)
-PATIENCE = Patience(lasts_s=30.0, turn_s=30.0)
+PATIENCE = Patience(lasts_s=30.0, turn_s=30.0, stops_s=60.0)
 
 
 class Parts:
@@ -58,13 +60,19 @@ class Parts:
         self.busy_since: float | None = None
         self.admission = Admission(limit=2)
         self.admission.occupy(("r1", "a"), "w")
+        self.asked: collections.Counter[str] = collections.Counter()
+        self.executors = ("process",)
+        self.executor_answers = anyio.Event()
+        self.executor_answers.set()
+        self.executor_error: UnavailableError | None = None
         self.known = {KEY}
+        self.held_by = "executor process"
+        self.lost: frozenset[AttemptKey] = frozenset()
         self.pinned: set[str] = set()
         self.stored: list[Run] = []
         self.storage_error: Exception | None = None
         self.storage_answers = anyio.Event()
         self.storage_answers.set()
-        self.storage_asked = 0
         run = new_run(PLAN, id="r1", created_at=900.0, inputs={})
         self.active = {"r1": ActiveRun(replace(run, codesets={}), PLAN)}
         self.step(
@@ -79,11 +87,21 @@ class Parts:
     def knows(self, key: AttemptKey) -> bool:
         return key in self.known
 
+    def holder(self, key: AttemptKey) -> str:
+        return self.held_by
+
+    async def unknown(self, executor: str) -> frozenset[AttemptKey]:
+        self.asked["executor_answers"] += 1
+        await self.executor_answers.wait()
+        if self.executor_error is not None:
+            raise self.executor_error
+        return self.lost
+
     def pins(self, run: str) -> bool:
         return run in self.pinned
 
     async def run_count(self, query: RunQuery | None = None) -> int:
-        self.storage_asked += 1
+        self.asked["storage_answers"] += 1
         await self.storage_answers.wait()
         if self.storage_error is not None:
             raise self.storage_error
@@ -137,6 +155,27 @@ def nothing_left(parts: Parts) -> None:
 
 def unknown_attempt(parts: Parts) -> None:
     parts.known.clear()
+
+
+TOLD = "run r1: step a: attempt 1 was told to stop at 1970-01-01 00:15:40 UTC"
+
+
+def told_to_stop(parts: Parts) -> None:
+    """And told again just now."""
+    parts.step("a", kill_requested=Ending.CANCELLED, since=940.0, deadline=1060.0)
+
+
+def plugin_told_to_stop(parts: Parts) -> None:
+    told_to_stop(parts)
+    parts.held_by = "the plugin that runs it in this daemon"
+
+
+def lost_by_its_executor(parts: Parts) -> None:
+    parts.lost = frozenset({KEY})
+
+
+def executor_out_of_reach(parts: Parts) -> None:
+    parts.executor_error = UnavailableError("cannot reach the keeper of processes: it is being started again")
 
 
 def not_in_line(parts: Parts) -> None:
@@ -203,6 +242,16 @@ def bug_in_a_run(parts: Parts) -> None:
         ),
         (nothing_left, "run r1: all its steps are over, and it is not"),
         (unknown_attempt, "run r1: step a: attempt 1 is running, and nobody knows of it"),
+        (told_to_stop, f"{TOLD}, and executor process has not reported its end"),
+        (plugin_told_to_stop, f"{TOLD}, and the plugin that runs it in this daemon has not reported its end"),
+        (
+            lost_by_its_executor,
+            "run r1: step a: attempt 1 is running, and executor process does not know it",
+        ),
+        (
+            executor_out_of_reach,
+            "executor process: cannot reach the keeper of processes: it is being started again",
+        ),
         (not_in_line, "run r1: step a: it waits for a slot, and is not in the line for one"),
         (waits_for_the_dead, "run r1: step b: it waits for a, which is failed"),
         (waits_for_nothing, "run r1: step b: it waits, and for nothing: it could be started"),
@@ -221,6 +270,47 @@ async def test_a_broken_invariant_is_told(parts: Parts, breaks: Callable[[Parts]
     breaks(parts)
 
     assert await parts.found() == [told]
+
+
+def still_stopping(parts: Parts) -> None:
+    parts.step("a", kill_requested=Ending.CANCELLED, since=parts.clock.now - PATIENCE.stops_s + 1)
+
+
+def told_to_stop_and_being_recovered(parts: Parts) -> None:
+    told_to_stop(parts)
+    parts.held_by = ""
+
+
+def ended_since_its_executor_was_asked(parts: Parts) -> None:
+    lost_by_its_executor(parts)
+    parts.step("a", state=StepState.BACKOFF, reason="attempt 2 follows")
+    parts.admission.release(("r1", "a"))
+
+
+def an_earlier_attempt_that_its_executor_does_not_know(parts: Parts) -> None:
+    parts.lost = frozenset({replace(KEY, attempt=0)})
+
+
+def attempt_of_a_run_that_is_over(parts: Parts) -> None:
+    parts.lost = frozenset({AttemptKey("r0", "a", 1)})
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        still_stopping,
+        told_to_stop_and_being_recovered,
+        ended_since_its_executor_was_asked,
+        an_earlier_attempt_that_its_executor_does_not_know,
+        attempt_of_a_run_that_is_over,
+    ],
+)
+async def test_an_attempt_whose_end_is_on_its_way_is_not_suspected(
+    parts: Parts, goes_on: Callable[[Parts], None]
+) -> None:
+    goes_on(parts)
+
+    assert await parts.found() == []
 
 
 async def test_what_is_put_right_in_time_is_not_told(parts: Parts) -> None:
@@ -261,8 +351,18 @@ async def test_what_is_wrong_with_a_run_is_told_with_that_run(parts: Parts) -> N
     assert parts.watchdog.of("r2") == ()
 
 
-async def test_a_database_that_does_not_answer_is_told_and_holds_up_no_other_look(parts: Parts) -> None:
-    parts.storage_answers = anyio.Event()
+@pytest.mark.parametrize(
+    ("whose", "told_of_it"),
+    [
+        ("storage_answers", "store: the database does not answer"),
+        ("executor_answers", "executor process: it does not answer"),
+    ],
+)
+async def test_who_does_not_answer_is_told_and_holds_up_no_other_look(
+    parts: Parts, whose: str, told_of_it: str
+) -> None:
+    never = anyio.Event()
+    setattr(parts, whose, never)
     parts.known.clear()
 
     async with anyio.create_task_group() as tasks:
@@ -270,12 +370,12 @@ async def test_a_database_that_does_not_answer_is_told_and_holds_up_no_other_loo
             tasks.start_soon(parts.watchdog.look)
             await anyio.wait_all_tasks_blocked()
             parts.monotonic.now += PATIENCE.lasts_s
-        told, asked = parts.watchdog.findings, parts.storage_asked
-        parts.storage_answers.set()
+        told, asked = parts.watchdog.findings, parts.asked[whose]
+        never.set()
     await parts.watchdog.look()
 
     nobody = "run r1: step a: attempt 1 is running, and nobody knows of it"
-    assert [str(finding) for finding in told] == [nobody, "store: the database does not answer"]
+    assert [str(finding) for finding in told] == [nobody, told_of_it]
     assert asked == 1, "nor do looks pile up"
     assert [str(finding) for finding in parts.watchdog.findings] == [nobody]
 
