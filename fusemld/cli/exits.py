@@ -51,19 +51,42 @@ def status_of(error: errors.FusemldError) -> ExitStatus:
 
 
 def run_command(command: click.Group, name: str) -> int:
-    """Run the program and return its exit status; every error is one message, never a trace."""
+    """Run the program and return its exit status; every error is one message, never a trace, also where the task
+    group of a store or a cluster has wrapped it."""
     try:
         result = command.main(prog_name=name, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return ExitStatus.USAGE
-    except (click.Abort, KeyboardInterrupt):
-        return ExitStatus.INTERRUPTED
-    except errors.FusemldError as error:
-        click.echo(f"{name}: {error}", err=True)
-        return status_of(error)
     except BrokenPipeError:
         # Whoever read our output has enough; Python must not complain again while it shuts down.
         sys.stdout = None
         return ExitStatus.FAILED
+    except BaseException as error:
+        status = _told(tuple(errors.leaves(error)), name)
+        if status is None:
+            raise
+        return status
     return result if isinstance(result, int) else ExitStatus.OK
+
+
+def _told(found: tuple[BaseException, ...], name: str) -> ExitStatus | None:
+    """Say what was foreseeable, and give the status of the first; None, and not a word, where anything was not."""
+    statuses = [_status(error) for error in found]
+    if None in statuses:
+        return None
+    for error in found:
+        if isinstance(error, click.ClickException):
+            error.show()
+        elif isinstance(error, errors.FusemldError):
+            click.echo(f"{name}: {error}", err=True)
+    return statuses[0]
+
+
+def _status(error: BaseException) -> ExitStatus | None:
+    match error:
+        case click.ClickException():
+            return ExitStatus.USAGE
+        case click.Abort() | KeyboardInterrupt():
+            return ExitStatus.INTERRUPTED
+        case errors.FusemldError():
+            return status_of(error)
+        case _:
+            return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -63,29 +64,38 @@ def clean_up(
     if not (settings.state / "fusemld.db").exists():
         raise StartError(f"cannot clean up: no daemon has used the state folder {settings.state}")
     with as_owner(settings.state), state_lock(settings.state):
-        return anyio.run(_clean_up, settings, agree, keep_applications)
+        found = anyio.run(_looked, settings, keep_applications)
+        # Asked outside of the event loop, which would keep Ctrl-C from ending the question.
+        return anyio.run(_removed, settings, found, keep_applications) if agree(found) else None
 
 
-async def _clean_up(
-    settings: Settings, agree: Callable[[Leftovers], bool], keep_applications: bool
-) -> Removed | None:
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncGenerator[tuple[Store, KubeCluster]]:
     async with Store.open(settings.state / "fusemld.db") as store:
         instance = await store.meta(INSTANCE)
         assert instance is not None, "every database has one"
-        applications = () if keep_applications else tuple(filter(_is_here, await store.applications()))
         async with cluster_access.configured(settings, instance) as cluster:
             assert cluster is not None
-            models = () if keep_applications else await _models(cluster, applications)
-            if not agree(await _look(cluster, applications, models)):
-                return None
-            removal = Removal(_NoServices(), KubeClusters(cluster), Registry(), {})
-            for application in applications:
-                await removal.remove(replace(application, copies=()))
-                await store.write(DeleteApplication(application.name))
-            removed = await remove_everything(cluster)
-            if not keep_applications:
-                await _remove_models(cluster, models)
-            return removed
+            yield store, cluster
+
+
+async def _looked(settings: Settings, keep_applications: bool) -> Leftovers:
+    async with _opened(settings) as (store, cluster):
+        applications = () if keep_applications else tuple(filter(_is_here, await store.applications()))
+        models = () if keep_applications else await _models(cluster, applications)
+        return await _look(cluster, applications, models)
+
+
+async def _removed(settings: Settings, found: Leftovers, keep_applications: bool) -> Removed:
+    async with _opened(settings) as (store, cluster):
+        removal = Removal(_NoServices(), KubeClusters(cluster), Registry(), {})
+        for application in found.applications:
+            await removal.remove(replace(application, copies=()))
+            await store.write(DeleteApplication(application.name))
+        removed = await remove_everything(cluster)
+        if not keep_applications:
+            await _remove_models(cluster, found.models)
+        return removed
 
 
 async def _models(cluster: KubeCluster, applications: Iterable[Application]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +54,7 @@ from fusemld.intake.watcher import Timing, Watcher
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.clusters import KubeClusters
 from fusemld.model.document import Kind
-from fusemld.model.errors import FusemldError, StartError
+from fusemld.model.errors import FusemldError, StartError, leaves
 from fusemld.registry.credentials import AllowedSources
 from fusemld.registry.registry import Registry
 from fusemld.services.environments import KeeperEnvironments
@@ -84,7 +83,7 @@ def serve(settings: Settings) -> int:
         with state_lock(settings.state):
             anyio.run(_Daemon(settings).run)
     except* FusemldError as group:
-        for error in _leaves(group):
+        for error in leaves(group):
             print(f"fusemld: {error}", file=sys.stderr)  # noqa: T201 the one line that a person reads
         status = 1
     return status
@@ -328,14 +327,6 @@ def _force_end_after(delay_s: float) -> None:
     timer = threading.Timer(delay_s, give_up)
     timer.daemon = True
     timer.start()
-
-
-def _leaves(group: BaseExceptionGroup[FusemldError]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def _read(folder: Path, data: bytes, file: Path) -> Parsed:

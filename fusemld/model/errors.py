@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 
 class FusemldError(Exception):
@@ -56,3 +57,12 @@ def may_pass(error: OSError) -> bool:
     """Whether it is for want of something that comes back: room on a disk, one that can be written, descriptors,
     memory. It says nothing about what was to be done."""
     return error.errno in _PASSING
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """What task groups have wrapped, however deeply; the error itself where it is no group."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error

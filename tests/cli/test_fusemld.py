@@ -5,19 +5,24 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 from click.testing import CliRunner
 
 from fusemld.cli.commands.cleanup import cleanup
 from fusemld.daemon.cleanup import Leftovers
 from fusemld.daemon.settings import Settings
+from fusemld.store.sqlite import Store
 from tests.api.memory import MemoryOperations
+from tests.cli.clusters import TOKEN, api_server, write_kubeconfig
 from tests.cli.conftest import BIN
 
 
 def fusemld(environment: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "fusemld"), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment, check=False, stdin=subprocess.DEVNULL
+    )
 
 
 def test_config_names_every_value_with_its_origin(environment: dict[str, str], tmp_path: Path) -> None:
@@ -116,3 +121,55 @@ def test_what_is_cleaned_up_is_told_to_programs_and_questions_are_asked_of_peopl
     assert (found["found"]["pods"], found["removed"]) == (["p"], removed)
     assert ("1 pods, 1 Secrets and 2 ConfigMaps in namespace n" in done.stderr) is asked
     assert ("remove all of this?" in done.stderr) is asked
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Path:
+    """A state folder that a daemon has used."""
+
+    async def create() -> None:
+        async with Store.open(tmp_path / "fusemld.db"):
+            pass
+
+    anyio.run(create)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "message"),
+    [
+        ("kubeconfig", 1, "cannot read the kubeconfig"),
+        ("context", 1, "context 'nope'"),
+        ("port", 1, "Connect call failed"),
+        ("token", 5, "Unauthorized"),
+    ],
+)
+def test_what_is_wrong_with_the_cluster_that_is_cleaned_up_is_one_line(
+    environment: dict[str, str], used: Path, wrong: str, status: int, message: str
+) -> None:
+    kubeconfig = used / "kubeconfig"
+    given = {"context": ("--set", "kubernetes.context=nope")}
+    with api_server() as server:
+        address = "http://127.0.0.1:1" if wrong == "port" else server
+        if wrong != "kubeconfig":
+            write_kubeconfig(kubeconfig, address, "wrong" if wrong == "token" else TOKEN)
+        setting = f"kubernetes.kubeconfig={kubeconfig}"
+        done = fusemld(
+            environment, "cleanup", "--yes", "--state", str(used), "--set", setting, *given.get(wrong, ())
+        )
+
+    assert (done.returncode, done.stdout) == (status, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fusemld: cannot ")
+    assert message in line
+
+
+def test_a_question_that_nobody_answers_removes_nothing(environment: dict[str, str], used: Path) -> None:
+    with api_server() as server:
+        write_kubeconfig(used / "kubeconfig", server)
+        setting = f"kubernetes.kubeconfig={used / 'kubeconfig'}"
+        done = fusemld(environment, "cleanup", "--state", str(used), "--set", setting)
+
+    assert done.returncode == 130
+    assert "pod train" in done.stdout
+    assert done.stderr == ("\nfusemld: nothing was removed: the question was not answered; --yes does not ask\n")

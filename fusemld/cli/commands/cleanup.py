@@ -35,13 +35,21 @@ def cleanup(keep_applications: bool, dry_run: bool, yes: bool, config: Path | No
             click.echo(_described(found), err=not for_people)
         if found.is_nothing or dry_run:
             return False
-        return yes or click.confirm("remove all of this?", err=not for_people)
+        return yes or _confirmed(for_people)
 
     removed = clean_up(load(config).settings, agree, keep_applications=keep_applications) is not None
     if not for_people:
         tables.emit(output, {"found": seen[0], "removed": removed}, str)
     elif removed:
         click.echo("removed all of it")
+
+
+def _confirmed(for_people: bool) -> bool:
+    try:
+        return click.confirm("remove all of this?", err=not for_people)
+    except click.Abort:
+        click.echo("\nfusemld: nothing was removed: the question was not answered; --yes does not ask", err=True)
+        raise
 
 
 def _described(found: Leftovers) -> str:
