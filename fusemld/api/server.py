@@ -21,7 +21,7 @@ from fusemld.api.operations import Operations
 from fusemld.api.routes import OBSOLETE, OPENAPI_PATH, ROUTES, Route
 from fusemld.api.sockets import listening_socket
 from fusemld.api.views import Ping, RunChanged, RunView, moment
-from fusemld.model.errors import FusemldError
+from fusemld.model.errors import FusemldError, InvalidInputError
 
 BODY_LIMIT_BYTES = 1024 * 1024
 PING_S = 15.0
@@ -90,6 +90,8 @@ class _Api:
         except web.HTTPException as error:
             status = HTTPStatus(error.status)
             message = f"cannot answer {request.method} {request.path}: {status.phrase}"
+            if status is HTTPStatus.NOT_FOUND and "//" in request.path:
+                return _error(*errors.answer(InvalidInputError(f"{message}: a part of the path is empty")))
             response = _error(*errors.refusal(status, status.name.lower(), message))
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]

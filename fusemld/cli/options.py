@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SOCKET = "fusemld.socket"
+_LONGEST_S = 1e9
 
 
 class Output(enum.StrEnum):
@@ -31,6 +33,18 @@ class Output(enum.StrEnum):
 def _remember_socket(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
     if value is not None:
         ctx.meta[_SOCKET] = value
+
+
+class Seconds(click.ParamType[float]):
+    """A duration that a system call can wait."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = click.FLOAT.convert(value, param, ctx)
+        if not 0 <= seconds <= _LONGEST_S:
+            self.fail(f"{value} is not from 0 to {_LONGEST_S:.0f}", param, ctx)
+        return seconds
 
 
 socket_option = click.option(
@@ -84,4 +98,16 @@ def _complete_run(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
     return [item for item in found if item.value.startswith(incomplete)]
 
 
-run_argument = click.argument("run", metavar="RUN", shell_complete=_complete_run)
+class _Argument(click.Argument):
+    """One that is not empty: that is a variable of the shell which is not set, and means all or nothing."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        if "" in (value if isinstance(value, tuple) else (value,)):
+            raise click.BadParameter("it is empty; is a variable of the shell not set?", ctx, self)
+        return super().type_cast_value(ctx, value)
+
+
+argument = partial(click.argument, cls=_Argument)
+"""`click.argument` for every argument of every command."""
+
+run_argument = argument("run", metavar="RUN", shell_complete=_complete_run)

@@ -86,6 +86,17 @@ def test_an_unknown_path_is_not_found_in_the_references_error_format(socket_path
     assert set(json.loads(answer.body)) == {"name", "id", "message", "temporary", "timeout", "fault"}
 
 
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("GET", "/runs//why"), ("POST", "/runs//cancel"), ("GET", "/codesets//iris"), ("GET", "/workflows//explain")],
+)
+def test_a_path_with_an_empty_part_is_refused_as_that(socket_path: Path, method: str, target: str) -> None:
+    answer = raw(socket_path, method, target)
+
+    assert answer.status == 400
+    assert "a part of the path is empty" in failure(answer).message
+
+
 def test_a_wrong_method_is_told_the_right_ones(socket_path: Path) -> None:
     answer = raw(socket_path, "PUT", "/runs")
 

@@ -57,6 +57,17 @@ def test_stop_asks_the_daemon_for_what_was_wanted(
     assert "it still runs after 0.1 s" in done.stderr  # the stand-in says that it is process 1
 
 
+@pytest.mark.parametrize("timeout", ["-1", "nan", "inf", "1e10"])
+def test_stop_leaves_the_daemon_alone_where_nobody_can_wait_so_long(
+    environment: dict[str, str], operations: MemoryOperations, timeout: str
+) -> None:
+    done = fusemld(environment, "stop", "--timeout", timeout)
+
+    assert done.returncode == 2
+    assert f"{timeout} is not from 0 to 1000000000" in done.stderr
+    assert operations.asked == []
+
+
 def test_stop_without_a_daemon_is_exit_status_4(environment: dict[str, str], tmp_path: Path) -> None:
     assert fusemld(environment, "stop", "--socket", str(tmp_path / "none")).returncode == 4
 

@@ -8,7 +8,7 @@ import msgspec
 from fusemld.api import views
 from fusemld.api.client import url
 from fusemld.cli import tables
-from fusemld.cli.options import Output, connect, output_option, socket_option
+from fusemld.cli.options import Output, argument, connect, output_option, socket_option
 
 
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ def list_applications(kind: str | None, workflow: str | None, output: Output) ->
 
 
 @application.command("get")
-@click.argument("name")
+@argument("name")
 @output_option
 @socket_option
 def get(name: str, output: Output) -> None:
@@ -71,7 +71,7 @@ def get(name: str, output: Output) -> None:
 
 
 @application.command("delete")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--orphan", is_flag=True, help="Leave what it has in a cluster or an object store: it may be gone.")
 @output_option
 @socket_option

@@ -7,7 +7,7 @@ import click
 from fusemld.api import views
 from fusemld.api.client import url
 from fusemld.cli import tables
-from fusemld.cli.options import Output, connect, output_option, socket_option
+from fusemld.cli.options import Output, argument, connect, output_option, socket_option
 from fusemld.model.codeset import parse_reference
 
 
@@ -38,7 +38,7 @@ def list_codesets(project: str | None, label: str | None, output: Output) -> Non
 
 
 @codeset.command("get")
-@click.argument("reference", metavar="[PROJECT/]NAME")
+@argument("reference", metavar="[PROJECT/]NAME")
 @output_option
 @socket_option
 def get(reference: str, output: Output) -> None:

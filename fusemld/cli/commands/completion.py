@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from fusemld.cli.options import argument
+
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+@argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> None:
     """Print the completion script of SHELL, e.g. for `eval "$(fuseml completion bash)"`."""
     from click.shell_completion import get_completion_class

@@ -12,7 +12,7 @@ import click
 
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
-from fusemld.cli.options import Output, output_option
+from fusemld.cli.options import Output, Seconds, output_option
 from fusemld.daemon.settings import Loaded, load_settings
 from fusemld.model.errors import FusemldError, UnreachableError
 
@@ -110,7 +110,13 @@ def check(run_pod: bool, config: Path | None, output: Output) -> None:
 @click.command("stop")
 @click.option("--all", "everything", is_flag=True, help="End steps, services and applications too")
 @click.option(
-    "--timeout", "timeout_s", default=60.0, show_default=True, metavar="SECONDS", help="How long to wait"
+    "--timeout",
+    "timeout_s",
+    type=Seconds(),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait",
 )
 @settings_options
 @output_option

@@ -10,7 +10,7 @@ from fusemld.api import registry_views
 from fusemld.api.client import url
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
-from fusemld.cli.options import Output, connect, output_option, socket_option
+from fusemld.cli.options import Output, argument, connect, output_option, socket_option
 
 
 @click.group("extension")
@@ -36,7 +36,7 @@ def list_extensions(output: Output) -> None:
 
 
 @extension.command("get")
-@click.argument("id")
+@argument("id")
 @output_option
 @socket_option
 def get(id: str, output: Output) -> None:  # noqa: A002
@@ -46,7 +46,7 @@ def get(id: str, output: Output) -> None:  # noqa: A002
 
 
 @extension.command("explain")
-@click.argument("workflow")
+@argument("workflow")
 @click.option("--project", help="As for a run of this project  [default: default]")
 @click.option("--user", help="As for a run of this user  [default: you]")
 @output_option
@@ -61,7 +61,7 @@ def explain(workflow: str, project: str | None, user: str | None, output: Output
 
 
 @extension.command("check")
-@click.argument("id")
+@argument("id")
 @output_option
 @socket_option
 def check(id: str, output: Output) -> None:  # noqa: A002

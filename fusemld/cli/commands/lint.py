@@ -12,7 +12,7 @@ import msgspec
 
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
-from fusemld.cli.options import Output, output_option
+from fusemld.cli.options import Output, argument, output_option
 from fusemld.model.extension import Extension
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.workflow import Workflow
@@ -27,7 +27,7 @@ class Linted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command("lint")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@argument("files", metavar="FILE...", nargs=-1, required=True)
 @output_option
 def lint(files: tuple[str, ...], output: Output) -> None:
     """Check each FILE (`-` is standard input, of a folder every *.yaml and *.yml below it) as the daemon would

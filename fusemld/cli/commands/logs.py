@@ -10,7 +10,7 @@ import click
 from fusemld.api import views
 from fusemld.api.client import url
 from fusemld.cli import tables
-from fusemld.cli.options import Output, connect, output_option, run_argument, socket_option
+from fusemld.cli.options import Output, argument, connect, output_option, run_argument, socket_option
 
 _MAY_BE_GONE = timedelta(days=1)
 """Sooner retention removes a log only where very much is logged."""
@@ -18,7 +18,7 @@ _MAY_BE_GONE = timedelta(days=1)
 
 @click.command("logs")
 @run_argument
-@click.argument("step", required=False)
+@argument("step", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until nothing more can come")
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt of the step")
 @output_option

@@ -11,7 +11,7 @@ import click
 from fusemld.api.views import moment
 from fusemld.cli import tables
 from fusemld.cli.commands.daemon import load, settings_options
-from fusemld.cli.options import Output, output_option
+from fusemld.cli.options import Output, argument, output_option
 
 if TYPE_CHECKING:
     from fusemld.store.restoring import Restored
@@ -20,7 +20,7 @@ _SHOWN = 10
 
 
 @click.command("restore")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @settings_options
 @output_option
 def restore(file: Path, config: Path | None, output: Output) -> None:

@@ -10,7 +10,7 @@ from fusemld.api import views
 from fusemld.api.client import url
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
-from fusemld.cli.options import Output, connect, output_option, run_argument, socket_option
+from fusemld.cli.options import Output, argument, connect, output_option, run_argument, socket_option
 from fusemld.model.run import RunState, StepState
 
 SHOWN = 20
@@ -18,7 +18,7 @@ SHOWN = 20
 
 
 @click.command("run")
-@click.argument("workflow")
+@argument("workflow")
 @click.option(
     "-i", "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="Value of an input; may be repeated"
 )

@@ -11,7 +11,7 @@ import click
 
 from fusemld.api import views
 from fusemld.cli import tables
-from fusemld.cli.options import Output, connect, output_option, socket_option
+from fusemld.cli.options import Output, argument, connect, output_option, socket_option
 from fusemld.model.errors import ConflictError, FusemldError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -30,7 +30,7 @@ def gc(dry_run: bool, output: Output) -> None:
 
 
 @click.command("backup")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite FILE")
 @output_option
 @socket_option

@@ -7,7 +7,7 @@ import click
 from fusemld.api import views
 from fusemld.api.client import url
 from fusemld.cli import tables
-from fusemld.cli.options import Output, connect, output_option, socket_option
+from fusemld.cli.options import Output, argument, connect, output_option, socket_option
 
 
 @click.group("workflow")
@@ -32,7 +32,7 @@ def list_workflows(output: Output) -> None:
 
 
 @workflow.command("get")
-@click.argument("name")
+@argument("name")
 @output_option
 @socket_option
 def get(name: str, output: Output) -> None:
