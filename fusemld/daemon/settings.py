@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fusemld.executors.kubernetes.settings import KubernetesSettings
+from fusemld.executors.kubernetes.settings import KubernetesSettings, Period
 from fusemld.model import paths
 from fusemld.model.errors import InvalidInputError
 
@@ -48,14 +48,14 @@ class StepSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    rescan_s: float = 10.0
+    rescan_s: Period = 10.0
     """Between two looks at the whole watched folder."""
 
 
 class CodesetSettings(msgspec.Struct, frozen=True, kw_only=True):
     roots: tuple[Path, ...] = ()
     """Folders below which `path` codesets may be, besides the watched folder."""
-    poll_s: float = 30.0
+    poll_s: Period = 30.0
     """Between two looks at the codesets of assignments."""
     limit_bytes: int = 2 * 1024**3
     """Size of one codeset."""
@@ -88,7 +88,7 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
 class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """When something that looks wrong is told: in the journal, the health report and `fuseml why`."""
 
-    look_s: float = 10.0
+    look_s: Period = 10.0
     """Between two looks at all unfinished runs."""
     lasts_s: float = 30.0
     """How long an unfinished run may look wrong: it may be on its way to be put right."""
@@ -240,8 +240,9 @@ def _converted(name: str, value: Any, origin: str, wanted: Any) -> Any:
         converted = msgspec.convert(value, wanted, strict=False, dec_hook=_path)
     except msgspec.MsgspecError as error:
         raise InvalidInputError(f"cannot read setting {name} from {origin}: {error}") from error
-    if isinstance(converted, int | float) and not isinstance(converted, bool) and converted < 0:
-        raise InvalidInputError(f"cannot read setting {name} from {origin}: {converted} is below 0")
+    if isinstance(converted, int | float) and not converted >= 0:
+        what = "is below 0" if converted < 0 else "is not a number"
+        raise InvalidInputError(f"cannot read setting {name} from {origin}: {converted} {what}")
     return converted
 
 

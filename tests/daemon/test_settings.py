@@ -95,3 +95,26 @@ def test_the_name_of_a_pull_policy_that_does_not_exist_is_refused() -> None:
         InvalidInputError, match=r"kubernetes\.image_pull_policy from FUSEMLD_KUBERNETES_IMAGE_PULL"
     ):
         load_settings(environ={"FUSEMLD_KUBERNETES_IMAGE_PULL_POLICY": "Sometimes"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "intake.rescan_s", "codesets.poll_s", "watchdog.look_s", "kubernetes.request_timeout_s",
+        "kubernetes.watch_silence_s", "kubernetes.relist_s",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["0", "0.001", "nan", "-1"])
+def test_a_period_without_a_pause_is_refused_with_the_smallest_that_is_allowed(name: str, text: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"cannot read setting {name} from .*>= 0\.1"):
+        load_settings(flags={name: text}, environ={})
+
+
+@pytest.mark.parametrize("name", ["retention.every_s", "retention.runs_s", "limits.steps_per_workflow"])
+def test_where_0_is_off_it_is_taken(name: str) -> None:
+    assert load_settings(flags={name: "0"}, environ={}).origins[name][0] in ("0", "0.0")
+
+
+def test_a_duration_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="nan is not a number"):
+        load_settings(flags={"steps.grace_s": "nan"}, environ={})

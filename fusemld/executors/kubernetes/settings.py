@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 MIB = 1024**2
+
+Period = Annotated[float, msgspec.Meta(ge=0.1)]
+"""Of something that is done again and again: without a pause it would take a whole processor."""
 
 
 class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,11 +71,11 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True):
     keep_finished_s: float = 0.0
     """How long finished pods stay, for people who want to look."""
 
-    request_timeout_s: float = 30.0
+    request_timeout_s: Period = 30.0
     """Of one request to the API server."""
-    requests_at_once: int = 64
+    requests_at_once: Annotated[int, msgspec.Meta(ge=1)] = 64
     """The most requests under way; fewer while the server says that it has too much to do."""
-    watch_silence_s: float = 90.0
+    watch_silence_s: Period = 90.0
     """A watch that says nothing for so long is replaced."""
-    relist_s: float = 600.0
+    relist_s: Period = 600.0
     """Between two complete lists, whatever the watch says."""
