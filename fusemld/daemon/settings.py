@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
@@ -20,6 +21,22 @@ from fusemld.model import paths
 from fusemld.model.errors import InvalidInputError
 
 PREFIX = "FUSEMLD_"
+
+FLAGS: Final[Mapping[str, str]] = {
+    "folder": "--folder",
+    "state": "--state",
+    "socket": "--socket",
+    "log.format": "--log-format",
+}
+"""Settings with a flag of their own; every other one is `--set NAME=VALUE`."""
+
+_NO_SETTINGS: Final = re.compile(
+    # the file itself; the faults and folders of tests; what a step, and a build of a plugin, is told
+    r"CONFIG|FAULT|TEST_\w+|ATTEMPT|ENVIRONMENTS"
+    # Kubernetes tells every pod where the services of its namespace are, also one that is called `fusemld`
+    r"|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+"""What else may begin with `PREFIX`."""
 
 PASSED_ON = (
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE",
@@ -168,18 +185,18 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
     """Read every source. Raises `InvalidInputError` that names the source and, for a typing error, the nearest
-    valid name. Without `config` the file is `$FUSEMLD_CONFIG`, else `/etc/fusemld/config.toml` if it exists."""
+    valid name; a variable with the prefix that no setting has is such an error too, unless `secrets.env` or
+    `process.pass_env` name it. Without `config` the file is `$FUSEMLD_CONFIG`, else `/etc/fusemld/config.toml` if
+    it exists."""
     environ = os.environ if environ is None else environ
     known = dict(_leaves(Settings))
     values: dict[str, tuple[Any, str]] = dict(_from_file(_config_file(config, environ), known))
-    for name in known:
-        variable = PREFIX + name.replace(".", "_").upper()
-        if environ.get(variable):
-            values[name] = (environ[variable], variable)
+    variables = {_variable(name): name for name in known}
+    values |= {name: (environ[each], each) for each, name in variables.items() if environ.get(each)}
     for name, text in (flags or {}).items():
         if name not in known:
             raise InvalidInputError(f"cannot read settings: there is no setting {name!r}{_closest(name, known)}")
-        values[name] = (text, f"flag --{name}")
+        values[name] = (text, f"flag {FLAGS.get(name, f'--set {name}=')}")
     state = Path(values["state"][0]) if "state" in values else paths.state_folder(environ, os.geteuid())
     values.setdefault("state", (str(state), "default"))
     values.setdefault("cache", (str(state / "python" / "cache"), "default"))
@@ -187,7 +204,21 @@ def load_settings(
     values.setdefault("socket", (str(paths.socket_path(environ, os.geteuid(), state=state)), "default"))
     built = {name: _converted(name, *values[name], known[name]) for name in known if name in values}
     settings = _assembled(built)
+    named = (*settings.secrets.env, *settings.process.pass_env)
+    _refuse_unknown((each for each in environ if environ[each] and each not in named), variables)
     return Loaded(settings=settings, origins=dict(_origins(settings, values)))
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.replace(".", "_").upper()
+
+
+def _refuse_unknown(given: Iterable[str], variables: Mapping[str, str]) -> None:
+    for variable in given:
+        rest = variable.removeprefix(PREFIX)
+        if rest != variable and variable not in variables and not _NO_SETTINGS.fullmatch(rest):
+            near = _closest(variable, variables)
+            raise InvalidInputError(f"cannot read settings: no setting has the variable {variable!r}{near}")
 
 
 def _config_file(config: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -232,6 +263,9 @@ def _leaves(group: type[msgspec.Struct], above: str = "") -> Iterator[tuple[str,
 
 
 def _converted(name: str, value: Any, origin: str, wanted: Any) -> Any:
+    if get_origin(wanted) is Literal and value not in (choices := get_args(wanted)):
+        allowed = f"{value!r} is not one of {', '.join(map(repr, choices))}{_closest(str(value), choices)}"
+        raise InvalidInputError(f"cannot read setting {name} from {origin}: {allowed}")
     try:
         if isinstance(value, str) and _is_json(value, wanted):
             value = msgspec.json.decode(value.encode())
@@ -283,6 +317,6 @@ def _origins(settings: Settings, values: Mapping[str, tuple[Any, str]]) -> Itera
         yield name, (text.strip('"'), values[name][1] if name in values else "default")
 
 
-def _closest(name: str, known: Mapping[str, Any]) -> str:
+def _closest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

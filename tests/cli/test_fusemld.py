@@ -35,7 +35,7 @@ def test_config_names_every_value_with_its_origin(environment: dict[str, str], t
     found = json.loads(done.stdout)
 
     assert found["state"] == {"value": "/s", "origin": "flag --state"}
-    assert found["limits.steps"] == {"value": "3", "origin": "flag --limits.steps"}
+    assert found["limits.steps"] == {"value": "3", "origin": "flag --set limits.steps="}
     assert found["executor"]["origin"] == str(file)
     assert found["socket"]["origin"] == "FUSEMLD_SOCKET"
     assert found["group"]["origin"] == "default"
@@ -46,6 +46,20 @@ def test_a_setting_that_does_not_exist_is_exit_status_2(environment: dict[str, s
 
     assert done.returncode == 2
     assert "did you mean 'limits.steps'?" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "stop", "check", "config", "cleanup", "restore x"])
+def test_a_variable_with_a_typing_error_is_exit_status_2_of_every_command_that_reads_settings(
+    environment: dict[str, str], operations: MemoryOperations, command: str
+) -> None:
+    done = fusemld(environment | {"FUSEMLD_EXECUTER": "kubernetes"}, *command.split())
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "fusemld: cannot read settings: no setting has the variable 'FUSEMLD_EXECUTER'; "
+        "did you mean 'FUSEMLD_EXECUTOR'?\n"
+    )
+    assert operations.asked == []
 
 
 def test_stop_asks_the_daemon_for_what_was_wanted(

@@ -33,7 +33,7 @@ def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) ->
     assert loaded.settings.limits.steps == 9
     assert loaded.settings.limits.steps_per_workflow == 3
     assert loaded.settings.steps.grace_s == 5.5
-    assert loaded.origins["limits.steps"] == ("9", "flag --limits.steps")
+    assert loaded.origins["limits.steps"] == ("9", "flag --set limits.steps=")
     assert loaded.origins["steps.grace_s"] == ("5.5", "FUSEMLD_STEPS_GRACE_S")
     assert loaded.origins["limits.steps_per_workflow"][1].endswith("config.toml")
 
@@ -56,6 +56,11 @@ def test_lists_and_tables_can_be_variables(tmp_path: Path) -> None:
         ("[limits]\nsteps = 'many'\n", "cannot read setting limits.steps from"),
         ("[limits]\nsteps = -1\n", "-1 is below 0"),
         ('executor = "docker"\n', "cannot read setting executor from"),
+        ('executor = "docker"\n', "'docker' is not one of 'process', 'kubernetes'"),
+        ('executor = "kubernets"\n', "did you mean 'kubernetes'?"),
+        ("executor = 3\n", "3 is not one of 'process', 'kubernetes'"),
+        ("executor = ['process']\n", "['process'] is not one of"),
+        ('[log]\nlevel = "warn"\n', "'error'; did you mean 'warning'?"),
         ("limits = [\n", "cannot read settings from"),
     ],
 )
@@ -118,3 +123,52 @@ def test_where_0_is_off_it_is_taken(name: str) -> None:
 def test_a_duration_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="nan is not a number"):
         load_settings(flags={"steps.grace_s": "nan"}, environ={})
+
+
+def test_a_setting_names_the_flag_that_there_is(tmp_path: Path) -> None:
+    given = {"state": str(tmp_path), "log.format": "json", "limits.steps": "2"}
+
+    origins = load_settings(flags=given, environ={}).origins
+
+    assert [origins[name][1] for name in given] == [
+        "flag --state",
+        "flag --log-format",
+        "flag --set limits.steps=",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("FUSEMLD_EXECUTER", "; did you mean 'FUSEMLD_EXECUTOR'?"),
+        ("FUSEMLD_LIMIT_STEPS", "; did you mean 'FUSEMLD_LIMITS_STEPS'?"),
+        ("FUSEMLD_SOKET", "; did you mean 'FUSEMLD_SOCKET'?"),
+        ("FUSEMLD_", ""),
+    ],
+)
+def test_a_variable_that_no_setting_has_is_refused(variable: str, hint: str) -> None:
+    with pytest.raises(InvalidInputError) as error:
+        load_settings(environ={variable: "x"})
+
+    assert str(error.value).startswith(f"cannot read settings: no setting has the variable '{variable}'{hint}")
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    others = {
+        "FUSEMLD_FAULT": "folder.noticed",
+        "FUSEMLD_TEST_CACHE": "/c",
+        "FUSEMLD_ATTEMPT": "step/r/s/1",
+        "FUSEMLD_ENVIRONMENTS": "/e",
+        "FUSEMLD_SERVICE_HOST": "10.0.0.1",
+        "FUSEMLD_SERVICE_PORT_HTTP": "80",
+        "FUSEMLD_PORT": "tcp://10.0.0.1:80",
+        "FUSEMLD_METRICS_PORT_9090_TCP_ADDR": "10.0.0.2",
+        "FUSEMLD_EXECUTER": "",
+        "FUSEMLD_HF_TOKEN": "t",
+        "FUSEMLD_SITE": "s",
+    }
+    flags = {"secrets.env": "FUSEMLD_HF_TOKEN", "process.pass_env": "FUSEMLD_SITE"}
+
+    settings = load_settings(flags=flags, environ=others).settings
+
+    assert settings.executor == "process"

@@ -13,7 +13,7 @@ import click
 from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
 from fusemld.cli.options import Output, Seconds, output_option
-from fusemld.daemon.settings import Loaded, load_settings
+from fusemld.daemon.settings import FLAGS, Loaded, load_settings
 from fusemld.model.errors import FusemldError, UnreachableError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,14 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FLAGS = "fusemld.flags"
 
 
-def _flag(option: str, setting: str, metavar: str, text: str) -> Callable[[F], F]:
+def _flag(setting: str, metavar: str, text: str) -> Callable[[F], F]:
     """An option that stands for a setting; it wins over file and environment."""
 
     def remember(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
             ctx.meta.setdefault(_FLAGS, {})[setting] = value
 
-    return click.option(option, callback=remember, expose_value=False, metavar=metavar, help=text)
+    return click.option(FLAGS[setting], callback=remember, expose_value=False, metavar=metavar, help=text)
 
 
 def _remember_settings(ctx: click.Context, _: click.Parameter, pairs: tuple[str, ...]) -> None:
@@ -50,10 +50,10 @@ def settings_options(function: F) -> F:
             metavar="NAME=VALUE",
             help="Any other setting by its name (see `fusemld config`); may be repeated",
         ),
-        _flag("--log-format", "log.format", "auto|json|console", "How the daemon logs"),
-        _flag("--socket", "socket", "PATH", "Socket of the API"),
-        _flag("--state", "state", "PATH", "State folder: database, logs, environments, service data"),
-        _flag("--folder", "folder", "PATH", "Watched folder"),
+        _flag("log.format", "auto|json|console", "How the daemon logs"),
+        _flag("socket", "PATH", "Socket of the API"),
+        _flag("state", "PATH", "State folder: database, logs, environments, service data"),
+        _flag("folder", "PATH", "Watched folder"),
         click.option("--config", type=click.Path(path_type=Path), metavar="PATH", help="TOML file with settings"),
     ):
         function = decorate(function)
