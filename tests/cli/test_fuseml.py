@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 import subprocess
 import time
@@ -18,6 +19,7 @@ from fusemld.api.views import moment
 from fusemld.model.problem import Problem, Severity
 from fusemld.model.run import Ending, RunState, StepState
 from tests.api.memory import START, MemoryOperations, run_view, step_view
+from tests.cli.conftest import BIN
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -131,8 +133,6 @@ def test_what_is_not_possible_now_is_exit_status_6(fuseml: Cli, operations: Memo
 def test_a_piped_watch_has_one_line_per_change_and_ends_with_the_outputs(
     environment: dict[str, str], operations: MemoryOperations, portal: BlockingPortal
 ) -> None:
-    from tests.cli.conftest import BIN
-
     building = step_view("builder", StepState.RUNNING, activity="installing environment: 38 packages")
     waiting = step_view("trainer", StepState.WAITING, reason="waits for builder")
     portal.call(operations.put, run_view("r1", steps=(building, waiting)))
@@ -395,6 +395,25 @@ def test_lint_reads_of_a_folder_what_a_daemon_would(fuseml: Cli, tmp_path: Path)
     done = fuseml("lint", str(tmp_path))
 
     assert done.stderr.startswith("2 files checked: ")
+
+
+@pytest.mark.parametrize("named", ["pipe.yaml", "."])
+def test_lint_does_not_wait_for_what_is_no_file(fuseml: Cli, tmp_path: Path, named: str) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+
+    done = fuseml("lint", str(tmp_path / named))
+
+    assert done.returncode == 1
+    assert done.stdout == f"{tmp_path / 'pipe.yaml'}:1:1: cannot read this file: it is not a regular file\n"
+
+
+def test_lint_reads_what_the_shell_has_opened_for_it(environment: dict[str, str]) -> None:
+    line = f"{BIN / 'fuseml'} lint <(echo '{{')"
+
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, check=False)
+
+    assert done.stdout.startswith("/dev/fd/")
+    assert "regular" not in done.stdout
 
 
 def test_lint_finds_credentials_where_they_would_be_seen_if_it_has_the_records(

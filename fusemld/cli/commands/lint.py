@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,10 @@ def _inside(folder: Path) -> Iterator[tuple[str, Path, bytes | OSError]]:
 
 
 def _content(file: Path) -> bytes | OSError:
+    """A pipe of the file system is never opened, since that may wait for ever; one of the shell is open."""
     try:
+        if not stat.S_ISREG(file.stat().st_mode) and not file.is_relative_to("/dev/fd"):
+            return OSError(0, "it is not a regular file")
         return file.read_bytes()
     except OSError as error:
         return error
