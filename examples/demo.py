@@ -54,8 +54,8 @@ class Demo:
         self.codesets = folder / "codesets"
         self.state = folder / "state"
         self.socket = self._socket()
-        self.environment = {
-            **os.environ,
+        own = {name: text for name, text in os.environ.items() if not name.startswith("FUSEMLD_")}
+        self.environment = own | {
             "FUSEMLD_FOLDER": str(self.inbox),
             "FUSEMLD_STATE": str(self.state),
             "FUSEMLD_SOCKET": str(self.socket),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import pytest
 
+from examples.demo import Demo
 from tests.acceptance.daemon import Daemon
 
 pytestmark = pytest.mark.acceptance
@@ -45,6 +49,10 @@ NEWCOMER = {
     "workflw list": (2, "Did you mean 'workflow'?"),
     "workflow lst": (2, "Did you mean 'list'?"),
     "frobnicate": (2, "No such command 'frobnicate'"),
+    "get ''": (2, "Invalid value for 'RUN': it is empty"),
+    "workflow get ''": (2, "Invalid value for 'NAME': it is empty"),
+    "lint ''": (2, "Invalid value for 'FILE...': it is empty"),
+    "backup '' --force": (2, "Invalid value for 'FILE': it is empty"),
 }
 
 
@@ -52,7 +60,7 @@ def test_whatever_a_newcomer_types_on_an_empty_daemon_is_answered_in_words(daemo
     daemon.start()
 
     for line, (status, answer) in NEWCOMER.items():
-        done = daemon.run("fuseml", *line.split(), check=False)
+        done = daemon.run("fuseml", *shlex.split(line), check=False)
         said = done.stdout + done.stderr
         assert done.returncode == status, (line, said)
         assert answer in said, (line, said)
@@ -85,3 +93,21 @@ def test_what_a_newcomer_gets_wrong_about_a_workflow_is_answered_in_words(daemon
     assert log.stdout == ""
     assert "nothing was logged" in log.stderr
     assert len(daemon.json("runs")) == 1
+
+
+def test_the_demo_is_the_same_whatever_settings_the_shell_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FUSEMLD_EXECUTOR", "kubernetes")
+    monkeypatch.setenv("FUSEMLD_SOCKET", "/elsewhere")
+
+    demo = Demo(tmp_path)
+
+    settings = {name: text for name, text in demo.environment.items() if name.startswith("FUSEMLD_")}
+    assert settings == {
+        "FUSEMLD_FOLDER": str(demo.inbox),
+        "FUSEMLD_STATE": str(demo.state),
+        "FUSEMLD_SOCKET": str(demo.socket),
+        "FUSEMLD_CODESETS_ROOTS": str(demo.codesets),
+    }
+    assert demo.environment["PATH"]
