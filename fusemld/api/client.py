@@ -182,6 +182,8 @@ def _of_logs(step: str | None, attempt: int | None, follow: bool) -> dict[str, s
 def _unreachable(path: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"cannot reach the daemon at {path}: permission denied; ask for membership in the daemon's group"
+    if path.exists() and not path.is_socket():
+        return f"cannot reach the daemon at {path}: it is not a socket; name the daemon's with --socket"
     known = isinstance(error, FileNotFoundError | ConnectionRefusedError)
     cause = "it is not running" if known else error.strerror or str(error)
     remedy = "start it with `fusemld run`, or name its socket with --socket"

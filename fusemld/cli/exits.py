@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import sys
 
 import click
@@ -42,6 +43,9 @@ STATUSES: dict[type[errors.FusemldError], ExitStatus] = {
 }
 """The nearest class counts; everything else is 1."""
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""How output fails that goes into a file; what commands write elsewhere has errors of the family."""
+
 
 def status_of(error: errors.FusemldError) -> ExitStatus:
     for kind in type(error).__mro__:
@@ -58,6 +62,12 @@ def run_command(command: click.Group, name: str) -> int:
     except BrokenPipeError:
         # Whoever read our output has enough; Python must not complain again while it shuts down.
         sys.stdout = None
+        return ExitStatus.FAILED
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        sys.stdout = None
+        click.echo(f"{name}: cannot write: {error.strerror}", err=True)
         return ExitStatus.FAILED
     except BaseException as error:
         status = _told(tuple(errors.leaves(error)), name)

@@ -45,6 +45,7 @@ _COMMANDS = {
         "2 wrong usage, 3 not found, 4 no daemon, 5 not permitted, 6 not possible now, 130 interrupted."
     ),
 )
+@click.version_option(package_name="fusemld", message="%(version)s")
 @socket_option
 def cli() -> None:
     """FuseML workflows on this machine: start them, watch them, see what they left behind."""

@@ -27,7 +27,8 @@ def state_lock(state: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "another process"
             raise StartError(
-                f"cannot use the state folder {state}: a daemon (process {holder}) is using it"
+                f"cannot use the state folder {state}: a daemon (process {holder}) is using it; "
+                "`fusemld stop` stops it"
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)

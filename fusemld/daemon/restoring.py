@@ -11,16 +11,17 @@ from fusemld.daemon.locking import state_lock
 from fusemld.daemon.ownership import as_owner
 from fusemld.daemon.settings import Settings
 from fusemld.executors.process.client import Keeper
-from fusemld.store.restoring import Restored
+from fusemld.store.restoring import Restored, check
 from fusemld.store.restoring import restore as restore_database
 
 DATABASE = "fusemld.db"
 
 
 async def restore(settings: Settings, source: Path) -> Restored:
-    """End whatever an earlier daemon has left running here, which the copy cannot know, then put the copy in the
-    database's place. Raises `StartError` where a daemon is running, and as `fusemld.store.restoring.restore`: then
-    the database is as it was."""
+    """See that there is a whole copy before anything is touched, end whatever an earlier daemon has left running
+    here, which the copy cannot know, then put the copy in the database's place. Raises `StartError` where a daemon
+    is running, and as `fusemld.store.restoring.restore`: then the database is as it was."""
+    await run_sync(check, source)
     with state_lock(settings.state):
         with as_owner(settings.state):
             await Keeper(settings.state).shutdown(settings.steps.grace_s)

@@ -51,6 +51,12 @@ def stamp(path: Path, at: float) -> None:
         apply(connection, PutMeta(COPIED_AT, str(at)))
 
 
+def check(source: Path) -> None:
+    """Raises as `restore` does where `source` is no copy that can be restored. Nothing is changed."""
+    with _told(source), _opened(source) as connection:
+        _check(connection, source)
+
+
 def restore(source: Path, path: Path, now: float) -> Restored:
     """Make the copy `source` the database `path`, which nobody may use meanwhile. Done by root, it belongs to the
     owner of its folder.
@@ -60,29 +66,37 @@ def restore(source: Path, path: Path, now: float) -> Restored:
     """
     prepared = path.with_name(f".{path.name}.restoring")
     try:
+        with _told(source):
+            _remove(prepared)
+            with _opened(source) as connection:
+                copied_at = _check(connection, source)
+                copying.copy(connection, prepared)
+            with contextlib.closing(sqlite3.connect(prepared, isolation_level=None)) as connection:
+                upgrade(connection)
+                runs, ended = _settle(connection, copied_at or source.stat().st_mtime, now)
+            copying.give_to_owner(prepared)
+            copying.sync(prepared)
+            faults.point("restore.prepared")
+            replaced = _keep(path)
+            faults.point("restore.kept")
+            prepared.replace(path)
+            copying.sync(path.parent)
+            faults.point("restore.replaced")
+            copying.keep_latest(path, "replaced", REPLACED_KEPT)
+    finally:
         _remove(prepared)
-        with _opened(source) as connection:
-            copied_at = _check(connection, source)
-            copying.copy(connection, prepared)
-        with contextlib.closing(sqlite3.connect(prepared, isolation_level=None)) as connection:
-            upgrade(connection)
-            runs, ended = _settle(connection, copied_at or source.stat().st_mtime, now)
-        copying.give_to_owner(prepared)
-        copying.sync(prepared)
-        faults.point("restore.prepared")
-        replaced = _keep(path)
-        faults.point("restore.kept")
-        prepared.replace(path)
-        copying.sync(path.parent)
-        faults.point("restore.replaced")
-        copying.keep_latest(path, "replaced", REPLACED_KEPT)
+    return Restored(copied_at=copied_at, runs=runs, ended=ended, replaced=replaced)
+
+
+@contextlib.contextmanager
+def _told(source: Path) -> Iterator[None]:
+    """Whatever fails in the words of the family."""
+    try:
+        yield
     except sqlite3.Error as error:
         raise InvalidInputError(f"cannot restore {source}: {error}") from error
     except OSError as error:
         raise FusemldError(f"cannot restore {source}: {error}") from error
-    finally:
-        _remove(prepared)
-    return Restored(copied_at=copied_at, runs=runs, ended=ended, replaced=replaced)
 
 
 @contextlib.contextmanager

@@ -124,6 +124,44 @@ def test_without_a_daemon_it_is_exit_status_4_and_says_how_to_start_one(fuseml: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_is_no_socket_is_called_that(fuseml: Cli, tmp_path: Path, what: str) -> None:
+    named = tmp_path / "named"
+    named.mkdir() if what == "folder" else named.touch()
+
+    done = fuseml("--socket", str(named), "runs")
+
+    assert done.returncode == 4
+    assert done.stderr == (
+        f"fuseml: cannot reach the daemon at {named}: it is not a socket; name the daemon's with --socket\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["runs", "runs -o json", "version", "schema", "--help", "--version", "logs r1"]
+)
+def test_output_for_which_there_is_no_room_is_one_line(
+    environment: dict[str, str], operations: MemoryOperations, tmp_path: Path, command: str
+) -> None:
+    operations.run_views["r1"] = finished()
+    log = tmp_path / "log"
+    log.write_text("x\n" * 100_000)
+    files = (views.LogFile(step="builder", attempt=1, path=log, finished=True),)
+    operations.log_views["r1"] = views.LogFiles(files=files, complete=True)
+
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [str(BIN / "fuseml"), *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (1, "fuseml: cannot write: No space left on device\n")
+
+
 def test_what_is_not_possible_now_is_exit_status_6(fuseml: Cli, operations: MemoryOperations) -> None:
     operations.run_views["r1"] = finished()
 
@@ -456,6 +494,10 @@ def test_the_version_is_shown_with_and_without_a_daemon(fuseml: Cli, tmp_path: P
     assert with_daemon["client"] == with_daemon["daemon"]["version"]
     assert without.returncode == 0
     assert "cannot reach the daemon" in without.stdout
+
+
+def test_the_version_of_the_client_is_an_option_too(fuseml: Cli) -> None:
+    assert fuseml("--version").stdout.strip() == json.loads(fuseml("version", "-o", "json").stdout)["client"]
 
 
 def test_help_lists_every_command_without_importing_it(fuseml: Cli) -> None:

@@ -198,3 +198,18 @@ def test_a_question_that_nobody_answers_removes_nothing(environment: dict[str, s
     assert done.returncode == 130
     assert "pod train" in done.stdout
     assert done.stderr == ("\nfusemld: nothing was removed: the question was not answered; --yes does not ask\n")
+
+
+@pytest.mark.parametrize(("content", "status"), [(None, 3), ("no database", 2)])
+def test_a_copy_that_cannot_be_restored_leaves_no_trace(
+    environment: dict[str, str], tmp_path: Path, content: str | None, status: int
+) -> None:
+    file, state = tmp_path / "copy.db", tmp_path / "state"
+    if content is not None:
+        file.write_text(content)
+
+    done = fusemld(environment, "restore", str(file), "--state", str(state))
+
+    assert done.returncode == status
+    assert done.stderr.startswith(f"fusemld: cannot restore {file}: ")
+    assert not state.exists()

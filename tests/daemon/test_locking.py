@@ -15,7 +15,9 @@ def test_a_state_folder_has_one_daemon_and_the_second_is_told_which(tmp_path: Pa
 
     with state_lock(state):
         with (
-            pytest.raises(StartError, match=rf"a daemon \(process {os.getpid()}\) is using it"),
+            pytest.raises(
+                StartError, match=rf"a daemon \(process {os.getpid()}\) is using it; `fusemld stop` stops it"
+            ),
             state_lock(state),
         ):
             pass
