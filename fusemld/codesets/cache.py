@@ -76,11 +76,14 @@ class Cache:
         for mirror in self.mirrors.iterdir():
             yield Copy(mirror, "", mirror.stat().st_mtime)
 
-    def discard(self, copy: Copy, unused_since: float) -> bool:
-        """Remove it, unless it was asked for since that time; never what was within the last `KEPT_S`."""
+    def discard(self, copy: Copy, unused_since: float, *, dry_run: bool = False) -> bool:
+        """Remove it, unless it was asked for since that time; never what was within the last `KEPT_S`. Whether it
+        is gone, or with `dry_run` would be."""
         with self._giving:
             if copy.path.stat().st_mtime >= min(unused_since, time.time() - KEPT_S):
                 return False
+            if dry_run:
+                return True
             doomed = self.temporary()
             copy.path.rename(doomed)
         faults.point("codesets.discarded")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -122,16 +123,16 @@ class Codesets:
         """All that is kept on disk."""
         return await run_sync(lambda: list(self._cache.copies()))
 
-    async def discard(self, copy: Copy, unused_since: float) -> bool:
+    async def discard(self, copy: Copy, unused_since: float, *, dry_run: bool = False) -> bool:
         """Remove a copy that no run needs, unless somebody has asked for it since that time or within the last
-        hour, or fetches into it now. Whether it is gone."""
+        hour, or fetches into it now. Whether it is gone, or with `dry_run` would be."""
         fetching = next(
             (lock for url, lock in self._locks.items() if _mirror(url) == copy.path.name), anyio.Lock()
         )
         if fetching.locked():
             return False
         async with fetching:
-            return await run_sync(self._cache.discard, copy, unused_since)
+            return await run_sync(partial(self._cache.discard, copy, unused_since, dry_run=dry_run))
 
     def _address(self, codeset: Codeset, what: str) -> Address:
         if codeset.url is None:

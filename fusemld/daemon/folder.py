@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import anyio
 import structlog
@@ -113,21 +113,22 @@ class Folder:
             await self._store_update(self.catalog.codeset_seen(polled, version, problem))
             await self._start_due()
 
-    async def forget_removed(self, *, dry_run: bool) -> tuple[int, int]:
+    async def forget_removed(self, going: Collection[str], *, dry_run: bool) -> tuple[int, int]:
         """Forget removed documents; how many, and how many must be remembered. As long as there is a run that one
-        of them has started it is: dropped again it gets a generation that no run has had."""
+        of them has started, but for those that are `going`, it is: dropped again it gets a generation that no run
+        has had."""
         async with self._lock:
             named = {
                 cause[: found.start()]
-                for cause in await self._store.run_causes()
+                for cause in await self._store.run_causes(going)
                 for found in _GENERATION.finditer(cause)
             }
             removed = self.catalog.removed()
-            going = [key for key in removed if key not in named]
+            unnamed = [key for key in removed if key not in named]
             if not dry_run:
-                for start in range(0, len(going), STORED_AT_ONCE):
-                    await self._store_update(self.catalog.forget(going[start : start + STORED_AT_ONCE]))
-        return len(going), len(removed) - len(going)
+                for start in range(0, len(unnamed), STORED_AT_ONCE):
+                    await self._store_update(self.catalog.forget(unnamed[start : start + STORED_AT_ONCE]))
+        return len(unnamed), len(removed) - len(unnamed)
 
     async def start(self, start: Start, *, user: str, cause: str) -> Run:
         """Create the run that somebody asked for."""

@@ -4,7 +4,7 @@ were built from, where that is too much."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from fusemld.daemon.leisure import at_leisure
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.tally import Tally
 from fusemld.daemon.trash import Trash, size_bytes
-from fusemld.hooks.building import discard_downloads, discard_environment, environments
+from fusemld.hooks.building import discard_downloads, discard_environment, environments, may_discard
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.store.sqlite import Store
@@ -53,7 +53,8 @@ class RetainedEnvironments:
         self._clock = clock
         self._trash = Trash(folders.environments)
 
-    async def collect(self, *, dry_run: bool) -> Tally:
+    async def collect(self, going: Collection[str], *, dry_run: bool) -> Tally:
+        """`going` are runs that count as gone."""
         tally, settings, now = Tally("environments"), self._settings, self._clock()
         if not dry_run:
             await run_sync(self._trash.empty)
@@ -66,9 +67,9 @@ class RetainedEnvironments:
             is_too_much = bool(settings.environments_bytes) and total > settings.environments_bytes
             if not (is_old or is_too_much) or environment.used_at >= now - KEPT_S:
                 tally.keep("recent", size)
-            elif reason := used.get(environment.key) or used.get("") or await self._needed(environment.key):
+            elif reason := used.get(environment.key) or used.get("") or await self._needed(environment.key, going):
                 tally.keep(reason, size)
-            elif dry_run or await self._is_discarded(environment, now - KEPT_S):
+            elif await self._is_discarded(environment, now - KEPT_S, dry_run=dry_run):
                 tally.remove(size)
                 total -= size
             else:
@@ -110,18 +111,21 @@ class RetainedEnvironments:
                 used[spec.key] = "used by a service"
         return used
 
-    async def _needed(self, key: str) -> str:
+    async def _needed(self, key: str, going: Collection[str]) -> str:
         """By whom that goes on or can be asked to; empty if by nobody."""
-        if await self._store.run_naming(key) is not None:
+        if await self._store.run_naming(key, going) is not None:
             return "used by a run that goes on or can be retried"
         if any(key in (row.canonical or "") for row in self._folder.catalog.records if row.present):
             return "named by a document"
         return ""
 
-    async def _is_discarded(self, environment: _Environment, unused_since: float) -> bool:
+    async def _is_discarded(self, environment: _Environment, unused_since: float, *, dry_run: bool) -> bool:
+        """Or, with `dry_run`, would be."""
         async with at_leisure():
-            place = self._trash.place(environment.key)
             key, folders = environment.key, self._folders
+            if dry_run:
+                return await run_sync(may_discard, key, folders, unused_since)
+            place = self._trash.place(key)
             if not await run_sync(discard_environment, key, folders, unused_since, place):
                 return False
             await run_sync(self._trash.remove, place)

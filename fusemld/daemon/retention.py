@@ -4,7 +4,8 @@ Never touched are unfinished runs and what they use; failed and cancelled runs y
 which `fuseml retry` could go on with, and what they use; the run, the services and the environments of an
 application; what a running process uses; and codesets and environments that were asked for within the last hour.
 In the database runs go first and their logs after them: a run that is shown is whole. Folders leave their place
-before they are removed.
+before they are removed. All parts are told which runs went, or in a dry run would have gone, and count these for
+nothing: what a dry run says is what a real one does.
 
 The file of the database does not shrink: SQLite fills what was given back before the file grows again, so it is as
 large as what it held at most. `fuseml backup` gives a copy of the size that is needed.
@@ -101,31 +102,36 @@ class Retention:
         return (
             runs,
             await self._workflows(going, dry_run),
-            await self._documents(dry_run),
-            *await self._logs.collect(going if dry_run else frozenset(), dry_run=dry_run),
-            await self._codeset_copies(dry_run),
-            await self._environments.collect(dry_run=dry_run),
+            await self._documents(going, dry_run),
+            *await self._logs.collect(going, dry_run=dry_run),
+            await self._codeset_copies(going, dry_run),
+            await self._environments.collect(going, dry_run=dry_run),
             await self._environments.collect_downloads(dry_run=dry_run),
         )
 
     async def _runs(self, dry_run: bool) -> tuple[Tally, frozenset[str]]:
-        settings, tally = self._settings, Tally("runs")
+        """And the ids of those that went."""
+        settings, tally, going = self._settings, Tally("runs"), set[str]()
         aged = await self._store.aged_runs(
             before=self._clock() - settings.runs_s if settings.runs_s else None, keep=settings.runs_keep or None
         )
         for start in range(0, len(aged.going), BATCH):
             batch = aged.going[start : start + BATCH]
             async with at_leisure():
-                gone = len(batch) if dry_run else await self._supervisor.forget_ended(batch)
-            tally.remove(count=gone)
-            tally.keep("unfinished", count=len(batch) - gone)
+                ended = self._ended(batch) if dry_run else await self._supervisor.forget_ended(batch)
+            going.update(ended)
+            tally.remove(count=len(ended))
+            tally.keep("unfinished", count=len(batch) - len(ended))
         if tally.removed and not dry_run:
             faults.point("retention.forgotten")
         tally.keep("unfinished", count=aged.unfinished)
         tally.keep("the run of an application", count=aged.of_applications)
         tally.keep("failed or cancelled lately: can be retried", count=aged.retriable)
         tally.keep("recent", count=aged.recent)
-        return tally, frozenset(aged.going)
+        return tally, frozenset(going)
+
+    def _ended(self, runs: Sequence[str]) -> Sequence[str]:
+        return [run for run in runs if self._supervisor.find(run) is None]
 
     async def _workflows(self, going: Collection[str], dry_run: bool) -> Tally:
         """Contents that runs were created with."""
@@ -135,17 +141,17 @@ class Retention:
             await self._store.write(DeleteUnusedWorkflows())
         return tally
 
-    async def _documents(self, dry_run: bool) -> Tally:
+    async def _documents(self, going: Collection[str], dry_run: bool) -> Tally:
         """What removed documents left behind."""
         tally = Tally("removed documents")
-        forgotten, remembered = await self._folder.forget_removed(dry_run=dry_run)
+        forgotten, remembered = await self._folder.forget_removed(going, dry_run=dry_run)
         tally.remove(count=forgotten)
         tally.keep("named by a run", count=remembered)
         return tally
 
-    async def _codeset_copies(self, dry_run: bool) -> Tally:
+    async def _codeset_copies(self, going: Collection[str], dry_run: bool) -> Tally:
         tally, kept_s = Tally("copies of codesets"), self._settings.codesets_s
-        needed = await self._store.pinned_digests()
+        needed = await self._store.pinned_digests(going)
         for entry in self._supervisor.active.values():
             needed |= {pinned.digest for pinned in (entry.run.codesets or {}).values()}
         unused_since = self._clock() - kept_s
@@ -156,7 +162,7 @@ class Retention:
                     tally.keep("used by a run that goes on or can be retried", size)
                 elif not kept_s or copy.used_at >= unused_since:
                     tally.keep("recent", size)
-                elif dry_run or await self._codesets.discard(copy, unused_since):
+                elif await self._codesets.discard(copy, unused_since, dry_run=dry_run):
                     tally.remove(size)
                 else:
                     tally.keep("recent", size)

@@ -209,12 +209,12 @@ class Supervisor:
             while not await self._is_settled(run_id, event, await self._ended(run_id, event)):
                 pass
 
-    async def forget_ended(self, run_ids: Sequence[str]) -> int:
-        """Delete those of the runs that have ended; how many. None of them can be asked to go on meanwhile."""
+    async def forget_ended(self, run_ids: Sequence[str]) -> tuple[str, ...]:
+        """Delete those of the runs that have ended; which. None of them can be asked to go on meanwhile."""
         async with self._reviving:
             ended = tuple(run_id for run_id in run_ids if run_id not in self._active)
             await self._store.write(DeleteRuns(ended))
-        return len(ended)
+        return ended
 
     async def _ended(self, run_id: str, event: events.CancelRequested | events.RetryRequested) -> ActiveRun | None:
         """The run as it was stored at its end; None where it goes on."""

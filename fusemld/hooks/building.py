@@ -95,13 +95,28 @@ def environments(folders: RuntimeFolders) -> Iterator[tuple[str, float]]:
             yield folder.name, (marker if marker.is_file() else folder).stat().st_mtime
 
 
+def may_discard(key: str, folders: RuntimeFolders, unused_since: float) -> bool:
+    """Whether `discard_environment` would; nothing is changed. Raises OSError."""
+    try:
+        lock = os.open(folders.environments / f".{key}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _is_unused(key, folders, unused_since)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return _is_unused(key, folders, unused_since)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+
+
 def discard_environment(key: str, folders: RuntimeFolders, unused_since: float, place: Path) -> bool:
     """Move an environment to `place`, on the same file system, unless somebody has asked for it since that time or
     builds it now. Whether it is gone. Raises OSError."""
     lock = os.open(folders.environments / f".{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if dict(environments(folders)).get(key, unused_since) >= unused_since:
+        if not _is_unused(key, folders, unused_since):
             return False
         (folders.environments / key).rename(place)
         (folders.environments / f".{key}.json").unlink(missing_ok=True)
@@ -110,6 +125,10 @@ def discard_environment(key: str, folders: RuntimeFolders, unused_since: float, 
     finally:
         os.close(lock)
     return True
+
+
+def _is_unused(key: str, folders: RuntimeFolders, since: float) -> bool:
+    return dict(environments(folders)).get(key, since) < since
 
 
 def discard_downloads(folders: RuntimeFolders) -> bool:

@@ -182,17 +182,17 @@ class Store:
     async def known_runs(self, ids: Sequence[str]) -> dict[str, float | None]:
         return await self._read(partial(upkeep.known, ids=ids))
 
-    async def run_causes(self) -> set[str]:
-        return await self._read(upkeep.causes)
+    async def run_causes(self, going: Collection[str]) -> set[str]:
+        return await self._read(partial(upkeep.causes, going=going))
 
     async def unused_workflows(self, going: Collection[str]) -> int:
         return await self._read(partial(upkeep.unused_workflows, going=going))
 
-    async def pinned_digests(self) -> set[str]:
-        return await self._read(upkeep.pinned_digests)
+    async def pinned_digests(self, going: Collection[str]) -> set[str]:
+        return await self._read(partial(upkeep.pinned_digests, going=going))
 
-    async def run_naming(self, text: str) -> str | None:
-        return await self._read(partial(upkeep.run_naming, text=text))
+    async def run_naming(self, text: str, going: Collection[str]) -> str | None:
+        return await self._read(partial(upkeep.run_naming, text=text, going=going))
 
     async def back_up(self, target: Path) -> None:
         """Copy the database as it is at one moment to a file of its own: complete, whole and on the disk, or not

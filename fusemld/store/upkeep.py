@@ -10,6 +10,8 @@ import msgspec
 _RETRIABLE = "runs.state IN ('failed', 'cancelled')"
 _HELD = f"(runs.finished_at IS NULL OR {_RETRIABLE})"
 """A run that goes on, or that can be made to."""
+_STAYS = "runs.id NOT IN (SELECT value FROM json_each(:going))"
+"""Runs that are going count for nothing, still stored or not: a dry run sees what a real one does."""
 
 
 class Aged(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +63,10 @@ def known(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, float
     return dict(connection.execute(f"SELECT id, finished_at FROM runs WHERE id IN ({marks})", ids))  # noqa: S608
 
 
-def causes(connection: sqlite3.Connection) -> set[str]:
-    return {str(row[0]) for row in connection.execute("SELECT cause FROM runs")}
+def causes(connection: sqlite3.Connection, going: Collection[str]) -> set[str]:
+    """Of all runs but those that are going."""
+    found = connection.execute(f"SELECT cause FROM runs WHERE {_STAYS}", _parameters(going))  # noqa: S608
+    return {str(row[0]) for row in found}
 
 
 def unused_workflows(connection: sqlite3.Connection, going: Collection[str]) -> int:
@@ -73,25 +77,31 @@ def unused_workflows(connection: sqlite3.Connection, going: Collection[str]) -> 
     return sum(digest not in used for (digest,) in connection.execute("SELECT digest FROM workflows"))
 
 
-def pinned_digests(connection: sqlite3.Connection) -> set[str]:
-    """The contents of codesets that runs need which go on, or which can be made to."""
+def pinned_digests(connection: sqlite3.Connection, going: Collection[str]) -> set[str]:
+    """The contents of codesets that runs need which go on, or which can be made to, and are not going."""
     found = connection.execute(
         "SELECT DISTINCT json_extract(pin.value, '$.digest')"  # noqa: S608
         " FROM runs JOIN run_details ON run_details.run = runs.id,"
-        f" json_each(run_details.data, '$.codesets') AS pin WHERE {_HELD}"
+        f" json_each(run_details.data, '$.codesets') AS pin WHERE {_HELD} AND {_STAYS}",
+        _parameters(going),
     )
     return {str(row[0]) for row in found}
 
 
-def run_naming(connection: sqlite3.Connection, text: str) -> str | None:
-    """A run that goes on, or that can be made to, and has this text in an output, its inputs or its workflow."""
+def run_naming(connection: sqlite3.Connection, text: str, going: Collection[str]) -> str | None:
+    """A run that goes on, or that can be made to, is not going, and has this text in an output, its inputs or its
+    workflow."""
     row = connection.execute(
-        f"SELECT runs.id FROM runs WHERE {_HELD} AND ("  # noqa: S608
+        f"SELECT runs.id FROM runs WHERE {_HELD} AND {_STAYS} AND ("  # noqa: S608
         "EXISTS (SELECT 1 FROM outputs WHERE outputs.run = runs.id AND instr(outputs.value, CAST(:text AS BLOB)))"
         " OR EXISTS (SELECT 1 FROM run_details"
         " WHERE run_details.run = runs.id AND instr(run_details.data, :text))"
         " OR EXISTS (SELECT 1 FROM workflows"
         " WHERE workflows.digest = runs.workflow_digest AND instr(workflows.canonical, :text))) LIMIT 1",
-        {"text": text},
+        {"text": text, **_parameters(going)},
     ).fetchone()
     return None if row is None else str(row[0])
+
+
+def _parameters(going: Collection[str]) -> dict[str, str]:
+    return {"going": msgspec.json.encode(list(going)).decode()}

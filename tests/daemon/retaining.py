@@ -20,7 +20,7 @@ from fusemld.hooks.environments import EnvironmentSpec
 from fusemld.hooks.services import ServiceContext, ServicePlan
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.intake.catalog import Catalog
-from fusemld.model.codeset import PinnedCodeset
+from fusemld.model.codeset import Codeset, PinnedCodeset
 from fusemld.model.run import Run, RunState, StepRun, StepState
 from fusemld.registry.registry import Registry
 from fusemld.store.changes import PutRun
@@ -102,6 +102,15 @@ class Host:
         (folder / "one.1.log").write_bytes(b"x" * size_bytes)
         return folder
 
+    async def pinned(self, name: str, days_ago: float, size_bytes: int = 1000) -> PinnedCodeset:
+        """A codeset of one file, of which a copy was asked for last so long ago."""
+        source = self.state / name
+        source.mkdir()
+        (source / "a.txt").write_text((name * size_bytes)[:size_bytes])
+        pin = await self.codesets.pin(Codeset(name=name, path=str(source)))
+        os.utime(self.state / "codesets" / "content" / pin.digest, (NOW - days_ago * DAY,) * 2)
+        return pin
+
     def environment(self, key: str, days_ago: float) -> Path:
         folder = self.folders.environments / key
         (folder / "bin").mkdir(parents=True)
@@ -122,6 +131,7 @@ def stored(
     step: StepState,
     *,
     digest: str = "",
+    cause: str = "",
     outputs: Mapping[str, str] = MappingProxyType({}),
     codesets: Mapping[str, PinnedCodeset] | None = None,
 ) -> Run:
@@ -130,6 +140,7 @@ def stored(
         id=run,
         workflow="w",
         workflow_digest=digest or f"digest of {run}",
+        cause=cause,
         created_at=NOW - 100 * DAY,
         finished_at=finished_at,
         state=state,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -14,7 +15,6 @@ from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.engine.events import RetryRequested, StepFinished
 from fusemld.model.application import Application
-from fusemld.model.codeset import Codeset
 from fusemld.model.document import Document
 from fusemld.model.errors import NotFoundError
 from fusemld.model.run import Ending, Outcome, RunState, StepRun, StepState
@@ -163,14 +163,8 @@ async def test_a_removed_document_is_remembered_while_one_of_its_runs_is(host: O
 
 async def test_copies_of_codesets_go_unless_a_run_needs_them(host: OpenHost) -> None:
     async with host() as there:
-        pins = {}
-        for name in ("unused", "failed", "recent"):
-            source = there.state / name
-            source.mkdir()
-            (source / "a.txt").write_text(name)
-            pins[name] = await there.codesets.pin(Codeset(name=name, path=str(source)))
-            copy = there.state / "codesets" / "content" / pins[name].digest
-            os.utime(copy, (NOW - (1 if name == "recent" else 40) * DAY,) * 2)
+        pins = {name: await there.pinned(name, 40) for name in ("unused", "failed")}
+        await there.pinned("recent", 1)
         await there.ended("r1", 1, RunState.FAILED, codesets={"failed": pins["failed"]})
         await there.ended("r2", 1, RunState.SUCCEEDED, codesets={"unused": pins["unused"]})
 
@@ -185,6 +179,74 @@ async def test_copies_of_codesets_go_unless_a_run_needs_them(host: OpenHost) -> 
         assert (await there.codesets.source(pins["failed"])).is_dir()
         with pytest.raises(NotFoundError):
             await there.codesets.source(pins["unused"])
+
+
+# All parts
+
+
+async def test_a_dry_run_says_of_every_part_what_a_run_then_does(host: OpenHost, chain: Document) -> None:
+    """What goes in one part has kept things in others: of each kind there is one that is used by nobody, by a run
+    that goes, and by a run that stays."""
+    users = {"old": 100, "young": 1}
+    keys = {"nobody": "0" * 24, "old": "1" * 24, "young": "2" * 24}
+    async with host() as there:
+        for user, days_ago in users.items():
+            await there.store.write(PutWorkflow(f"digest of {user}", "w", "{}"))
+            await there.ended(
+                user,
+                days_ago,
+                RunState.FAILED,
+                cause=f"workflow/{user} generation 1",
+                outputs={"image": f"localhost/fusemld/project:{keys[user]}"},
+                codesets={"code": await there.pinned(f"code-of-{user}", 50)},
+            )
+        await there.pinned("code-of-nobody", 50)
+        await there.engine.create(chain, "going")
+        for number in range(3):
+            await there.ended(f"succeeded-{number}", 2 + number)
+        for run in (*users, "nobody", "going", "succeeded-0", "succeeded-1", "succeeded-2"):
+            there.logs(run, 100_000)
+        for service in ("new", "gone"):
+            log = there.state / "logs" / "services" / service / "1.log"
+            log.parent.mkdir(parents=True)
+            log.write_text("x")
+            for path in (log, log.parent):
+                os.utime(path, (NOW - (1 if service == "new" else 100) * DAY,) * 2)
+        for key in keys.values():
+            there.environment(key, 50)
+        there.folders.cache.mkdir()
+        (there.folders.cache / "data").write_bytes(b"x" * 100_000)
+        documents = {user: HELLO.replace("hello", f"{user}\ninputs: [{{name: x}}]") for user in keys}
+        await there.see(**documents)
+        await there.see(*documents)
+        collect = partial(
+            there.collect,
+            runs_s=90 * DAY,
+            runs_keep=3,
+            logs_s=90 * DAY,
+            logs_bytes=350_000,
+            environments_s=30 * DAY,
+            downloads_bytes=50_000,
+            codesets_s=7 * DAY,
+        )
+
+        would = await collect(dry_run=True)
+        went = await collect()
+        again = await collect(dry_run=True)
+
+        for what, part in went.items():
+            assert would[what] == part, what
+        assert {what: part.removed for what, part in went.items()} == {
+            "runs": 2,
+            "contents of workflows": 1,
+            "removed documents": 2,
+            "logs of runs": 4,
+            "logs of services and builds": 1,
+            "copies of codesets": 2,
+            "environments": 2,
+            "downloads of uv": 1,
+        }
+        assert {part.removed for part in again.values()} == {0}
 
 
 # The loop

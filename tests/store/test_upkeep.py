@@ -95,7 +95,8 @@ async def test_it_is_known_which_runs_are_stored_and_when_they_ended(filled: Fil
     async with filled() as store:
         assert await store.known_runs(["s1", "going", "nobody"]) == {"s1": 10.0, "going": None}
         assert await store.known_runs([]) == {}
-        assert await store.run_causes() == {f"cause of {name}" for name in STATES}
+        assert await store.run_causes([]) == {f"cause of {name}" for name in STATES}
+        assert await store.run_causes(["s1", "nobody"]) == {f"cause of {name}" for name in STATES if name != "s1"}
 
 
 async def test_contents_of_workflows_are_counted_that_no_other_run_refers_to(filled: Filled) -> None:
@@ -108,7 +109,8 @@ async def test_contents_of_workflows_are_counted_that_no_other_run_refers_to(fil
 
 async def test_codesets_are_needed_by_runs_that_go_on_or_can_be_retried(filled: Filled) -> None:
     async with filled() as store:
-        assert await store.pinned_digests() == {f"pin-{name}" for name in HELD}
+        assert await store.pinned_digests([]) == {f"pin-{name}" for name in HELD}
+        assert await store.pinned_digests(["f1"]) == {f"pin-{name}" for name in HELD if name != "f1"}
 
 
 @pytest.mark.parametrize("place", ["output", "input", "workflow"])
@@ -117,4 +119,5 @@ async def test_a_text_is_found_in_every_part_of_a_run_that_goes_on_or_can_be_ret
     filled: Filled, name: str, place: str
 ) -> None:
     async with filled() as store:
-        assert await store.run_naming(f"{place} of {name}.") == (name if name in HELD else None)
+        assert await store.run_naming(f"{place} of {name}.", []) == (name if name in HELD else None)
+        assert await store.run_naming(f"{place} of {name}.", [name]) is None
