@@ -408,7 +408,8 @@ class HealthView(View, frozen=True, kw_only=True):
 
 class UpkeepPart(View, frozen=True, kw_only=True):
     """Of one kind of thing, what went (or would go) and what stays. `kept_by` counts the latter by what keeps it;
-    the database does not tell how many bytes a thing in it takes, which is then 0."""
+    the database does not tell how many bytes a thing in it takes, which is then 0. `error` says why not everything
+    of this kind could be looked at or removed."""
 
     what: str
     removed: int = 0
@@ -416,6 +417,7 @@ class UpkeepPart(View, frozen=True, kw_only=True):
     kept: int = 0
     kept_bytes: int = 0
     kept_by: dict[str, int] = {}
+    error: str = ""
 
 
 class UpkeepView(View, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from fusemld.intake.triggers import Start
 from fusemld.model import faults
 from fusemld.model.codeset import Codeset, parse_reference
 from fusemld.model.document import Document, DocumentState, Kind, RememberedFile
+from fusemld.model.errors import UnavailableError
 from fusemld.model.extension import Extension
 from fusemld.model.ids import run_id
 from fusemld.model.run import Run
@@ -116,7 +117,9 @@ class Folder:
     async def forget_removed(self, going: Collection[str], *, dry_run: bool) -> tuple[int, int]:
         """Forget removed documents; how many, and how many must be remembered. As long as there is a run that one
         of them has started, but for those that are `going`, it is: dropped again it gets a generation that no run
-        has had."""
+        has had. Raises `UnavailableError` where the database cannot be written now, without waiting for it."""
+        if self._lock.locked() and self.trouble:
+            raise UnavailableError(self.trouble)
         async with self._lock:
             named = {
                 cause[: found.start()]
@@ -127,7 +130,9 @@ class Folder:
             unnamed = [key for key in removed if key not in named]
             if not dry_run:
                 for start in range(0, len(unnamed), STORED_AT_ONCE):
-                    await self._store_update(self.catalog.forget(unnamed[start : start + STORED_AT_ONCE]))
+                    keys = unnamed[start : start + STORED_AT_ONCE]
+                    await self._store.write(*map(DeleteDocument, keys))
+                    self.catalog.forget(keys)
         return len(unnamed), len(removed) - len(unnamed)
 
     async def start(self, start: Start, *, user: str, cause: str) -> Run:

@@ -126,7 +126,6 @@ class DaemonOperations(RunOperations, RegisteredOperations):
         self._stop(everything)
 
     async def collect_garbage(self, dry_run: bool) -> views.UpkeepView:
-        self._demand_store()
         return await self._retention.collect(dry_run=dry_run)
 
     async def backup(self) -> AsyncGenerator[bytes]:

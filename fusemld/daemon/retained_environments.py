@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.leisure import at_leisure
 from fusemld.daemon.settings import RetentionSettings
-from fusemld.daemon.tally import Tally
+from fusemld.daemon.tally import Tally, tallied
 from fusemld.daemon.trash import Trash, size_bytes
 from fusemld.hooks.building import discard_downloads, discard_environment, environments, may_discard
 from fusemld.hooks.services import ServiceKind
@@ -55,7 +55,18 @@ class RetainedEnvironments:
 
     async def collect(self, going: Collection[str], *, dry_run: bool) -> Tally:
         """`going` are runs that count as gone."""
-        tally, settings, now = Tally("environments"), self._settings, self._clock()
+        with tallied("environments") as tally:
+            await self._collect(tally, going, dry_run=dry_run)
+        return tally
+
+    async def collect_downloads(self, *, dry_run: bool) -> Tally:
+        """A cache that is not below `state` is also somebody else's."""
+        with tallied("downloads of uv") as tally:
+            await self._collect_downloads(tally, dry_run=dry_run)
+        return tally
+
+    async def _collect(self, tally: Tally, going: Collection[str], *, dry_run: bool) -> None:
+        settings, now = self._settings, self._clock()
         if not dry_run:
             await run_sync(self._trash.empty)
         found = await run_sync(self._found)
@@ -74,11 +85,9 @@ class RetainedEnvironments:
                 total -= size
             else:
                 tally.keep("recent", size)
-        return tally
 
-    async def collect_downloads(self, *, dry_run: bool) -> Tally:
-        """A cache that is not below `state` is also somebody else's."""
-        tally, limit, cache = Tally("downloads of uv"), self._settings.downloads_bytes, self._folders.cache
+    async def _collect_downloads(self, tally: Tally, *, dry_run: bool) -> None:
+        limit, cache = self._settings.downloads_bytes, self._folders.cache
         is_own = cache.is_relative_to(self._state)
         size = await run_sync(size_bytes, cache) if is_own else 0
         if not limit or size <= limit:
@@ -87,7 +96,6 @@ class RetainedEnvironments:
             tally.remove(size)
         else:
             tally.keep("used by a build", size)
-        return tally
 
     def _found(self) -> list[_Environment]:
         place = self._folders.environments
@@ -125,7 +133,7 @@ class RetainedEnvironments:
             key, folders = environment.key, self._folders
             if dry_run:
                 return await run_sync(may_discard, key, folders, unused_since)
-            place = self._trash.place(key)
+            place = await run_sync(self._trash.place)
             if not await run_sync(discard_environment, key, folders, unused_since, place):
                 return False
             await run_sync(self._trash.remove, place)

@@ -12,7 +12,7 @@ from anyio.to_thread import run_sync
 from fusemld.daemon.leisure import at_leisure
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.supervisor import Supervisor
-from fusemld.daemon.tally import Tally
+from fusemld.daemon.tally import Tally, tallied
 from fusemld.daemon.trash import NAME as TRASH
 from fusemld.daemon.trash import Trash, size_bytes
 from fusemld.store.sqlite import Store
@@ -51,14 +51,17 @@ class RetainedLogs:
         self._trash = Trash(folder)
 
     async def collect(self, going: Collection[str], *, dry_run: bool) -> tuple[Tally, Tally]:
-        """`going` are runs that count as gone."""
-        if not dry_run:
-            await run_sync(self._trash.empty)
-        others, other_bytes = await self._others(dry_run=dry_run)
-        return await self._of_runs(going, other_bytes, dry_run=dry_run), others
+        """Of runs, and others. `going` are runs that count as gone."""
+        other_bytes = 0
+        with tallied("logs of services and builds") as others:
+            if not dry_run:
+                await run_sync(self._trash.empty)
+            other_bytes = await self._others(others, dry_run=dry_run)
+        with tallied("logs of runs") as of_runs:
+            await self._of_runs(of_runs, going, other_bytes, dry_run=dry_run)
+        return of_runs, others
 
-    async def _of_runs(self, going: Collection[str], other_bytes: int, *, dry_run: bool) -> Tally:
-        tally = Tally("logs of runs")
+    async def _of_runs(self, tally: Tally, going: Collection[str], other_bytes: int, *, dry_run: bool) -> None:
         found = await run_sync(_listed, self._run_folders())
         ended = await self._ended([logs.path.name for logs in found])
         doomed = [logs for logs in found if logs.path.name not in ended or logs.path.name in going]
@@ -71,7 +74,7 @@ class RetainedLogs:
             if is_old or (limit and total > limit):
                 doomed.append(logs)
                 total -= logs.size_bytes
-        gone = set(doomed) if dry_run else await self._discarded(doomed)
+        gone = set(doomed) if dry_run else await self._discarded(tally, doomed)
         for logs in found:
             if logs in gone:
                 tally.remove(logs.size_bytes)
@@ -79,24 +82,23 @@ class RetainedLogs:
                 tally.keep("of an unfinished run", logs.size_bytes)
             else:
                 tally.keep("of a run that is kept", logs.size_bytes)
-        return tally
 
-    async def _others(self, *, dry_run: bool) -> tuple[Tally, int]:
-        """Of services that are no more, and of builds that are long over."""
-        tally, kept_bytes = Tally("logs of services and builds"), 0
+    async def _others(self, tally: Tally, *, dry_run: bool) -> int:
+        """Of services that are no more, and of builds that are long over; how many bytes stay."""
+        kept_bytes = 0
         found = await run_sync(_listed, [*_entries(self._folder / SERVICES), *_entries(self._folder / BUILDS)])
         services = {record.name for record in await self._store.services()}
         of_services = {logs for logs in found if logs.path.parent.name == SERVICES and logs.path.name in services}
         kept_s, now = self._settings.logs_s, self._clock()
         doomed = [logs for logs in found if kept_s and logs.written_at < now - kept_s and logs not in of_services]
-        gone = set(doomed) if dry_run else await self._discarded(doomed)
+        gone = set(doomed) if dry_run else await self._discarded(tally, doomed)
         for logs in found:
             if logs in gone:
                 tally.remove(logs.size_bytes)
             else:
                 kept_bytes += logs.size_bytes
                 tally.keep("of a service" if logs in of_services else "recent", logs.size_bytes)
-        return tally, kept_bytes
+        return kept_bytes
 
     def _run_folders(self) -> list[Path]:
         return [entry for entry in _entries(self._folder) if entry.name not in (SERVICES, BUILDS, TRASH)]
@@ -108,7 +110,7 @@ class RetainedLogs:
             ended |= await self._store.known_runs(runs[start : start + ASKED_AT_ONCE])
         return ended | dict.fromkeys((run for run in runs if self._supervisor.find(run) is not None), None)
 
-    async def _discarded(self, doomed: Sequence[_Logs]) -> set[_Logs]:
+    async def _discarded(self, tally: Tally, doomed: Sequence[_Logs]) -> set[_Logs]:
         """Those of them that are gone. A run that goes on again meanwhile keeps its logs: nothing happens between
         the question and the move."""
         gone: set[_Logs] = set()
@@ -116,8 +118,13 @@ class RetainedLogs:
             async with at_leisure():
                 chosen = doomed[start : start + REMOVED_AT_ONCE]
                 batch = [logs for logs in chosen if self._supervisor.find(logs.path.name) is None]
-                gone.update(batch)
-                await run_sync(self._remove, [self._trash.take(logs.path) for logs in batch if logs.path.exists()])
+                taken: list[Path] = []
+                try:
+                    taken.extend(self._trash.take(logs.path) for logs in batch if logs.path.exists())
+                except OSError as error:
+                    tally.fail(str(error))
+                await run_sync(self._remove, taken)
+                gone.update(logs for logs in batch if not logs.path.exists())
         return gone
 
     def _remove(self, taken: Sequence[Path]) -> None:

@@ -7,6 +7,9 @@ In the database runs go first and their logs after them: a run that is shown is 
 before they are removed. All parts are told which runs went, or in a dry run would have gone, and count these for
 nothing: what a dry run says is what a real one does.
 
+On a full disk the database cannot be written, and folders are what makes room: each part fails alone, the others
+go on, and what is only rows comes last.
+
 The file of the database does not shrink: SQLite fills what was given back before the file grows again, so it is as
 large as what it held at most. `fuseml backup` gives a copy of the size that is needed.
 """
@@ -29,12 +32,11 @@ from fusemld.daemon.retained_environments import RetainedEnvironments
 from fusemld.daemon.retained_logs import RetainedLogs
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.supervisor import Supervisor
-from fusemld.daemon.tally import Tally
+from fusemld.daemon.tally import Tally, tallied
 from fusemld.daemon.trash import size_bytes
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.model import faults
-from fusemld.model.errors import FusemldError, UnavailableError
 from fusemld.store.changes import DeleteUnusedWorkflows
 from fusemld.store.sqlite import Store
 
@@ -78,19 +80,14 @@ class Retention:
             pause_s = every_s
             try:
                 await self.collect()
-            except FusemldError as error:
-                log.warning("retention.failed", error=str(error))
             except Exception:
                 log.exception("retention.failed")
 
     async def collect(self, *, dry_run: bool = False) -> UpkeepView:
-        """Let go of everything that may go, little by little; with `dry_run` only say what. Raises
-        `UnavailableError`; what was done until then is done."""
+        """Let go of everything that may go, little by little; with `dry_run` only say what. What failed is said by
+        its part."""
         async with self._one_at_a_time:
-            try:
-                tallies = await self._collect(dry_run)
-            except OSError as error:
-                raise UnavailableError(f"cannot remove what may go: {error}") from error
+            tallies = await self._collect(dry_run)
         view = UpkeepView(dry_run=dry_run, parts=tuple(tally.part() for tally in tallies))
         for part in view.parts:
             if part.removed and not dry_run:
@@ -98,20 +95,23 @@ class Retention:
         return view
 
     async def _collect(self, dry_run: bool) -> Sequence[Tally]:
-        runs, going = await self._runs(dry_run)
-        return (
-            runs,
-            await self._workflows(going, dry_run),
-            await self._documents(going, dry_run),
-            *await self._logs.collect(going, dry_run=dry_run),
-            await self._codeset_copies(going, dry_run),
-            await self._environments.collect(going, dry_run=dry_run),
-            await self._environments.collect_downloads(dry_run=dry_run),
-        )
+        going: set[str] = set()
+        with tallied("runs") as runs:
+            await self._runs(runs, going, dry_run)
+        logs = await self._logs.collect(going, dry_run=dry_run)
+        with tallied("copies of codesets") as copies:
+            await self._codeset_copies(copies, going, dry_run)
+        environments = await self._environments.collect(going, dry_run=dry_run)
+        downloads = await self._environments.collect_downloads(dry_run=dry_run)
+        with tallied("contents of workflows") as workflows:
+            await self._workflows(workflows, going, dry_run)
+        with tallied("removed documents") as documents:
+            await self._documents(documents, going, dry_run)
+        return runs, workflows, documents, *logs, copies, environments, downloads
 
-    async def _runs(self, dry_run: bool) -> tuple[Tally, frozenset[str]]:
-        """And the ids of those that went."""
-        settings, tally, going = self._settings, Tally("runs"), set[str]()
+    async def _runs(self, tally: Tally, going: set[str], dry_run: bool) -> None:
+        """`going` gets those that went."""
+        settings = self._settings
         aged = await self._store.aged_runs(
             before=self._clock() - settings.runs_s if settings.runs_s else None, keep=settings.runs_keep or None
         )
@@ -128,29 +128,25 @@ class Retention:
         tally.keep("the run of an application", count=aged.of_applications)
         tally.keep("failed or cancelled lately: can be retried", count=aged.retriable)
         tally.keep("recent", count=aged.recent)
-        return tally, frozenset(going)
 
     def _ended(self, runs: Sequence[str]) -> Sequence[str]:
         return [run for run in runs if self._supervisor.find(run) is None]
 
-    async def _workflows(self, going: Collection[str], dry_run: bool) -> Tally:
+    async def _workflows(self, tally: Tally, going: Collection[str], dry_run: bool) -> None:
         """Contents that runs were created with."""
-        tally = Tally("contents of workflows")
-        tally.remove(count=await self._store.unused_workflows(going))
-        if tally.removed and not dry_run:
+        unused = await self._store.unused_workflows(going)
+        if unused and not dry_run:
             await self._store.write(DeleteUnusedWorkflows())
-        return tally
+        tally.remove(count=unused)
 
-    async def _documents(self, going: Collection[str], dry_run: bool) -> Tally:
+    async def _documents(self, tally: Tally, going: Collection[str], dry_run: bool) -> None:
         """What removed documents left behind."""
-        tally = Tally("removed documents")
         forgotten, remembered = await self._folder.forget_removed(going, dry_run=dry_run)
         tally.remove(count=forgotten)
         tally.keep("named by a run", count=remembered)
-        return tally
 
-    async def _codeset_copies(self, going: Collection[str], dry_run: bool) -> Tally:
-        tally, kept_s = Tally("copies of codesets"), self._settings.codesets_s
+    async def _codeset_copies(self, tally: Tally, going: Collection[str], dry_run: bool) -> None:
+        kept_s = self._settings.codesets_s
         needed = await self._store.pinned_digests(going)
         for entry in self._supervisor.active.values():
             needed |= {pinned.digest for pinned in (entry.run.codesets or {}).values()}
@@ -166,4 +162,3 @@ class Retention:
                     tally.remove(size)
                 else:
                     tally.keep("recent", size)
-        return tally

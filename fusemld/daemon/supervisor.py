@@ -28,7 +28,7 @@ from fusemld.engine.advance import advance
 from fusemld.engine.begin import deadlines, resume
 from fusemld.engine.plan import Plan
 from fusemld.model import faults
-from fusemld.model.errors import ConflictError, FusemldError, NotFoundError
+from fusemld.model.errors import ConflictError, FusemldError, NotFoundError, UnavailableError
 from fusemld.model.run import AttemptKey, Run
 from fusemld.store.changes import Change, DeleteRuns, PutRun
 from fusemld.store.errors import StoreError
@@ -210,7 +210,12 @@ class Supervisor:
                 pass
 
     async def forget_ended(self, run_ids: Sequence[str]) -> tuple[str, ...]:
-        """Delete those of the runs that have ended; which. None of them can be asked to go on meanwhile."""
+        """Delete those of the runs that have ended; which. None of them can be asked to go on meanwhile.
+
+        Raises `UnavailableError` at once where another one that was asked to waits for the database.
+        """
+        if self._reviving.locked() and self.trouble is not None:
+            raise UnavailableError(self.trouble)
         async with self._reviving:
             ended = tuple(run_id for run_id in run_ids if run_id not in self._active)
             await self._store.write(DeleteRuns(ended))

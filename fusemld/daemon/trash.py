@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fusemld.codesets.folders import remove
 from fusemld.model import faults
+from fusemld.model.errors import may_pass
 
 NAME = ".trash"
 
@@ -18,14 +19,24 @@ class Trash:
     def __init__(self, folder: Path) -> None:
         self._place = folder / NAME
 
-    def place(self, name: str) -> Path:
-        """A name in it that nothing has."""
-        self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._place / f"{name}.{secrets.token_hex(4)}"
+    def place(self) -> Path:
+        """Where a folder may be moved to: a name in it that nothing has. On a disk that is too full for one folder
+        more it is the place itself: what goes first becomes it. Names are short: many fit into the one block that
+        a folder has at the least."""
+        try:
+            self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            return self._place
+        return self._place / secrets.token_hex(8)
 
     def take(self, path: Path) -> Path:
-        """Move it here, at once and as a whole; returns where it is now."""
-        taken = self.place(path.name)
+        """Move a folder here, at once and as a whole; returns where it is now. There is never half of a file, so
+        files stay until they are removed."""
+        if not path.is_dir() or path.is_symlink():
+            return path
+        taken = self.place()
         path.rename(taken)
         return taken
 

@@ -188,6 +188,30 @@ def test_a_daemon_and_keeper_that_are_killed_on_a_full_disk_lose_nothing(daemon:
 
 @mishaps.needs_small_disk
 @pytest.mark.usefixtures("small_disk")
+def test_gc_makes_room_on_a_full_disk_on_which_it_has_never_run(daemon: Daemon, ledger: Ledger) -> None:
+    random = "head -c 1000000 /dev/urandom | base64"
+    daemon.drop("talks.yaml", "name: talks\ninputs: [{name: number}]\nsteps:\n" + step("one", random))
+    for number in range(30):
+        daemon.drop(f"ask-{number}.yaml", f"workflow: talks\ninputs: {{number: '{number}'}}\n")
+    daemon.start(RETENTION_LOGS_BYTES="1000", RETENTION_EVERY_S="0")
+    daemon.wait_for(lambda: sum(run.finished_at is not None for run in runs(daemon)) == 30, 30, "thirty runs")
+    daemon.drop("later.yaml", "name: later\nsteps:\n" + step("one", f"{ledger.work} {ledger.done}"))
+    daemon.finished(daemon.run_of("later.yaml"))
+
+    with mishaps.full_disk(daemon.state):
+        for number in range(30):
+            daemon.drop(f"later-{number}.yaml", "workflow: later\ninputs: {}\n")
+        daemon.wait_for(says(daemon, "disk is full"), 20, "the daemon to say so")
+        gc = daemon.run("fuseml", "gc", check=False)
+        left = list((daemon.state / "logs").glob("talks-*"))
+        daemon.wait_for(lambda: health(daemon) == "", 90, "the daemon to go on")
+
+    assert left == []
+    assert gc.returncode == 0 or "disk is full" in gc.stderr
+
+
+@mishaps.needs_small_disk
+@pytest.mark.usefixtures("small_disk")
 def test_a_database_that_cannot_be_written_is_told_and_waited_for(daemon: Daemon, ledger: Ledger) -> None:
     work = Work(daemon, ledger)
     daemon.start()

@@ -36,6 +36,19 @@ def test_a_dry_run_says_that_nothing_went(fuseml: Cli, operations: MemoryOperati
     assert operations.asked == [("gc", "True")] * 2
 
 
+def test_where_a_part_of_gc_fails_the_others_are_shown_and_it_is_a_failure(
+    fuseml: Cli, operations: MemoryOperations
+) -> None:
+    failed = views.UpkeepPart(what="environments", error="No space left on device")
+    operations.upkeep_parts += [RUNS, failed]
+
+    done = fuseml("gc")
+
+    assert done.returncode != 0
+    assert "2 recent, 1 unfinished" in done.stdout
+    assert "cannot remove all that may go: environments: No space left on device" in done.stderr
+
+
 def test_a_backup_is_a_private_file(fuseml: Cli, operations: MemoryOperations, tmp_path: Path) -> None:
     operations.backup_chunks += [b"one ", b"two"]
     file = tmp_path / "b.db"

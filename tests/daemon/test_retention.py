@@ -11,15 +11,17 @@ import immutables
 import pytest
 from msgspec.structs import replace
 
+from fusemld.api.views import UpkeepPart
 from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.engine.events import RetryRequested, StepFinished
 from fusemld.model.application import Application
 from fusemld.model.document import Document
-from fusemld.model.errors import NotFoundError
+from fusemld.model.errors import NotFoundError, UnavailableError
 from fusemld.model.run import Ending, Outcome, RunState, StepRun, StepState
-from fusemld.store.changes import PutApplication, PutRun, PutWorkflow
-from tests.daemon.retaining import DAY, HELLO, KEY, NOW, OpenHost
+from fusemld.store.changes import Change, PutApplication, PutRun, PutWorkflow
+from fusemld.store.errors import StoreError
+from tests.daemon.retaining import DAY, HELLO, KEY, NOW, Host, OpenHost
 
 # Runs
 
@@ -247,6 +249,126 @@ async def test_a_dry_run_says_of_every_part_what_a_run_then_does(host: OpenHost,
             "downloads of uv": 1,
         }
         assert {part.removed for part in again.values()} == {0}
+
+
+# What fails
+
+
+async def long_unused(there: Host) -> None:
+    """Of every part there is something that `without_long_unused` lets go."""
+    await there.store.write(PutWorkflow("nobody's", "w", "{}"))
+    await there.ended("old", 100)
+    await there.see(w=HELLO.replace("hello", "hello\ninputs: [{name: x}]"))
+    await there.see("w")
+    await there.pinned("unused", 50)
+    there.environment(KEY, 50)
+    there.folders.cache.mkdir()
+    (there.folders.cache / "data").write_bytes(b"x" * 100_000)
+    there.logs("nobody")
+    build = there.state / "logs" / "environments" / "1.log"
+    build.parent.mkdir()
+    build.write_text("x")
+    os.utime(build, (NOW - 50 * DAY,) * 2)
+
+
+async def without_long_unused(there: Host) -> dict[str, UpkeepPart]:
+    return await there.collect(runs_s=DAY, logs_s=DAY, environments_s=DAY, downloads_bytes=1, codesets_s=DAY)
+
+
+PARTS = {
+    "runs",
+    "contents of workflows",
+    "removed documents",
+    "logs of runs",
+    "logs of services and builds",
+    "copies of codesets",
+    "environments",
+    "downloads of uv",
+}
+
+
+async def disk_is_full(*_: Change) -> None:
+    raise StoreError("cannot write to the database: disk is full")
+
+
+ROWS = {"runs", "contents of workflows", "removed documents"}
+
+
+async def test_no_run_is_forgotten_while_one_that_is_to_go_on_waits_for_the_database(
+    host: OpenHost, chain: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host() as there, anyio.create_task_group() as tasks:
+        supervisor = there.engine.supervisor
+        run, _, workflow = there.engine.run_of(chain, "r1")
+        await there.store.write(workflow, PutRun(replace(run, state=RunState.FAILED, finished_at=1.0)))
+        await there.ended("old", 100)
+        monkeypatch.setattr(there.store, "write", disk_is_full)
+        tasks.start_soon(supervisor.request, "r1", RetryRequested(at=NOW))
+        while not supervisor.trouble:
+            await anyio.lowlevel.checkpoint()
+
+        with anyio.fail_after(10), pytest.raises(UnavailableError, match="disk is full"):
+            await supervisor.forget_ended(["old"])
+        tasks.cancel_scope.cancel()
+
+        assert await there.runs() == ["old", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "failing"),
+    [
+        ("logs", {"logs of runs", "logs of services and builds"}),
+        ("codesets/content", {"copies of codesets"}),
+        ("environments", {"environments", "downloads of uv"}),
+    ],
+)
+async def test_a_part_that_fails_says_why_and_the_others_go_on(
+    host: OpenHost, broken: str, failing: set[str]
+) -> None:
+    async with host() as there:
+        await long_unused(there)
+        (there.state / broken).rename(there.state / "elsewhere")
+        (there.state / broken).write_text("a file where a folder should be")
+
+        parts = await without_long_unused(there)
+
+        assert {what for what, part in parts.items() if part.error} == failing
+        assert all(str(there.state / broken) in parts[what].error for what in failing)
+        assert {what for what, part in parts.items() if part.removed} == PARTS - failing
+
+
+async def test_where_the_database_cannot_be_written_folders_go_all_the_same(
+    host: OpenHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the watched folder waits for it."""
+    async with host() as there, anyio.create_task_group() as tasks:
+        await long_unused(there)
+        monkeypatch.setattr(there.store, "write", disk_is_full)
+        tasks.start_soon(partial(there.see, another=HELLO))
+        while not there.folder.trouble:
+            await anyio.lowlevel.checkpoint()
+
+        with anyio.fail_after(10):
+            parts = await without_long_unused(there)
+        tasks.cancel_scope.cancel()
+
+        assert {what for what, part in parts.items() if "disk is full" in part.error} == ROWS
+        assert {what for what, part in parts.items() if part.removed} == PARTS - ROWS
+        assert await there.runs() == ["old"]
+
+
+async def test_a_removed_document_that_cannot_be_forgotten_now_is_forgotten_later(
+    host: OpenHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host() as there:
+        await long_unused(there)
+        with monkeypatch.context() as patch:
+            patch.setattr(there.store, "write", disk_is_full)
+            first = await there.collect()
+        second = await there.collect()
+
+        assert (first["removed documents"].removed, second["removed documents"].removed) == (0, 1)
+        assert await there.store.documents() == []
 
 
 # The loop

@@ -12,7 +12,7 @@ import click
 from fusemld.api import views
 from fusemld.cli import tables
 from fusemld.cli.options import Output, argument, connect, output_option, socket_option
-from fusemld.model.errors import ConflictError, FusemldError
+from fusemld.model.errors import ConflictError, FusemldError, UnavailableError
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -22,11 +22,16 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 @output_option
 @socket_option
 def gc(dry_run: bool, output: Output) -> None:
-    """Have the daemon remove what the settings of the group `retention` let go, and say what keeps the rest."""
+    """Have the daemon remove what the settings of the group `retention` let go, and say what keeps the rest.
+
+    Where one part of it fails the others are done all the same, and the exit status is that of a failure.
+    """
     asked = views.CollectGarbage(dry_run=dry_run)
     done = connect().post("/gc", views.UpkeepView, asked, timeout_s=None)
     headings = ("what", "would go" if dry_run else "removed", "size", "kept", "size", "because")
     tables.emit(output, done, lambda: tables.table(headings, (_row(part) for part in done.parts)))
+    if failed := [f"{part.what}: {part.error}" for part in done.parts if part.error]:
+        raise UnavailableError(f"cannot {'tell' if dry_run else 'remove'} all that may go: {'; '.join(failed)}")
 
 
 @click.command("backup")
