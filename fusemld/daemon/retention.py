@@ -22,18 +22,17 @@ from pathlib import Path
 
 import anyio
 import structlog
-from anyio.to_thread import run_sync
 
 from fusemld.api.views import UpkeepView
 from fusemld.codesets.codesets import Codesets
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.leisure import at_leisure
+from fusemld.daemon.retained_codesets import RetainedCodesets
 from fusemld.daemon.retained_environments import RetainedEnvironments
 from fusemld.daemon.retained_logs import RetainedLogs
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tally import Tally, tallied
-from fusemld.daemon.trash import size_bytes
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.model import faults
@@ -65,9 +64,9 @@ class Retention:
         self._store = store
         self._supervisor = supervisor
         self._folder = folder
-        self._codesets = codesets
         self._clock = clock
         self._logs = RetainedLogs(state / "logs", settings, store, supervisor, clock)
+        self._codesets = RetainedCodesets(codesets, settings, store, supervisor, clock)
         self._environments = RetainedEnvironments(folders, state, settings, store, folder, kinds, clock)
         self._one_at_a_time = anyio.Lock()
 
@@ -99,8 +98,7 @@ class Retention:
         with tallied("runs") as runs:
             await self._runs(runs, going, dry_run)
         logs = await self._logs.collect(going, dry_run=dry_run)
-        with tallied("copies of codesets") as copies:
-            await self._codeset_copies(copies, going, dry_run)
+        copies = await self._codesets.collect(going, dry_run=dry_run)
         environments = await self._environments.collect(going, dry_run=dry_run)
         downloads = await self._environments.collect_downloads(dry_run=dry_run)
         with tallied("contents of workflows") as workflows:
@@ -144,21 +142,3 @@ class Retention:
         forgotten, remembered = await self._folder.forget_removed(going, dry_run=dry_run)
         tally.remove(count=forgotten)
         tally.keep("named by a run", count=remembered)
-
-    async def _codeset_copies(self, tally: Tally, going: Collection[str], dry_run: bool) -> None:
-        kept_s = self._settings.codesets_s
-        needed = await self._store.pinned_digests(going)
-        for entry in self._supervisor.active.values():
-            needed |= {pinned.digest for pinned in (entry.run.codesets or {}).values()}
-        unused_since = self._clock() - kept_s
-        for copy in await self._codesets.copies():
-            async with at_leisure():
-                size = await run_sync(size_bytes, copy.path)
-                if copy.digest in needed:
-                    tally.keep("used by a run that goes on or can be retried", size)
-                elif not kept_s or copy.used_at >= unused_since:
-                    tally.keep("recent", size)
-                elif await self._codesets.discard(copy, unused_since, dry_run=dry_run):
-                    tally.remove(size)
-                else:
-                    tally.keep("recent", size)

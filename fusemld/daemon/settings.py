@@ -100,6 +100,8 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What uv has downloaded below the state folder; when it is more, all of it goes (environments stay)."""
     codesets_s: float = 7 * 24 * 3600.0
     """Copies of codesets and mirrors of repositories, since somebody asked for them."""
+    codesets_bytes: int = 0
+    """All of these; those that nobody has asked for for longest go first."""
 
 
 class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ UNLIMITED = RetentionSettings(
     environments_bytes=0,
     downloads_bytes=0,
     codesets_s=0,
+    codesets_bytes=0,
 )
 
 

@@ -160,29 +160,6 @@ async def test_a_removed_document_is_remembered_while_one_of_its_runs_is(host: O
     assert rows == []
 
 
-# Codesets
-
-
-async def test_copies_of_codesets_go_unless_a_run_needs_them(host: OpenHost) -> None:
-    async with host() as there:
-        pins = {name: await there.pinned(name, 40) for name in ("unused", "failed")}
-        await there.pinned("recent", 1)
-        await there.ended("r1", 1, RunState.FAILED, codesets={"failed": pins["failed"]})
-        await there.ended("r2", 1, RunState.SUCCEEDED, codesets={"unused": pins["unused"]})
-
-        would = await there.collect(dry_run=True, codesets_s=7 * DAY)
-        went = await there.collect(codesets_s=7 * DAY)
-
-        assert would["copies of codesets"] == went["copies of codesets"]
-        assert went["copies of codesets"].kept_by == {
-            "used by a run that goes on or can be retried": 1,
-            "recent": 1,
-        }
-        assert (await there.codesets.source(pins["failed"])).is_dir()
-        with pytest.raises(NotFoundError):
-            await there.codesets.source(pins["unused"])
-
-
 # All parts
 
 
@@ -230,6 +207,7 @@ async def test_a_dry_run_says_of_every_part_what_a_run_then_does(host: OpenHost,
             environments_s=30 * DAY,
             downloads_bytes=50_000,
             codesets_s=7 * DAY,
+            codesets_bytes=1,
         )
 
         would = await collect(dry_run=True)
