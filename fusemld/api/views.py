@@ -18,13 +18,17 @@ from fusemld.model.problem import Problem
 from fusemld.model.run import Ending, RunState, StepState
 
 Time = Annotated[dt.datetime, msgspec.Meta(tz=True)]
+EARLIEST, LATEST = (dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp() for year in (2, 9999))
+"""What can be shown in every time zone."""
 HIDDEN = "***"
 """Stands for the value of every credential, whatever it is."""
 
 
 def moment(epoch: float) -> Time:
-    """The time of an epoch in seconds, to the millisecond."""
-    return dt.datetime.fromtimestamp(round(epoch, 3), dt.UTC)
+    """The time of an epoch in seconds, to the millisecond; the nearest that can be shown where that one cannot."""
+    if not epoch < LATEST:  # what is not a number is not
+        epoch = LATEST
+    return dt.datetime.fromtimestamp(round(max(epoch, EARLIEST), 3), dt.UTC)
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):

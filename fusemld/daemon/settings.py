@@ -1,12 +1,13 @@
 """Settings: one TOML file, then `FUSEMLD_*` variables, then flags; typed, read once, printable.
 
 A setting `group.name` is `name` in the TOML table `[group]` and the variable `FUSEMLD_GROUP_NAME`; lists in
-variables are separated by commas, tables are JSON. Durations are seconds.
+variables are separated by commas, tables are JSON. Durations (`_s`) are seconds, at most ten years.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
@@ -19,6 +20,7 @@ import msgspec
 from fusemld.executors.kubernetes.settings import KubernetesSettings, Period
 from fusemld.model import paths
 from fusemld.model.errors import InvalidInputError
+from fusemld.spec.durations import LONGEST_S
 
 PREFIX = "FUSEMLD_"
 
@@ -276,10 +278,19 @@ def _converted(name: str, value: Any, origin: str, wanted: Any) -> Any:
         converted = msgspec.convert(value, wanted, strict=False, dec_hook=_path)
     except msgspec.MsgspecError as error:
         raise InvalidInputError(f"cannot read setting {name} from {origin}: {error}") from error
-    if isinstance(converted, int | float) and not converted >= 0:
-        what = "is below 0" if converted < 0 else "is not a number"
-        raise InvalidInputError(f"cannot read setting {name} from {origin}: {converted} {what}")
+    if isinstance(converted, int | float) and (complaint := _complaint(name, converted)):
+        raise InvalidInputError(f"cannot read setting {name} from {origin}: {converted} {complaint}")
     return converted
+
+
+def _complaint(name: str, number: float) -> str:
+    if not math.isfinite(number):
+        return "is not a finite number"
+    if number < 0:
+        return "is below 0"
+    if name.endswith("_s") and number > LONGEST_S:
+        return f"is above {LONGEST_S:.0f} (ten years)"
+    return ""
 
 
 def _is_json(text: str, wanted: Any) -> bool:

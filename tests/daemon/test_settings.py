@@ -55,6 +55,10 @@ def test_lists_and_tables_can_be_variables(tmp_path: Path) -> None:
         ("[limits]\nstep = 2\n", "there is no setting 'limits.step'; did you mean 'limits.steps'?"),
         ("[limits]\nsteps = 'many'\n", "cannot read setting limits.steps from"),
         ("[limits]\nsteps = -1\n", "-1 is below 0"),
+        ("[steps]\ntimeout_s = inf\n", "inf is not a finite number"),
+        ("[watchdog]\nlook_s = -inf\n", "-inf is not a finite number"),
+        ("[kubernetes]\nrelist_s = nan\n", "nan is not a finite number"),
+        ("[retention]\nruns_s = 315360001\n", "315360001.0 is above 315360000 (ten years)"),
         ('executor = "docker"\n', "cannot read setting executor from"),
         ('executor = "docker"\n', "'docker' is not one of 'process', 'kubernetes'"),
         ('executor = "kubernets"\n', "did you mean 'kubernetes'?"),
@@ -70,6 +74,14 @@ def test_a_wrong_setting_is_named_with_its_source(tmp_path: Path, text: str, mes
 
     assert message in str(error.value)
     assert "config.toml" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["inf", "NaN", "1e999", "1e12"])
+def test_a_variable_that_is_no_duration_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"cannot read setting steps\.timeout_s from FUSEMLD_STEPS_TIMEOUT_S"
+    ):
+        load(tmp_path, FUSEMLD_STEPS_TIMEOUT_S=text)
 
 
 def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:

@@ -351,6 +351,20 @@ steps:
             ),
         ],
     ),
+    "durations that nobody lives to see": (
+        """\
+steps:
+  - name: a
+    image: i
+    timeout: 999999999d
+    retry: {limit: 1, backoff: 3651d, max_backoff: 9999999h}
+""",
+        [
+            "f:8:14: 'timeout' of a step: '999999999d' is too long a duration: the longest is 3650d, ten years",
+            "f:9:32: 'backoff' of a retry: '3651d' is too long a duration: the longest is 3650d, ten years",
+            "f:9:52: 'max_backoff' of a retry: '9999999h' is too long a duration: the longest is 3650d, ten years",
+        ],
+    ),
     "numbers with units": (
         """\
 steps:
