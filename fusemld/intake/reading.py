@@ -13,11 +13,14 @@ import stat
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from fusemld.intake.snapshot import FileReport, FileState, Read, is_document, is_ignored
 from fusemld.model.errors import may_pass
 from fusemld.model.problem import Problem
 from fusemld.spec.nodes import MAX_BYTES, too_large
+
+log = structlog.get_logger(__name__)
 
 LIMIT_BYTES = MAX_BYTES
 
@@ -89,8 +92,17 @@ def take(folder: Path, file: str, read: Read, *, sure: bool, mark: str | None) -
     """Read and parse one file. If its mark is `mark` still, it is not parsed again and the report is empty.
 
     `sure` says that its writer was seen to close it. A link is followed only within the folder, and what was
-    opened is checked once more, so nobody can swap a link in between. A pipe or a device is never opened.
+    opened is checked once more, so nobody can swap a link in between. A pipe or a device is never opened. Raises
+    nothing: a file at which an error of our own shows is refused with it.
     """
+    try:
+        return _take(folder, file, read, sure=sure, mark=mark)
+    except Exception as error:
+        log.exception("intake.file_failed", file=shown(file))
+        return _failed(folder / file, shown(file), error)
+
+
+def _take(folder: Path, file: str, read: Read, *, sure: bool, mark: str | None) -> Taken | Skipped:
     path = folder / file
     try:
         found = path.lstat()
@@ -98,12 +110,14 @@ def take(folder: Path, file: str, read: Read, *, sure: bool, mark: str | None) -
         if shown(file) != file:
             return _refused(shown(file), found, "refused: the name of the file is not UTF-8; rename it")
         if stat.S_ISLNK(found.st_mode):
-            target = path.resolve()
+            target = Path(os.path.realpath(path))  # unlike `resolve`, no RuntimeError for a loop
             if not target.is_relative_to(folder.resolve()):
                 return _refused(
                     file, found, "refused: the link leaves the watched folder; put the file itself here"
                 )
             found = target.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            return _refused(file, found, "refused: the link leads back to itself")
         if not stat.S_ISREG(found.st_mode):
             return _refused(file, found, "refused: it is not a regular file")
         descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -184,6 +198,17 @@ def _refused(file: str, found: os.stat_result, message: str) -> Taken:
     now = f"{found.st_uid}:refused: {message}"
     report = FileReport(file=file, owner=_user(found.st_uid), problems=(Problem(message=message),))
     return Taken(state=_state(file, found), mark=now, report=report)
+
+
+def _failed(path: Path, file: str, error: Exception) -> Taken | Skipped:
+    try:
+        found = path.lstat()
+        with contextlib.suppress(OSError):
+            found = path.stat()
+    except OSError:
+        return Skipped.GONE
+    cause = f"{type(error).__name__}: {error}"
+    return _refused(file, found, f"refused: it cannot be read because of an error of fusemld's own: {cause}")
 
 
 def _unreadable(path: Path, file: str, error: OSError) -> Taken | Skipped:

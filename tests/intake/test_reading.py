@@ -110,6 +110,26 @@ def test_a_link_is_followed_within_the_folder_only(tmp_path: Path) -> None:
     assert "leads nowhere" in message(take_one(inbox, "nowhere.yaml"))
 
 
+def test_a_link_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("b.yaml")
+    (tmp_path / "b.yaml").symlink_to("a.yaml")
+
+    assert message(take_one(tmp_path, "a.yaml")) == "refused: the link leads back to itself"
+
+
+def test_a_file_at_which_an_error_of_our_own_shows_is_refused_with_it(tmp_path: Path) -> None:
+    def fails(data: bytes, path: Path) -> Parsed:
+        raise KeyError(path.name)
+
+    (tmp_path / "a.yaml").write_bytes(EXTENSION)
+
+    result = take(tmp_path, "a.yaml", fails, sure=True, mark=None)
+
+    assert message(result) == "refused: it cannot be read because of an error of fusemld's own: KeyError: 'a.yaml'"
+    assert isinstance(result, Taken)
+    assert result.state == look(tmp_path).files["a.yaml"]
+
+
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
 
