@@ -175,6 +175,7 @@ class Watcher:
     def _compare(self, seen: Look) -> None:
         now = time.monotonic()
         news = diff(self._taken, seen.files)
+        self._not_before = {file: until for file, until in self._not_before.items() if until > now}
         unchanged = settled(
             self._taken,
             self._earlier,

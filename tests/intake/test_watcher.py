@@ -314,3 +314,46 @@ async def test_a_thousand_files_at_once_are_all_seen(tmp_path: Path) -> None:
             write(tmp_path, f"{number}.yaml", f"x{number}")
 
         await seen.until(lambda: len(seen.ids) == 1000)
+
+
+async def test_what_is_gone_before_it_is_read_leaves_nothing(tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path, parse, timing=QUICK)
+    seen = Seen()
+    async with anyio.create_task_group() as group:
+        await group.start(watcher.run, seen.on_scan)
+        gone = {f"{number}.yaml" for number in range(100)}
+        for file in gone:
+            write(tmp_path, file)
+            (tmp_path / file).unlink()
+
+        with anyio.fail_after(DEADLINE_S):
+            for number in itertools.count():
+                write(tmp_path, f"later-{number}.yaml", f"x{number}")
+                await seen.file(f"later-{number}.yaml")
+                if not gone & watcher._not_before.keys():
+                    break
+        group.cancel_scope.cancel()
+
+    assert not gone & seen.ids.keys()
+
+
+async def test_a_file_at_which_an_error_of_our_own_shows_is_refused_and_no_other(tmp_path: Path) -> None:
+    def fails(data: bytes, path: Path) -> Parsed:
+        if b"boom" in data:
+            raise RecursionError("too deep")
+        return parse(data, path)
+
+    seen = Seen()
+    async with anyio.create_task_group() as group:
+        await group.start(Watcher(tmp_path, fails, timing=SLOW).run, seen.on_scan)
+        write(tmp_path, "a.yaml", "boom")
+        await seen.until(lambda: "a.yaml" in seen.problems)
+        refusal = seen.problems["a.yaml"]
+        write(tmp_path, "b.yaml", "b")
+        await seen.file("b.yaml")
+        write(tmp_path, "a.yaml", "repaired")
+        await seen.until(lambda: seen.ids["a.yaml"] == ["repaired"])
+        group.cancel_scope.cancel()
+
+    assert refusal.endswith("because of an error of fusemld's own: RecursionError: too deep")
+    assert "a.yaml" not in seen.problems
