@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 import stat
 import time
@@ -39,6 +40,9 @@ T = TypeVar("T")
 OnScan = Callable[[Scan], Awaitable[None]]
 
 READERS = 4
+READERS_AT_MOST = 20
+"""Those that hang are replaced, but not without end: each keeps a thread."""
+SHOWN = 3
 REST = 10
 """A file that changed again is read again after so many times the processor time that reading it took, at most:"""
 LONGEST_REST_S = 10.0
@@ -63,12 +67,14 @@ class Hint(enum.IntEnum):
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """In seconds. `rescan_s` lies between two looks; `removal_s` is how long a file must be gone (editors save by
-    renaming); `pause_s` lies between two readings of one file, so that a restless one cannot starve others."""
+    renaming); `pause_s` lies between two readings of one file, so that a restless one cannot starve others. A
+    reading that takes `hang_s` waits for a dead disk or network share: others go on without it, and it is told."""
 
     rescan_s: float = 10.0
     removal_s: float = 0.5
     pause_s: float = 0.1
     retry_s: float = 1.0
+    hang_s: float = 30.0
 
 
 class Watcher:
@@ -110,6 +116,10 @@ class Watcher:
         self._reading: set[str] = set()
         self._results: dict[str, tuple[Hint, int, Taken | Skipped]] = {}
         self._readers = anyio.CapacityLimiter(READERS)
+        self._threads = anyio.CapacityLimiter(math.inf)
+        """As many as there are readers."""
+        self._begun: dict[str, float] = {}
+        """Since when readers are at work on files."""
         self._not_before: dict[str, float] = {}
         self._gone: dict[str, float] = {}
         self._next_look = 0.0
@@ -121,6 +131,7 @@ class Watcher:
         self._watches: dict[str, Watch] = {}
         self._watch_problem = ""
         self._warning = ""
+        """What the last look found."""
         self._reported: str | None = None
 
     async def run(self, on_scan: OnScan, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -136,9 +147,12 @@ class Watcher:
             if time.monotonic() >= self._next_look:
                 await self._look(group, on_scan)
             self._start_readings(group)
-            if not self._unavailable and (is_ready or not self._reading):
-                await self._report(on_scan)
-            if not is_ready and (self._unavailable or not self._reading):
+            hanging = self._hanging()
+            self._readers.total_tokens = min(READERS + len(hanging), READERS_AT_MOST)
+            is_read = self._reading <= hanging or len(hanging) >= READERS_AT_MOST
+            if not self._unavailable and (is_ready or is_read):
+                await self._report(on_scan, hanging)
+            if not is_ready and (self._unavailable or is_read):
                 is_ready = True
                 task_status.started()
             with anyio.move_on_after(self._idle_s()):
@@ -243,16 +257,23 @@ class Watcher:
         mark = self._marks.get(file)
         work = partial(take, self._folder, file, self._read, sure=hint is not Hint.SEEN, mark=mark)
         began_ns = time.time_ns()
-        result, cost_s = await run_sync(_with_cost, work, abandon_on_cancel=True, limiter=self._readers)
+        async with self._readers:
+            self._begun[file] = time.monotonic()
+            result, cost_s = await run_sync(_with_cost, work, abandon_on_cancel=True, limiter=self._threads)
+            del self._begun[file]
         rest_s = min(REST * cost_s, LONGEST_REST_S)
         self._not_before[file] = max(self._not_before.get(file, 0.0), time.monotonic() + rest_s)
         self._results[file] = hint, began_ns, result
         self._reading.discard(file)
         self._news.set()
 
+    def _hanging(self) -> set[str]:
+        since = time.monotonic() - self._timing.hang_s
+        return {file for file, begun in self._begun.items() if begun <= since}
+
     # Reporting --------------------------------------------------------------------------------------------------
 
-    async def _report(self, on_scan: OnScan) -> None:
+    async def _report(self, on_scan: OnScan, hanging: set[str]) -> None:
         """Tell what was read and what is gone. A file that was renamed is reported as both in one scan."""
         reports: list[FileReport] = []
         read: list[RememberedFile] = []
@@ -276,19 +297,31 @@ class Watcher:
                 reports.append(still_open(file))
                 self._marks[file] = HELD_OPEN
         removed = self._removals(inodes)
-        if self._warning and self._warning != self._reported:
-            log.warning("intake.degraded", folder=str(self._folder), cause=self._warning)
+        warning = "; ".join(filter(None, (self._warning, self._hang_warning(hanging))))
+        if warning and warning != self._reported:
+            log.warning("intake.degraded", folder=str(self._folder), cause=warning)
         is_another = self._identity != self._told_identity
-        if reports or removed or read or is_another or self._reported != self._warning:
-            self._reported, self._told_identity = self._warning, self._identity
+        if reports or removed or read or is_another or self._reported != warning:
+            self._reported, self._told_identity = warning, self._identity
             scan = Scan(
                 files=tuple(reports),
                 removed=removed,
                 taken=tuple(read),
-                warning=self._warning,
+                warning=warning,
                 identity=self._identity,
             )
             await on_scan(scan)
+
+    def _hang_warning(self, hanging: set[str]) -> str:
+        if not hanging:
+            return ""
+        first = sorted(map(shown, hanging))[:SHOWN]
+        more = f" and {len(hanging) - SHOWN} more" if len(hanging) > SHOWN else ""
+        held_up = "; no other file can be read" if len(hanging) >= READERS_AT_MOST else ""
+        return (
+            f"cannot read {', '.join(first)}{more}: no answer for {self._timing.hang_s:g} s; "
+            f"is the disk or network share that has them there?{held_up}"
+        )
 
     def _removals(self, inodes: set[int]) -> tuple[str, ...]:
         now = time.monotonic()
@@ -318,9 +351,11 @@ class Watcher:
         return False
 
     def _idle_s(self) -> float:
+        now = time.monotonic()
         deadlines = [self._next_look, *self._gone.values()]
+        deadlines += [hangs for begun in self._begun.values() if (hangs := begun + self._timing.hang_s) > now]
         deadlines += [self._not_before.get(file, 0.0) for file in self._waiting if file not in self._reading]
-        return max(0.0, min(deadlines) - time.monotonic())
+        return max(0.0, min(deadlines) - now)
 
     # Events -----------------------------------------------------------------------------------------------------
 

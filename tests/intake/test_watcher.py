@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import anyio
 import pytest
 
 from fusemld.intake import watcher as module
+from fusemld.intake.reading import take
 from fusemld.intake.snapshot import Scan
 from fusemld.intake.watcher import Timing, Watcher
 from fusemld.spec.documents import Parsed, read
@@ -38,11 +40,12 @@ class Seen:
         self.ids: dict[str, list[str]] = {}
         self.problems: dict[str, str] = {}
         self.available = True
+        self.warning = ""
         self._news = anyio.Event()
 
     async def on_scan(self, scan: Scan) -> None:
         self.scans.append(scan)
-        self.available = scan.available
+        self.available, self.warning = scan.available, scan.warning
         for file in scan.removed:
             self.ids.pop(file, None)
         for report in scan.files:
@@ -357,3 +360,64 @@ async def test_a_file_at_which_an_error_of_our_own_shows_is_refused_and_no_other
 
     assert refusal.endswith("because of an error of fusemld's own: RecursionError: too deep")
     assert "a.yaml" not in seen.problems
+
+
+@pytest.fixture
+def dead_share(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Reading a file whose name begins with `hangs` waits until the event is set."""
+    answers = threading.Event()
+
+    def waiting(folder: Path, file: str, *args: object, **options: object) -> object:
+        if file.startswith("hangs"):
+            answers.wait()
+        return take(folder, file, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "take", waiting)
+    yield answers
+    answers.set()
+
+
+HASTY = Timing(rescan_s=0.05, removal_s=0.1, pause_s=0.05, retry_s=0.05, hang_s=0.2)
+
+
+async def test_files_that_hang_are_told_and_do_not_keep_others_from_being_read(
+    tmp_path: Path, dead_share: threading.Event
+) -> None:
+    async with watching(tmp_path, HASTY) as seen:
+        for number in range(module.READERS):
+            write(tmp_path, f"hangs-{number}.yaml", f"x{number}")
+        await seen.until(lambda: "and 1 more" in seen.warning)
+        write(tmp_path, "good.yaml")
+        await seen.file("good.yaml")
+        warning = seen.warning
+        dead_share.set()
+        await seen.until(lambda: len(seen.ids) == module.READERS + 1 and not seen.warning)
+
+    assert warning == (
+        "cannot read hangs-0.yaml, hangs-1.yaml, hangs-2.yaml and 1 more: no answer for 0.2 s; "
+        "is the disk or network share that has them there?"
+    )
+
+
+async def test_a_file_that_hangs_at_the_start_does_not_keep_the_daemon_from_starting(
+    tmp_path: Path, dead_share: threading.Event
+) -> None:
+    write(tmp_path, "hangs.yaml")
+    write(tmp_path, "good.yaml", "good")
+
+    async with watching(tmp_path, HASTY) as seen:
+        assert seen.ids == {"good.yaml": ["good"]}
+        assert "cannot read hangs.yaml" in seen.warning
+
+
+async def test_more_files_that_hang_than_readers_can_be_given_are_told_as_such(
+    tmp_path: Path, dead_share: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READERS_AT_MOST", module.READERS)
+    for number in range(module.READERS):
+        write(tmp_path, f"hangs-{number}.yaml", f"x{number}")
+
+    async with watching(tmp_path, HASTY) as seen:
+        assert seen.warning.endswith(
+            "is the disk or network share that has them there?; no other file can be read"
+        )
