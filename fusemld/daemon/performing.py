@@ -26,6 +26,7 @@ from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarte
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import AttemptKey, Ending, Outcome, Run
+from fusemld.store.reads import DamagedRun
 
 log = structlog.get_logger(__name__)
 
@@ -92,12 +93,13 @@ class StepPerformer:
     async def _serve(self, tasks: TaskGroup, executor: Executor) -> None:
         report = partial(self._report, by=executor)
         await tasks.start(executor.run, report, name=f"executor {executor.name} at work")
+        damaged = {run_id for run_id, entry in self._supervisor.active.items() if _is_damaged(entry.run)}
         earlier = self._active_attempts(executor.name)
 
         def recover() -> Awaitable[frozenset[AttemptKey]]:
             """Some may have ended since the last try; what is new waits to be launched."""
             active = set(self._active_attempts(executor.name))
-            return executor.recover([key for key in earlier if key in active])
+            return executor.recover([key for key in earlier if key in active], damaged)
 
         def note(text: str) -> None:
             log.warning("executor.not_recovered", executor=executor.name, error=text)
@@ -109,7 +111,7 @@ class StepPerformer:
         return [
             AttemptKey(entry.run.id, step.name, step.attempt)
             for entry in self._supervisor.active.values()
-            if entry.run.executor == executor
+            if entry.run.executor == executor and not _is_damaged(entry.run)
             for step in entry.run.steps.values()
             if step.state.is_active
         ]
@@ -376,3 +378,8 @@ class StepPerformer:
     def log_path(self, key: AttemptKey) -> Path:
         """Where the log of the attempt is, whoever runs it."""
         return log_path(self._parts.state, key)
+
+
+def _is_damaged(run: Run) -> bool:
+    """Which of its attempts there are is not known."""
+    return isinstance(run, DamagedRun)

@@ -21,7 +21,7 @@ from fusemld.engine.values import codeset_references
 from fusemld.model.errors import NotFoundError, StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Run, RunState, StepRun, StepState
 from fusemld.model.workflow import Workflow
-from fusemld.store.reads import RunQuery
+from fusemld.store.reads import DamagedRun, RunQuery
 from fusemld.store.sqlite import Store
 
 COALESCE_S = 0.05
@@ -198,6 +198,8 @@ class RunOperations:
         return run, None if plan is None else plan.workflow
 
     async def _plan(self, run: Run) -> Plan | None:
+        if isinstance(run, DamagedRun):
+            return None  # what it has need not fit the plan
         try:
             return await self._plans.plan(run.workflow_digest)
         except (NotFoundError, StartError):

@@ -32,6 +32,7 @@ from fusemld.model.errors import ConflictError, FusemldError, NotFoundError, Una
 from fusemld.model.run import AttemptKey, Run
 from fusemld.store.changes import Change, DeleteRuns, PutRun
 from fusemld.store.errors import StoreError
+from fusemld.store.reads import DamagedRun
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -143,6 +144,10 @@ class Supervisor:
     async def load(self, runs: Sequence[Run]) -> None:
         """Take unfinished runs of an earlier daemon into memory, before `run`. One that cannot be is broken."""
         for run in runs:
+            if isinstance(run, DamagedRun):
+                log.error("run.broken", run=run.id, error=run.damage)
+                self._active[run.id] = ActiveRun(run, None, broken=run.damage)
+                continue
             try:
                 entry = ActiveRun(run, await self._planner.plan(run.workflow_digest))
             except StoreError:
@@ -228,6 +233,8 @@ class Supervisor:
         run = await self._store.run(run_id)
         if run is None:
             raise NotFoundError(f"cannot change run {run_id}: there is no such run")
+        if isinstance(run, DamagedRun):
+            raise ConflictError(f"cannot change run {run_id}: {run.damage}")
         if not isinstance(event, events.RetryRequested):
             raise ConflictError(f"cannot cancel run {run_id}: it has ended already ({run.state})")
         return ActiveRun(run, await self._planner.plan(run.workflow_digest))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -114,11 +114,12 @@ class Executor(Protocol):
 
     async def launch(self, launch: Launch) -> None: ...
 
-    async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+    async def recover(self, keys: Sequence[AttemptKey], spared: Collection[str] = ()) -> frozenset[AttemptKey]:
         """Of the attempts recorded as launched by an earlier daemon, those that are known here and need no
         `launch`: their start or end is reported. Everything else that is known here and not in `keys` is
-        stopped and forgotten. Called after `run` is ready, before anything is launched; again where it raises
-        `UnavailableError`, about those of them that have not ended meanwhile."""
+        stopped and forgotten, but for the attempts of the runs in `spared`, of which nobody can tell whether they
+        are wanted: they go on, and their ends are reported and kept. Called after `run` is ready, before anything
+        is launched; again where it raises `UnavailableError`, about those that have not ended meanwhile."""
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
         """Stop the attempt; its end is reported. Unknown keys are ignored."""

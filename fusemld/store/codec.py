@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from fusemld.store.errors import StoreError
+from fusemld.store.errors import DamagedError
 
 T = TypeVar("T")
 
@@ -27,13 +27,13 @@ def encode(value: msgspec.Struct) -> str:
 
 
 class Decoder(Generic[T]):
-    """Reads what `encode` wrote as values of one type; `StoreError` for what is damaged."""
+    """Reads what `encode` wrote as values of one type; `DamagedError` for what is damaged."""
 
     def __init__(self, wanted: type[T]) -> None:
         self._type = wanted
         self._decoder = msgspec.json.Decoder(wanted)
 
-    def __call__(self, text: str) -> T:
+    def __call__(self, text: str | bytes) -> T:
         try:
             return self._decoder.decode(text)
         except msgspec.ValidationError as error:
@@ -41,14 +41,14 @@ class Decoder(Generic[T]):
         except msgspec.DecodeError:
             return self._decode_surrogates(text)
 
-    def _decode_surrogates(self, text: str) -> T:
+    def _decode_surrogates(self, text: str | bytes) -> T:
         try:
             return msgspec.convert(json.loads(text), self._type)
         except ValueError as error:
             raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> StoreError:
-        return StoreError(f"cannot read an entry of the database as {self._type.__name__}: {error}")
+    def _damaged(self, error: Exception) -> DamagedError:
+        return DamagedError(f"cannot read an entry of the database as {self._type.__name__}: {error}")
 
 
 def to_bytes(text: str) -> bytes:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Self
 
 from fusemld.model.errors import ConflictError, UnavailableError
 
 
 class StoreError(UnavailableError):
     """the database cannot be read or written now (a full disk, say); nothing was half written"""
+
+
+class DamagedError(StoreError):
+    """an entry is not what this fusemld writes: a newer one wrote it, or something else has changed it"""
+
+    @classmethod
+    def of(cls, table: str, key: str, cause: object) -> Self:
+        return cls(f"cannot read the entry {key!r} of the table {table}: {cause}")
 
 
 class StoreConflictError(ConflictError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import immutables
 import msgspec
@@ -16,20 +16,47 @@ from fusemld.model.errors import InvalidInputError, NotFoundError
 from fusemld.model.run import Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
 from fusemld.store.codec import Decoder, from_bytes
+from fusemld.store.errors import DamagedError
+from fusemld.store.keys import RESTORATION
 from fusemld.store.records import StoredRun, StoredStep
 
 R = TypeVar("R", DocumentRecord, RememberedFile, Application, ServiceRecord)
+S = TypeVar("S")
 
 LATEST = "latest"
 _CANDIDATES = 5
 
 _run_data = Decoder(StoredRun)
 _step_data = Decoder(StoredStep)
-document = Decoder(DocumentRecord)
-application = Decoder(Application)
-service = Decoder(ServiceRecord)
-remembered_file = Decoder(RememberedFile)
-restoration = Decoder(Restoration)
+_restoration = Decoder(Restoration)
+
+
+class Table(Generic[R]):
+    """A table of records, each under its key."""
+
+    def __init__(self, name: str, wanted: type[R]) -> None:
+        self.name = name
+        self.decode: Decoder[R] = Decoder(wanted)
+
+
+DOCUMENTS = Table("documents", DocumentRecord)
+APPLICATIONS = Table("applications", Application)
+SERVICES = Table("services", ServiceRecord)
+FILES = Table("files", RememberedFile)
+
+
+class Entries(NamedTuple, Generic[S]):
+    """What can be read of a table, in order of the keys, and why the rest of its keys cannot."""
+
+    readable: list[S]
+    unreadable: dict[str, DamagedError]
+
+
+class DamagedRun(Run, frozen=True, kw_only=True):
+    """What can be read of a run that cannot be read whole, to be shown, and to be left alone. A step of which
+    nothing is known counts as running: it may be. `damage` says what cannot be read."""
+
+    damage: str
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +73,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unfinished(connection: sqlite3.Connection) -> list[Run]:
-    """In the order of their creation."""
+    """In the order of their creation, with those that cannot be read whole as `DamagedRun`."""
     return _runs(connection, "SELECT id FROM runs WHERE finished_at IS NULL", (), "created_at, id")
 
 
@@ -105,9 +132,45 @@ def meta(connection: sqlite3.Connection, key: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def records(connection: sqlite3.Connection, table: str, decode: Decoder[R]) -> list[R]:
-    """All records of a table, in order of their keys."""
-    return [decode(data) for (data,) in connection.execute(f"SELECT data FROM {table} ORDER BY key")]  # noqa: S608
+def entries(connection: sqlite3.Connection, table: Table[R]) -> Entries[R]:
+    found: Entries[R] = Entries([], {})
+    rows = connection.execute(f"SELECT key, CAST(data AS BLOB) FROM {table.name} ORDER BY key")  # noqa: S608
+    for key, data in rows:
+        try:
+            found.readable.append(table.decode(data))
+        except DamagedError as error:
+            found.unreadable[key] = DamagedError.of(table.name, key, error.__cause__)
+    return found
+
+
+def records(connection: sqlite3.Connection, table: Table[R]) -> list[R]:
+    """All records of a table, in order of their keys. Raises `DamagedError`."""
+    found = entries(connection, table)
+    for error in found.unreadable.values():
+        raise error
+    return found.readable
+
+
+def restoration(connection: sqlite3.Connection) -> Restoration | None:
+    """Raises `DamagedError`: without it nobody can tell what has run already."""
+    found = meta(connection, RESTORATION)
+    try:
+        return None if found is None else _restoration(found)
+    except DamagedError as error:
+        raise DamagedError.of("meta", RESTORATION, error.__cause__) from error
+
+
+def pins(connection: sqlite3.Connection, where: str, parameters: Mapping[str, str]) -> set[str]:
+    """The digests of the codesets of the runs of which that is true. Raises `DamagedError`."""
+    found: set[str] = set()
+    rows = connection.execute(
+        "SELECT run_details.run, CAST(data AS BLOB) FROM runs JOIN run_details ON run_details.run = runs.id"  # noqa: S608
+        f" WHERE {where}",
+        parameters,
+    )
+    for run_id, data in rows:
+        found |= {pinned.digest for pinned in (_details(run_id, data).codesets or {}).values()}
+    return found
 
 
 def _where(query: RunQuery) -> tuple[str, list[str]]:
@@ -116,8 +179,9 @@ def _where(query: RunQuery) -> tuple[str, list[str]]:
     parameters = [str(value) for value in columns.values() if value is not None]
     if query.codeset is not None:
         terms.append(
-            "EXISTS (SELECT 1 FROM run_details, json_each(run_details.data, '$.codesets') AS pin"
-            " WHERE run_details.run = runs.id"
+            "EXISTS (SELECT 1 FROM run_details, json_each("
+            "CASE WHEN json_valid(run_details.data) THEN run_details.data ELSE '{}' END, '$.codesets') AS pin"
+            " WHERE run_details.run = runs.id AND pin.type = 'object'"
             " AND json_extract(pin.value, '$.project') || '/' || json_extract(pin.value, '$.name') = ?)"
         )
         parameters.append(query.codeset)
@@ -143,39 +207,84 @@ def _runs(
         ):
             outputs[run_id, step][name] = from_bytes(value)
         steps: defaultdict[str, dict[str, StepRun]] = defaultdict(dict)
+        damages: dict[str, DamagedError] = {}
         for run_id, name, state, data in connection.execute(
-            f"SELECT run, name, state, data FROM steps WHERE run IN ({chosen}) {unwanted}",  # noqa: S608
+            f"SELECT run, name, state, CAST(data AS BLOB) FROM steps WHERE run IN ({chosen}) {unwanted}",  # noqa: S608
             (*parameters, left_out),
         ):
-            steps[run_id][name] = _step_data(data).step(name, StepState(state), outputs.get((run_id, name), {}))
+            try:
+                stored, known_state = _step(run_id, name, state, data)
+            except DamagedError as error:
+                damages.setdefault(run_id, error)
+                stored, known_state = StoredStep(reason=str(error)), _possible_state(state)
+            steps[run_id][name] = stored.step(name, known_state, outputs.get((run_id, name), {}))
         rows = connection.execute(
             f"""SELECT id, workflow, workflow_digest, project, user, cause, executor, created_at, finished_at,
-            state, message, cancel_requested, data FROM runs JOIN run_details ON run = id
+            state, message, cancel_requested, CAST(data AS BLOB) FROM runs LEFT JOIN run_details ON run = id
             WHERE id IN ({chosen}) ORDER BY {order}""",  # noqa: S608
             parameters,
-        )
-        return [_run(row, steps[row[0]], outputs.get((row[0], ""), {})) for row in rows]
+        ).fetchall()
     finally:
         connection.execute("COMMIT")
+    return [_run(row, steps[row[0]], outputs.get((row[0], ""), {}), damages.get(row[0])) for row in rows]
 
 
-def _run(row: Sequence[object], steps: dict[str, StepRun], outputs: dict[str, str]) -> Run:
-    run_id, workflow, digest, project, user, cause, executor, created, finished, *rest = row
-    state, message, cancel, data = rest
-    details = _run_data(str(data))
+def _step(run_id: str, name: str, state: str, data: bytes) -> tuple[StoredStep, StepState]:
+    try:
+        return _step_data(data), StepState(state)
+    except DamagedError as error:
+        raise DamagedError.of("steps", f"{run_id}/{name}", error.__cause__) from error
+    except ValueError as error:
+        raise DamagedError.of("steps", f"{run_id}/{name}", error) from error
+
+
+def _possible_state(state: str) -> StepState:
+    return StepState(state) if state in set(StepState) else StepState.RUNNING
+
+
+def _details(run_id: str, data: bytes | None) -> StoredRun:
+    if data is None:
+        raise DamagedError.of("run_details", run_id, "it is not there")
+    try:
+        return _run_data(data)
+    except DamagedError as error:
+        raise DamagedError.of("run_details", run_id, error.__cause__) from error
+
+
+def _run(
+    row: Sequence[Any], steps: dict[str, StepRun], outputs: dict[str, str], damage: DamagedError | None
+) -> Run:
+    run_id, data, state = row[0], row[-1], row[9]
+    details = StoredRun()
+    try:
+        details = _details(run_id, data)
+    except DamagedError as error:
+        damage = damage or error
+    if state not in set(RunState):
+        damage = damage or DamagedError.of("runs", run_id, f"{state!r} is not a valid RunState")
+        row = [*row[:9], RunState.RUNNING if row[8] is None else RunState.FAILED, *row[10:]]
+    run = _assembled(row, details, steps, outputs)
+    if damage is None:
+        return run
+    known = {name: getattr(run, name) for name in run.__struct_fields__}
+    return DamagedRun(**known | {"message": str(damage)}, damage=str(damage))
+
+
+def _assembled(row: Sequence[Any], details: StoredRun, steps: dict[str, StepRun], outputs: dict[str, str]) -> Run:
+    run_id, workflow, digest, project, user, cause, executor, created, finished, state, message, cancel, _ = row
     return Run(
-        id=str(run_id),
-        workflow=str(workflow),
-        workflow_digest=str(digest),
-        project=str(project),
-        user=str(user),
-        cause=str(cause),
-        executor=str(executor),
+        id=run_id,
+        workflow=workflow,
+        workflow_digest=digest,
+        project=project,
+        user=user,
+        cause=cause,
+        executor=executor,
         inputs=details.inputs,
-        created_at=float(str(created)),
-        finished_at=None if finished is None else float(str(finished)),
-        state=RunState(str(state)),
-        message=str(message),
+        created_at=created,
+        finished_at=finished,
+        state=RunState(state),
+        message=message,
         cancel_requested=bool(cancel),
         codesets=details.codesets,
         steps=immutables.Map(steps),

@@ -157,10 +157,10 @@ def _settle(connection: sqlite3.Connection, copied_at: float, now: float) -> tup
         ),
     )
     restoration = Restoration(at=now, why=when)
-    for row in reads.records(connection, "documents", reads.document):
+    for row in reads.records(connection, reads.DOCUMENTS):
         if (held := _held(row, restoration.detail)) != row:
             apply(connection, PutDocument(held))
-    for service in reads.records(connection, "services", reads.service):
+    for service in reads.records(connection, reads.SERVICES):
         # Numbers that its processes have had since must not come again: see `ServiceSupervisor`.
         apply(connection, PutService(replace(service, counter=max(service.counter, int(now)))))
     connection.execute("DELETE FROM files")

@@ -29,9 +29,9 @@ from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
 from fusemld.store import copying, reads, upkeep
 from fusemld.store.changes import Change, apply
-from fusemld.store.errors import StoreConflictError, StoreError, unavailable
-from fusemld.store.keys import INSTANCE, RESTORATION
-from fusemld.store.reads import RunQuery
+from fusemld.store.errors import DamagedError, StoreConflictError, StoreError, unavailable
+from fusemld.store.keys import INSTANCE
+from fusemld.store.reads import Entries, R, RunQuery, Table
 from fusemld.store.restoring import stamp
 from fusemld.store.schema import migrate
 from fusemld.store.upkeep import Aged
@@ -87,6 +87,8 @@ class Store:
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._closing = False
+        self.unreadable: dict[str, dict[str, DamagedError]] = {}
+        """What `entries` could not read when it last looked at a table, by table and key."""
         self.commits = 0
         """How many transactions were committed, each for one or more writes."""
 
@@ -129,7 +131,8 @@ class Store:
         await waiting.future
 
     async def unfinished_runs(self) -> list[Run]:
-        """In the order of their creation; derived fields are left to the engine."""
+        """In the order of their creation; derived fields are left to the engine. Wherever runs are read, those
+        that cannot be read whole are of the type `DamagedRun`."""
         return await self._read(reads.unfinished)
 
     async def run(self, id: str) -> Run | None:  # noqa: A002
@@ -154,25 +157,38 @@ class Store:
         """The canonical text of a workflow that a run was created with."""
         return await self._read(partial(reads.workflow, digest=digest))
 
+    # All records of a table, or `DamagedError`; and what of them can be read
+
     async def documents(self) -> list[DocumentRecord]:
-        return await self._read(partial(reads.records, table="documents", decode=reads.document))
+        return await self._whole(reads.DOCUMENTS)
 
     async def applications(self) -> list[Application]:
-        return await self._read(partial(reads.records, table="applications", decode=reads.application))
+        return await self._whole(reads.APPLICATIONS)
 
     async def services(self) -> list[ServiceRecord]:
-        return await self._read(partial(reads.records, table="services", decode=reads.service))
+        return await self._whole(reads.SERVICES)
+
+    async def entries(self, table: Table[R]) -> Entries[R]:
+        """Who leaves out what cannot be read must not take it for something that is not there."""
+        found = await self._read(partial(reads.entries, table=table))
+        before = self.unreadable.get(table.name, {})
+        self.unreadable[table.name] = found.unreadable
+        for key in found.unreadable.keys() - before.keys():
+            _log.error("store.unreadable", error=str(found.unreadable[key]))
+        return found
+
+    async def _whole(self, table: Table[R]) -> list[R]:
+        return await self._read(partial(reads.records, table=table))
 
     async def meta(self, key: str) -> str | None:
         return await self._read(partial(reads.meta, key=key))
 
     async def restoration(self) -> Restoration | None:
         """When and why the database became a copy of an earlier one, if it ever did."""
-        found = await self.meta(RESTORATION)
-        return None if found is None else reads.restoration(found)
+        return await self._read(reads.restoration)
 
     async def remembered_files(self) -> list[RememberedFile]:
-        return await self._read(partial(reads.records, table="files", decode=reads.remembered_file))
+        return await self._whole(reads.FILES)
 
     # For retention: see `fusemld.store.upkeep`
 

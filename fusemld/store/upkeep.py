@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from fusemld.store import reads
+
 _RETRIABLE = "runs.state IN ('failed', 'cancelled')"
 _HELD = f"(runs.finished_at IS NULL OR {_RETRIABLE})"
 """A run that goes on, or that can be made to."""
@@ -26,10 +28,9 @@ class Aged(msgspec.Struct, frozen=True, kw_only=True):
 
 def aged(connection: sqlite3.Connection, *, before: float | None, keep: int | None) -> Aged:
     """Runs that ended before that time may go, and succeeded ones that are not among the `keep` that ended last;
-    None: no limit. The run that an application is of stays."""
-    applied = {
-        row[0] for row in connection.execute("SELECT DISTINCT json_extract(data, '$.run') FROM applications")
-    }
+    None: no limit. The run that an application is of stays, and any where there is one that cannot tell."""
+    applications = reads.entries(connection, reads.APPLICATIONS)
+    applied = {application.run for application in applications.readable}
     ended = connection.execute(
         f"SELECT id, finished_at, {_RETRIABLE} FROM runs WHERE finished_at IS NOT NULL"  # noqa: S608
         " ORDER BY finished_at DESC, id DESC"
@@ -41,7 +42,7 @@ def aged(connection: sqlite3.Connection, *, before: float | None, keep: int | No
         is_surplus = keep is not None and position >= keep
         if not is_old and not is_surplus:
             recent += 1
-        elif run in applied:
+        elif applications.unreadable or run in applied:
             of_applications += 1
         elif is_retriable and not is_old:
             retriable += 1
@@ -78,14 +79,9 @@ def unused_workflows(connection: sqlite3.Connection, going: Collection[str]) -> 
 
 
 def pinned_digests(connection: sqlite3.Connection, going: Collection[str]) -> set[str]:
-    """The contents of codesets that runs need which go on, or which can be made to, and are not going."""
-    found = connection.execute(
-        "SELECT DISTINCT json_extract(pin.value, '$.digest')"  # noqa: S608
-        " FROM runs JOIN run_details ON run_details.run = runs.id,"
-        f" json_each(run_details.data, '$.codesets') AS pin WHERE {_HELD} AND {_STAYS}",
-        _parameters(going),
-    )
-    return {str(row[0]) for row in found}
+    """The contents of codesets that runs need which go on, or which can be made to, and are not going. Raises
+    `DamagedError` where one of them cannot tell."""
+    return reads.pins(connection, f"{_HELD} AND {_STAYS}", _parameters(going))
 
 
 def run_naming(connection: sqlite3.Connection, text: str, going: Collection[str]) -> str | None:

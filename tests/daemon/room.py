@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import MappingProxyType
@@ -79,6 +79,7 @@ class RecordingExecutor:
         self.lost: frozenset[AttemptKey] = frozenset()
         self.asked_about: list[AttemptKey] = []
         self.on_recover: Callable[[Sequence[AttemptKey]], None] = lambda _: None
+        self.spared: frozenset[str] = frozenset()
         self.reachable = anyio.Event()
         self.reachable.set()
         self.on_launch: Callable[[Launch], Awaitable[None]] | None = None
@@ -97,8 +98,9 @@ class RecordingExecutor:
         if self.on_launch is not None:
             await self.on_launch(launch)
 
-    async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+    async def recover(self, keys: Sequence[AttemptKey], spared: Collection[str] = ()) -> frozenset[AttemptKey]:
         self.asked_about += keys
+        self.spared = frozenset(spared)
         self.on_recover(keys)
         return self.known & frozenset(keys)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import anyio
 import pytest
@@ -242,6 +244,23 @@ async def test_an_executor_that_cannot_tell_what_it_knows_is_asked_again_about_w
         told = [entry for entry in logs if entry["event"] == "executor.not_recovered"]
         assert len(told) == len(asked) - 1
         assert told[0]["error"].startswith("cannot reach it: it went away; trying again at ")
+
+
+async def test_of_a_run_that_cannot_be_read_every_attempt_is_spared(room: OpenRoom, tmp_path: Path) -> None:
+    async with room() as first:
+        await first.engine.create(PLAIN)
+        await first.launched(1)
+    with sqlite3.connect(tmp_path / "fusemld.db") as connection:
+        connection.execute("UPDATE steps SET data = '{'")
+    connection.close()
+
+    async with room() as second:
+        await second.engine.create(PLAIN, id="r2")
+        await second.launched(1)
+
+        assert second.executor.spared == {"r1"}
+        assert second.executor.asked_about == []
+        assert [launch.key.run for launch in second.executor.launches] == ["r2"]
 
 
 async def test_an_executor_out_of_reach_holds_up_neither_the_daemon_nor_a_cancel(room: OpenRoom) -> None:

@@ -431,3 +431,50 @@ async def test_whoever_watches_a_run_hears_of_every_change(engine: OpenEngine, c
 
         assert pulse.version > seen + 1
         assert running.supervisor.watch("r1") is pulse
+
+
+async def test_a_run_that_cannot_be_read_is_left_as_it_is_and_holds_up_no_other(
+    engine: OpenEngine, chain: Document, tmp_path: Path
+) -> None:
+    def write(statement: str) -> None:
+        with sqlite3.connect(tmp_path / "fusemld.db") as connection:
+            connection.execute(statement)
+        connection.close()
+
+    async with engine() as first:
+        await first.create(chain, "good")
+        await first.create(chain, "bad")
+    write("UPDATE steps SET state = 'paused' WHERE run = 'bad' AND name = 'one'")
+
+    async with engine() as second:
+        why = second.supervisor.active["bad"].broken or ""
+        held = second.supervisor.slots_held
+        second.supervisor.post("bad", finished("one"))
+        with pytest.raises(ConflictError, match="cannot read the entry 'bad/one' of the table steps"):
+            await second.supervisor.request("bad", events.CancelRequested(at=1.0, by="ann"))
+        await to_the_end(second, "good")
+    write("UPDATE steps SET state = 'starting' WHERE state = 'paused'")
+    async with engine() as third:
+        pass
+
+    assert "'paused' is not a valid StepState" in why
+    assert held == 2
+    assert {run for run, _ in (*second.performer.recovered, *second.performer.effects)} == {"good"}
+    assert {key.run for key in second.performer.safe} == {"good"}
+    assert third.performer.recovered == [("bad", effects.LaunchStep(step="one", attempt=1))]
+
+
+async def test_an_ended_run_that_cannot_be_read_is_not_retried(
+    engine: OpenEngine, chain: Document, tmp_path: Path
+) -> None:
+    async with engine() as running:
+        await running.create(chain)
+        await to_the_end(running, outcome=FAILED)
+        with sqlite3.connect(tmp_path / "fusemld.db") as connection:
+            connection.execute("UPDATE run_details SET data = '{'")
+        connection.close()
+
+        with pytest.raises(ConflictError, match="cannot read the entry 'r1' of the table run_details"):
+            await running.supervisor.request("r1", events.RetryRequested(at=1.0, by="ann"))
+
+        assert running.supervisor.find("r1") is None

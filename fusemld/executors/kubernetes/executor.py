@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import anyio
@@ -78,6 +78,8 @@ class KubernetesExecutor:
         self._by_name: dict[str, Attempt] = {}
         self._expected: set[AttemptKey] = set()
         """Launched by an earlier daemon, and no pod of theirs was found."""
+        self._spared: Collection[str] = ()
+        """Runs whose attempts are all expected, whichever they are."""
         self._is_recovered = False
         self._trouble = "the pods have not been listed yet"
         self._tasks: TaskGroup | None = None
@@ -151,15 +153,16 @@ class KubernetesExecutor:
         if attempt.is_stopping:
             await self._stop(attempt, 0)
 
-    async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+    async def recover(self, keys: Sequence[AttemptKey], spared: Collection[str] = ()) -> frozenset[AttemptKey]:
         wanted = frozenset(keys)
-        self._expected = set(wanted)
+        self._expected, self._spared = set(wanted), spared
         self._is_recovered = True
         for found in list(self._reflector.objects.values()):
             self._meet(found)
-        self._remove_files_but({names.pod_name(key, self._instance) for key in wanted})
+        if not spared:  # whose the files are is not to be seen from their names
+            self._remove_files_but({names.pod_name(key, self._instance) for key in wanted})
         assert self._tasks is not None, "`run` is ready before"
-        self._tasks.start_soon(self._sweep, wanted, name="sweep")
+        self._tasks.start_soon(self._sweep, {*spared, *(key.run for key in wanted)}, name="sweep")
         return wanted & self._attempts.keys()
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
@@ -325,7 +328,7 @@ class KubernetesExecutor:
         key = names.attempt_of(found)
         if key is None or name != names.pod_name(key, self._instance):
             return
-        if key in self._expected:
+        if key in self._expected or key.run in self._spared:
             self._adopt(key, found)
         else:
             self._remover.dismiss(found, secret=has_secret(found))
@@ -430,7 +433,7 @@ class KubernetesExecutor:
             await anyio.sleep(_UPKEEP_EVERY_S)
             await insist("codesets.not_swept", self._delivery.sweep_unused)
 
-    async def _sweep(self, kept: frozenset[AttemptKey]) -> None:
+    async def _sweep(self, kept: Collection[str]) -> None:
         """What a daemon that was killed has left. Nothing of the kind may be created before."""
         await insist("secrets.not_swept", lambda: sweep_secrets(self._cluster, kept))
         self._creator.may_create_secrets.set()

@@ -13,7 +13,6 @@ from fusemld.hooks.clusters import Json
 from fusemld.kube.client import KubeCluster
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import FusemldError, UnavailableError
-from fusemld.model.run import AttemptKey
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -58,10 +57,10 @@ async def remove_everything(cluster: KubeCluster) -> Removed:
     )
 
 
-async def sweep_secrets(cluster: KubeCluster, kept: Iterable[AttemptKey]) -> None:
-    """Remove the Secrets of all runs of this instance but those of `kept`; none where these are more than a
+async def sweep_secrets(cluster: KubeCluster, kept: Iterable[str]) -> None:
+    """Remove the Secrets of all runs of this instance but those in `kept`; none where these are more than a
     selector names. Nothing may create one meanwhile."""
-    runs = sorted({names.label_value(key.run) for key in kept})
+    runs = sorted({names.label_value(run) for run in kept})
     if len(runs) > _MOST_NAMED:
         _log.warning(
             "secrets.not_swept",

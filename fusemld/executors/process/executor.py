@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 
 import anyio
@@ -53,10 +53,12 @@ _SPARE_S = 0.5
 
 class _Boot(msgspec.Struct, frozen=True):
     """`lost` are attempts that were running when the host went down, of which the keeper knows nothing: its
-    journal is not synced. They must never be launched again."""
+    journal is not synced. They must never be launched again. Nor may those of `lost_runs`, whichever
+    they are: nobody could tell."""
 
     boot: str
     lost: frozenset[str] = frozenset()
+    lost_runs: frozenset[str] = frozenset()
 
 
 class _Attempt(msgspec.Struct, kw_only=True):
@@ -169,22 +171,23 @@ class ProcessExecutor:
         self._finish(key, attempt, time.time(), outcome, {})
         return True
 
-    async def recover(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
+    async def recover(self, keys: Sequence[AttemptKey], spared: Collection[str] = ()) -> frozenset[AttemptKey]:
         wanted = frozenset(keys)
         self._ended_meanwhile = {}
         found = {_key(event.key): event for event in await self._processes.known(_PREFIX)}
-        lost = await anyio.to_thread.run_sync(self._lost_with_the_host, wanted - found.keys())
+        lost = await anyio.to_thread.run_sync(self._lost_with_the_host, wanted - found.keys(), spared)
         found |= self._ended_meanwhile
         self._ended_meanwhile = None
+        kept = wanted | {key for key in found if key.run in spared}
         # Known all at once: from here on `_observe` takes what comes.
         for key in found:
             attempt = self._attempts.setdefault(key, _Attempt())
             attempt.spawned = True
-            attempt.unwanted = key not in wanted
+            attempt.unwanted = key not in kept
             # Now, where it can be read: its end may come when there are no descriptors.
             attempt.note = attempt_folder(self._settings.state, key).note()
         for key, event in found.items():
-            if key in wanted or isinstance(event, ProcessEnded):
+            if key in kept or isinstance(event, ProcessEnded):
                 self._observe(event)
             else:
                 await self._processes.stop(_name(key), _UNWANTED_GRACE_S)
@@ -192,7 +195,7 @@ class ProcessExecutor:
             outcome = Outcome(ending=Ending.LOST, message="the host went down while it ran")
             self._finish(key, self._attempts.setdefault(key, _Attempt()), time.time(), outcome, {})
         # One that was told to stop before the keeper knew it leaves its folder if the daemon is killed then.
-        await anyio.to_thread.run_sync(remove_all_but, self._settings.state, wanted | found.keys())
+        await anyio.to_thread.run_sync(remove_all_but, self._settings.state, wanted | found.keys(), spared)
         return (wanted & found.keys()) | lost
 
     async def kill(self, key: AttemptKey, grace_s: float) -> None:
@@ -254,19 +257,25 @@ class ProcessExecutor:
         self._leftovers[key] = is_known or self._leftovers.get(key, False)
         self._has_leftovers.set()
 
-    def _lost_with_the_host(self, unknown: frozenset[AttemptKey]) -> frozenset[AttemptKey]:
+    def _lost_with_the_host(
+        self, unknown: frozenset[AttemptKey], spared: Collection[str]
+    ) -> frozenset[AttemptKey]:
         """Of attempts that the keeper does not know, those that may have run before the host went down.
 
-        Without such a crash the keeper knows whatever was started, so the others were not.
+        Without such a crash the keeper knows whatever was started, so the others were not. For those of spared
+        runs the question comes later, and from another daemon: it is answered the same.
         """
         path = self._settings.state / "attempts" / "boot.json"
         before = _read_boot(path)
         boot = boot_id()
         if before is not None and before.boot == boot:
-            lost = {str(key) for key in unknown} & before.lost
+            lost = {str(key) for key in unknown if str(key) in before.lost or key.run in before.lost_runs}
         else:
             lost = {str(key) for key in unknown} if before is not None else set()
-            durable_files.write(path, msgspec.json.encode(_Boot(boot=boot, lost=frozenset(lost))))
+            lost_runs = frozenset(spared if before is not None else ())
+            durable_files.write(
+                path, msgspec.json.encode(_Boot(boot=boot, lost=frozenset(lost), lost_runs=lost_runs))
+            )
             faults.point("executor.booted")
         return frozenset(key for key in unknown if str(key) in lost)
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -152,11 +152,12 @@ def remove_all(state: Path, keys: Iterable[AttemptKey]) -> dict[AttemptKey, OSEr
     return stay
 
 
-def remove_all_but(state: Path, keys: Iterable[AttemptKey]) -> None:
-    """Remove the folders of all other attempts."""
+def remove_all_but(state: Path, keys: Iterable[AttemptKey], spared: Collection[str] = ()) -> None:
+    """Remove the folders of all other attempts, but for those of the runs in `spared`."""
     kept = {Path(attempt_folder(state, key).path).name for key in keys}
+    beginnings = tuple(f"{run}." for run in spared)
     for folder in (state / "attempts").glob("*/"):
-        if folder.name.removesuffix(".parts") not in kept:
+        if folder.name.removesuffix(".parts") not in kept and not folder.name.startswith(beginnings):
             AttemptFolder(str(folder).removesuffix(".parts")).remove()
 
 

@@ -48,7 +48,7 @@ async def test_secrets_of_runs_that_are_over_are_swept_and_no_others(
     add_secret(api, namespace, LEFT)
     others = add_secret(api, namespace, LEFT, "another-daemon")
 
-    await sweep_secrets(granted, [KEPT])
+    await sweep_secrets(granted, [KEPT.run])
 
     assert secrets(api, namespace) == {kept, others}
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,11 +97,13 @@ def shell(script: str, *, step: str = "step", **more: object) -> Launch:
 @pytest.fixture
 def bench(host: HostFactory, state: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Bench]]:
     @contextlib.asynccontextmanager
-    async def ready(*keys: AttemptKey, shut_down: bool = True, **more: object) -> AsyncIterator[Bench]:
+    async def ready(
+        *keys: AttemptKey, spared: Collection[str] = (), shut_down: bool = True, **more: object
+    ) -> AsyncIterator[Bench]:
         async with host(shut_down=shut_down) as opened, anyio.create_task_group() as tasks:
             made = Bench(state, opened.keeper, **({"sandbox": "off"} | more))
             await tasks.start(made.executor.run, made.report)
-            made.recovered = await made.executor.recover(keys)
+            made.recovered = await made.executor.recover(keys, spared)
             yield made
             tasks.cancel_scope.cancel()
 
@@ -425,6 +427,41 @@ async def test_after_a_crash_of_the_host_an_attempt_without_a_claim_is_lost_for_
             assert (await opened.finished(key("gone"))).outcome.ending is Ending.LOST
     async with bench(key("not-launched-since")) as opened:
         assert opened.reports == []
+
+
+async def test_attempts_of_a_run_that_nobody_can_judge_go_on_and_are_there_for_who_can(
+    bench: BenchFactory, state: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    async with bench(shut_down=False) as opened:
+        await opened.executor.launch(shell(f"read line < {gate}; echo done", step="goes-on"))
+        await opened.shell("exit 3", step="has-ended")
+    (state / "attempts" / "run-1.not-begun.1").mkdir()
+
+    async with bench(spared={"run-1"}, shut_down=False) as judging:
+        assert judging.recovered == frozenset()
+        assert (await judging.finished(key("has-ended"))).outcome.exit_status == 3
+    gate.write_text("go\n")
+    async with bench(key("goes-on"), key("has-ended")) as able:
+        goes_on, has_ended = await able.finished(key("goes-on")), await able.finished(key("has-ended"))
+
+    assert goes_on.outcome.ending is Ending.SUCCEEDED
+    assert has_ended.outcome.exit_status == 3
+
+
+async def test_after_a_crash_of_the_host_an_attempt_of_a_run_that_nobody_could_judge_is_lost_too(
+    bench: BenchFactory, state: Path
+) -> None:
+    async with bench():
+        pass
+    boot = state / "attempts" / "boot.json"
+    boot.write_text('{"boot":"another","lost":[]}')
+
+    async with bench(spared={"run-1"}):
+        pass
+    async with bench(key("gone")) as opened:
+        assert (await opened.finished(key("gone"))).outcome.ending is Ending.LOST
 
 
 async def test_when_the_keeper_is_killed_the_attempt_is_lost(
