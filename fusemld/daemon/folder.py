@@ -69,6 +69,8 @@ class Folder:
         self._remembered = {file.path for file in remembered}
         self._identity = identity
         self._scanned = Pulse()
+        self._was_seen = False
+        """The folder, in this daemon's life."""
         self.trouble = ""
         """Why what was seen in the folder cannot be stored now."""
 
@@ -84,7 +86,12 @@ class Folder:
             await self._scanned.wait(self._scanned.version)
 
     def _unread_extensions(self) -> list[str]:
-        known = {row.name for row in self.catalog.records if row.kind is Kind.EXTENSION and row.present}
+        known = {
+            row.name
+            for row in self.catalog.records
+            if row.kind is Kind.EXTENSION
+            and (row.present or (self.catalog.is_unreadable(row.key) and not self._was_seen))
+        }
         return sorted(known - self.registered(Kind.EXTENSION).keys())
 
     async def on_scan(self, scan: Scan) -> None:
@@ -98,6 +105,7 @@ class Folder:
             faults.point("folder.noticed")
             self._tell(update)
             self._register_extensions()
+            self._was_seen = self._was_seen or scan.available
             self._scanned.fire()
             changed = (*scan.removed, *(report.file for report in scan.files if report.readable))
             await self._store_update(update, (*self._forget_files(changed), *self._new_identity(scan)))

@@ -25,6 +25,7 @@ from fusemld.daemon.clock import WallClock
 from fusemld.daemon.cluster_access import configured, connection
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.garbage import nothing_is_garbage, search_seldom
+from fusemld.daemon.legible import known_documents, remembered_files
 from fusemld.daemon.locking import state_lock
 from fusemld.daemon.operations import DaemonOperations
 from fusemld.daemon.ownership import as_owner, refuse_another
@@ -61,6 +62,7 @@ from fusemld.services.environments import KeeperEnvironments
 from fusemld.services.supervisor import ServiceSupervisor
 from fusemld.spec.documents import Parsed, read
 from fusemld.store.keys import CLOCK, INBOX, INSTANCE
+from fusemld.store.reads import APPLICATIONS
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -163,8 +165,14 @@ class _Daemon:
             executors[pods.name] = pods
         reader = partial(_read, settings.folder)
         with nothing_is_garbage():
-            remembered, identity = await store.remembered_files(), await store.meta(INBOX) or ""
-            catalog = Catalog(await store.documents(), restoration=await store.restoration())
+            remembered, documents = await remembered_files(store), await known_documents(store)
+            identity = await store.meta(INBOX) or ""
+            catalog = Catalog(
+                documents.readable,
+                unreadable={key: str(error) for key, error in documents.unreadable.items()},
+                restoration=await store.restoration(),
+            )
+            await store.entries(APPLICATIONS)  # for the health report: what cannot be read is told from the start
         clusters = KubeClusters(cluster, instance=instance, connection=connection(settings.kubernetes))
         registry = Registry(
             plugins.resolvers.values(),

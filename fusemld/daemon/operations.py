@@ -105,6 +105,11 @@ class DaemonOperations(RunOperations, RegisteredOperations):
                 if entry.broken is not None
             ),
             *(
+                views.ComponentHealth(name=f"{table} {key}", ok=False, message=str(error))
+                for table, unreadable in self._store.unreadable.items()
+                for key, error in unreadable.items()
+            ),
+            *(
                 views.ComponentHealth(name=finding.subject, ok=False, message=finding.message)
                 for finding in self._watchdog.findings
             ),

@@ -8,16 +8,19 @@ same scan (a rename), it stays the request it was. A copy is a new request.
 Generations. A document's generation grows when its digest changes, and when it comes back after the folder had
 stopped declaring it. A file that cannot be understood stops declaring, but is not a removal: the same content
 after the repair is no new generation.
+
+Rows that cannot be read. Which generation they had and what they have started is not known, so what claims their
+name is in force, and starts nothing; and nothing is written in their place: a later daemon may understand them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 import msgspec
 
 from fusemld.intake.requests import Request, request_keys
-from fusemld.intake.rows import declared_again, errors_in, held, row_of
+from fusemld.intake.rows import declared_again, digest_of, errors_in, held, row_of
 from fusemld.intake.snapshot import FileReport, Scan
 from fusemld.intake.triggers import Registered, Start, Verdict, judge, terms
 from fusemld.model.codeset import Codeset, CodesetReference, parse_reference
@@ -85,8 +88,18 @@ class Catalog:
     give back (all but extensions) is in force again at once, before its file was looked at.
     """
 
-    def __init__(self, records: Iterable[DocumentRecord] = (), *, restoration: Restoration | None = None) -> None:
+    def __init__(
+        self,
+        records: Iterable[DocumentRecord] = (),
+        *,
+        unreadable: Mapping[str, str] | None = None,
+        restoration: Restoration | None = None,
+    ) -> None:
+        """`unreadable` are the keys of rows that are stored and cannot be read, and why not."""
         self._restoration = restoration
+        self._unreadable = dict(unreadable or {})
+        self._doubtful = {file: why for key, why in self._unreadable.items() if (file := _unknown(key).file)}
+        """Files that have a request whose row cannot be read."""
         self._rows: dict[str, DocumentRecord] = {}
         self._claims: dict[str, list[_Claim]] = {}
         self._files: dict[str, list[_Claim]] = {}
@@ -108,6 +121,9 @@ class Catalog:
     def records(self) -> tuple[DocumentRecord, ...]:
         """Every row, ordered by file and place; those with `present` False are history."""
         return tuple(sorted(self._rows.values(), key=lambda row: (row.file, row.index, row.key)))
+
+    def is_unreadable(self, key: str) -> bool:
+        return key in self._unreadable
 
     def record(self, key: str) -> DocumentRecord | None:
         return self._rows.get(key)
@@ -142,6 +158,7 @@ class Catalog:
         """Take in what the watcher saw."""
         self.available, self.warning = scan.available, scan.warning
         keys = request_keys(scan, self._requests, self._claimed_outside)
+        self._doubt(scan, keys)
         touched: dict[str, None] = {}
         for file in scan.removed:
             touched |= dict.fromkeys(self._replace(file, None))
@@ -197,7 +214,9 @@ class Catalog:
 
     def _is_run(self, claim: _Claim) -> bool:
         row = self._rows.get(claim.key)
-        if row is None or row.kind is not Kind.RUN or self._claims[claim.key][0] is not claim:
+        if row is None or row.kind is not Kind.RUN or row.key in self._unreadable:
+            return False
+        if self._claims[claim.key][0] is not claim:
             return False
         return row.started_generation >= row.generation
 
@@ -245,6 +264,16 @@ class Catalog:
         if restoration is None or state is None or state.ctime_ns >= restoration.at * 1e9:
             return None
         return restoration
+
+    def _doubt(self, scan: Scan, keys: Mapping[tuple[str, int], str]) -> None:
+        """In a file with a request whose row cannot be read, any request may be that one, but for those that are
+        known to be as they were."""
+        for (file, index), document in _documents(scan):
+            key, why = keys.get((file, index)), self._doubtful.get(file)
+            if key is not None and why is not None:
+                row = self._rows.get(key)
+                if row is None or row.digest != digest_of(document):
+                    self._unreadable.setdefault(key, why)
 
     def _requests(self, file: str) -> list[Request]:
         claims = (claim for claim in self._files.get(file, ()) if claim.key.startswith("run/"))
@@ -331,6 +360,8 @@ class Catalog:
         self._in_force[key] = document
         self._by_kind[document.kind][key if document.kind is Kind.RUN else document.name] = document
         row = self._rows[key]
+        if key in self._unreadable:
+            return
         if document.kind is Kind.ASSIGNMENT or row.started_generation < row.generation:
             self._open[key] = None
 
@@ -404,6 +435,9 @@ class Catalog:
     # Rows -------------------------------------------------------------------------------------------------------
 
     def _put(self, row: DocumentRecord) -> None:
+        if (why := self._unreadable.get(row.key)) is not None:
+            self._rows[row.key] = _set_aside(row, why)
+            return
         if self._rows.get(row.key) != row:
             self._rows[row.key] = row
             self._changed[row.key] = None
@@ -440,6 +474,8 @@ class Catalog:
                 self._shadows.setdefault(key, set()).add(row.key)
             elif document is not None:
                 self._enforce(key, document)
+        for key in self._unreadable:
+            self._put(_unknown(key))
         self._judge(list(self._open))
         self._changed.clear()
 
@@ -448,6 +484,28 @@ def _row(key: str, claim: _Claim, document: Document, before: DocumentRecord | N
     row = row_of(key, claim.file, claim.index, claim.owner, document, before)
     is_new = before is None or before.generation != row.generation
     return held(row, document, claim.restoration) if is_new and claim.restoration is not None else row
+
+
+def _documents(scan: Scan) -> Iterator[tuple[tuple[str, int], Document]]:
+    for report in scan.files:
+        if report.readable:
+            yield from (((report.file, index), document) for index, document in enumerate(report.documents))
+
+
+def _unknown(key: str) -> DocumentRecord:
+    """The place of a row that cannot be read, until its file says more."""
+    kind, _, name = key.partition("/")
+    if kind == Kind.RUN:
+        return DocumentRecord(key=key, file=name.rpartition("#")[0], kind=Kind.RUN, present=False)
+    return DocumentRecord(
+        key=key, file="", kind=Kind(kind) if kind in set(Kind) else None, name=name, present=False
+    )
+
+
+def _set_aside(row: DocumentRecord, why: str) -> DocumentRecord:
+    """The row as it is shown, while the stored one cannot be read. It never counts as removed."""
+    state = DocumentState.WAITING if row.present else DocumentState.REJECTED
+    return replace(row, generation=0, started_generation=0, state=state, detail=f"starts no run: {why}")
 
 
 def _due(row: DocumentRecord, start: Start) -> DueRun:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from fusemld.intake.catalog import Catalog
@@ -238,3 +241,47 @@ async def test_a_run_that_cannot_be_created_stops_no_other(watch: Watch, monkeyp
         causes = [run.cause for run in await watched.runs()]
 
         assert causes == ["workflow/hello generation 1"]
+
+
+async def test_a_document_whose_row_cannot_be_read_starts_nothing_and_its_row_stays(
+    watch: Watch, engine: OpenEngine, tmp_path: Path
+) -> None:
+    async with watch() as first:
+        await first.see(hello=HELLO)
+    with sqlite3.connect(tmp_path / "fusemld.db") as connection:
+        connection.execute("UPDATE documents SET data = '{'")
+    connection.close()
+
+    async with engine() as running:
+        watched = Watched(running, Catalog(unreadable={"workflow/hello": "cannot read it"}))
+        await watched.see(hello=HELLO)
+        await watched.see(hello=HELLO.replace("TEXT", "else"), other=HELLO.replace("hello", "other"))
+        await watched.see("hello")
+        await watched.folder.forget_removed(dry_run=False)
+        causes = [run.cause for run in await watched.runs()]
+    with sqlite3.connect(tmp_path / "fusemld.db") as connection:
+        rows = dict(connection.execute("SELECT key, data FROM documents"))
+    connection.close()
+
+    assert causes == ["workflow/hello generation 1", "workflow/other generation 1"]
+    assert rows["workflow/hello"] == "{"
+
+
+async def test_an_extension_whose_row_cannot_be_read_is_waited_for_until_the_folder_was_seen(
+    engine: OpenEngine,
+) -> None:
+    async with engine() as running:
+        watched = Watched(running, Catalog(unreadable={"extension/vault": "cannot read it"}))
+        notes: list[str] = []
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watched.folder.extensions_read, notes.append)
+            await anyio.lowlevel.checkpoint()
+            await watched.folder.on_scan(Scan(available=False))
+            await anyio.lowlevel.checkpoint()
+            await watched.see(hello=HELLO)
+
+    assert notes == [
+        "waiting for the record of extension vault",
+        "waiting for the record of extension vault: the watched folder cannot be seen",
+    ]
