@@ -9,6 +9,7 @@ from fusemld.model import faults
 from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, NotFoundError
 from fusemld.store.changes import DeleteApplication, PutApplication
+from fusemld.store.reads import APPLICATIONS
 from fusemld.store.sqlite import Store
 
 
@@ -21,10 +22,16 @@ class ApplicationBook:
         self._lock = anyio.Lock()
 
     async def all(self) -> list[Application]:
-        return sorted(await self._store.applications(), key=lambda application: application.name)
+        """Those that can be read, by name."""
+        found = await self._store.entries(APPLICATIONS)
+        return sorted(found.readable, key=lambda application: application.name)
 
     async def get(self, name: str) -> Application | None:
-        return next((entry for entry in await self._store.applications() if entry.name == name), None)
+        """Raises `DamagedError` for one that cannot be read: it must not be taken for one that is not there."""
+        found = await self._store.entries(APPLICATIONS)
+        if (error := found.unreadable.get(name)) is not None:
+            raise error
+        return next((entry for entry in found.readable if entry.name == name), None)
 
     async def record(self, application: Application) -> None:
         async with self._lock:

@@ -14,6 +14,7 @@ from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tally import Tally, tallied
 from fusemld.daemon.trash import size_bytes
+from fusemld.store.errors import DamagedError
 from fusemld.store.sqlite import Store
 
 
@@ -46,7 +47,9 @@ class RetainedCodesets:
         for copy, size in sorted(found, key=lambda one: one[0].used_at):
             is_old = bool(settings.codesets_s) and copy.used_at < now - settings.codesets_s
             is_too_much = bool(settings.codesets_bytes) and total > settings.codesets_bytes
-            if copy.digest in needed:
+            if needed is None:
+                tally.keep("perhaps used by a run that cannot be read", size)
+            elif copy.digest in needed:
                 tally.keep("used by a run that goes on or can be retried", size)
             elif not (is_old or is_too_much):
                 tally.keep("recent", size)
@@ -56,9 +59,12 @@ class RetainedCodesets:
             else:
                 tally.keep("recent", size)
 
-    async def _needed(self, going: Collection[str]) -> set[str]:
-        """The contents that runs use which go on, or which can be asked to."""
-        needed = await self._store.pinned_digests(going)
+    async def _needed(self, going: Collection[str]) -> set[str] | None:
+        """The contents that runs use which go on, or which can be asked to; None where one of them cannot tell."""
+        try:
+            needed = await self._store.pinned_digests(going)
+        except DamagedError:
+            return None
         for entry in self._supervisor.active.values():
             needed |= {pinned.digest for pinned in (entry.run.codesets or {}).values()}
         return needed

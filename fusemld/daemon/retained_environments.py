@@ -19,6 +19,7 @@ from fusemld.daemon.trash import Trash, size_bytes
 from fusemld.hooks.building import discard_downloads, discard_environment, environments, may_discard
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
+from fusemld.store.reads import SERVICES
 from fusemld.store.sqlite import Store
 
 log = structlog.get_logger(__name__)
@@ -106,7 +107,10 @@ class RetainedEnvironments:
     async def _used_now(self) -> dict[str, str]:
         """What services and processes use, with the reason; the key is empty for a reason that holds for all."""
         used = await run_sync(_used_by_processes, self._folders.environments)
-        for record in await self._store.services():
+        services = await self._store.entries(SERVICES)
+        for name in services.unreadable:
+            used[""] = f"perhaps used by the service {name}, whose record cannot be read"
+        for record in services.readable:
             kind = self._kinds.get(record.kind)
             try:
                 spec = None if kind is None else await run_sync(kind.environment, record.parameters)

@@ -15,6 +15,7 @@ from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tally import Tally, tallied
 from fusemld.daemon.trash import NAME as TRASH
 from fusemld.daemon.trash import Trash, size_bytes
+from fusemld.store import reads
 from fusemld.store.sqlite import Store
 
 SERVICES = "services"
@@ -87,7 +88,8 @@ class RetainedLogs:
         """Of services that are no more, and of builds that are long over; how many bytes stay."""
         kept_bytes = 0
         found = await run_sync(_listed, [*_entries(self._folder / SERVICES), *_entries(self._folder / BUILDS)])
-        services = {record.name for record in await self._store.services()}
+        recorded = await self._store.entries(reads.SERVICES)
+        services = {*recorded.unreadable, *(record.name for record in recorded.readable)}
         of_services = {logs for logs in found if logs.path.parent.name == SERVICES and logs.path.name in services}
         kept_s, now = self._settings.logs_s, self._clock()
         doomed = [logs for logs in found if kept_s and logs.written_at < now - kept_s and logs not in of_services]

@@ -9,7 +9,8 @@ from fusemld.model.service import ServiceRecord
 
 
 class ServicePersistence(Protocol):
-    """`save` and `delete` return once the change is durable."""
+    """`save` and `delete` return once the change is durable. They raise `UnavailableError`, also for the name of a
+    record that is there and that `load` could not give."""
 
     async def load(self) -> Sequence[ServiceRecord]: ...
 

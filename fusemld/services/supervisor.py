@@ -99,6 +99,7 @@ class ServiceSupervisor:
 
     async def remove(self, name: str) -> None:
         if (service := self._services.get(name)) is None:
+            await self._persistence.delete(name)  # raises for one that is recorded, and not known all the same
             return
         await service.remove()
         self._services.pop(name, None)

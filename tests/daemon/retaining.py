@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -120,6 +121,11 @@ class Host:
         marker.write_text("{}")
         os.utime(marker, (NOW - days_ago * DAY,) * 2)
         return folder
+
+    def damage(self, statement: str) -> None:
+        """Execute it behind the back of the store."""
+        with closing(sqlite3.connect(self.state.parent / "fusemld.db")) as connection, connection:
+            connection.execute(statement)
 
     async def see(self, *removed: str, **files: str) -> None:
         await self.folder.on_scan(scan_of(*removed, **files))

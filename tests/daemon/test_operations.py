@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import anyio
 import pytest
@@ -407,6 +408,35 @@ async def test_the_daemon_is_well_until_a_run_breaks_or_the_folder_goes(desk: Op
         assert (well.state, well.runs_active, well.steps_active) == (HealthState.OK, 1, 1)
         assert ill.state is HealthState.DEGRADED
         assert [part.name for part in ill.components if not part.ok] == ["watched folder", f"run {run.id}"]
+
+
+async def test_what_cannot_be_read_is_told_and_everything_else_is_listed(desk: Open, tmp_path: Path) -> None:
+    async with desk() as there:
+        bad, good = [
+            (await there.operations.start_run("train", {"rounds": "3"}, None, "ann")).id for _ in range(2)
+        ]
+        for name in ("bad", "good"):
+            await there.applications.record(Application(name=name, type="t", url="u"))
+        with sqlite3.connect(tmp_path / "fusemld.db") as connection:
+            connection.execute("UPDATE applications SET data = '{' WHERE key = 'bad'")
+            connection.execute("UPDATE run_details SET data = '{' WHERE run = ?", (bad,))
+            connection.execute("UPDATE runs SET state = 'failed', finished_at = 1 WHERE id = ?", (bad,))
+        connection.close()
+        del there.room.supervisor._active[bad]
+
+        runs = {run.id: run.message for run in await there.operations.runs(RunFilter())}
+        one = await there.operations.run(bad)
+        why = await there.operations.why(bad)
+        applications = await there.operations.applications()
+        health = await there.operations.health()
+
+        message = f"cannot read the entry {bad!r} of the table run_details"
+        assert runs[bad].startswith(message)
+        assert runs[good] == ""
+        assert one.message == runs[bad]
+        assert why.state is RunState.FAILED
+        assert [view.name for view in applications] == ["good"]
+        assert [part.name for part in health.components if not part.ok] == ["applications bad"]
 
 
 async def test_what_was_seen_and_cannot_be_stored_is_in_the_health_report(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,7 @@ from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, ForbiddenError, UnavailableError
 from fusemld.model.extension import Endpoint, Extension, ResolvedService, Service, ServiceAccess
 from fusemld.registry.registry import Registry
+from fusemld.store.errors import DamagedError
 from fusemld.store.sqlite import Store
 from tests.cluster.api import Api
 from tests.daemon.room import NoServices
@@ -211,3 +214,20 @@ async def test_copies_that_an_update_does_not_use_any_more_are_deleted_before_it
         assert (await book.all())[0].run == "r3"
 
     assert objects.deleted == ["s3://a/app/", "s3://b/app/"]
+
+
+async def test_an_application_that_cannot_be_read_is_not_taken_for_one_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "fusemld.db"
+    async with Store.open(path) as store:
+        book = ApplicationBook(store, removal(KubeClusters(None)))
+        good, bad = application(), application(name="bad")
+        await book.record(good)
+        await book.record(bad)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE applications SET data = '{' WHERE key = 'bad'")
+
+        for refused in (book.get("bad"), book.record(bad), book.delete("bad")):
+            with pytest.raises(DamagedError, match="cannot read the entry 'bad' of the table applications"):
+                await refused
+
+        assert await book.all() == [good]

@@ -165,3 +165,15 @@ async def test_a_cache_elsewhere_is_left_alone(host: OpenHost, tmp_path: Path) -
 
         assert parts["downloads of uv"].kept_by == {"not in the state folder": 1}
         assert (there.folders.cache / "data").exists()
+
+
+async def test_where_the_record_of_a_service_cannot_be_read_no_environment_goes(host: OpenHost) -> None:
+    async with host() as there:
+        environment = there.environment(KEY, 400)
+        await there.store.write(PutService(ServiceRecord(name="web", kind="server", host="h", port=1)))
+        there.damage("UPDATE services SET data = '{'")
+
+        parts = await there.collect(environments_s=1)
+
+        assert environment.exists()
+        assert parts["environments"].kept_by == {"perhaps used by the service web, whose record cannot be read": 1}

@@ -56,3 +56,16 @@ async def test_logs_of_services_stay_as_long_as_these_are_recorded(host: OpenHos
         left = [str(path.relative_to(there.state / "logs")) for path in (there.state / "logs").rglob("*.log")]
         assert left == ["services/s3/1.log"]
         assert parts["logs of services and builds"].removed == 2
+
+
+async def test_the_log_of_a_service_whose_record_cannot_be_read_stays(host: OpenHost) -> None:
+    async with host() as there:
+        logs = there.logs("services/web")
+        for path in (*logs.iterdir(), logs):
+            os.utime(path, (NOW - 400 * DAY,) * 2)
+        await there.store.write(PutService(ServiceRecord(name="web", kind="server", host="h", port=1)))
+        there.damage("UPDATE services SET data = '{'")
+
+        await there.collect(logs_s=1)
+
+        assert logs.is_dir()

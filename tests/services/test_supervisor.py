@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from fusemld.hooks.services import ServiceRequest
 from fusemld.model.errors import InvalidInputError, StartError, UnavailableError
-from fusemld.model.service import ServiceCondition, ServiceState
+from fusemld.model.service import ServiceCondition, ServiceRecord, ServiceState
 from fusemld.services.backoff import Backoff
 from fusemld.services.supervisor import ServiceSupervisor
 
@@ -417,3 +417,25 @@ class Hammer:
                     self.answers.append(answer.read().decode())
             except OSError as error:
                 self.errors.append(repr(error))
+
+
+async def test_a_service_whose_record_cannot_be_read_is_neither_started_anew_nor_removed(
+    open_supervisor: Open,
+) -> None:
+    class Unreadable:
+        async def load(self) -> Sequence[ServiceRecord]:
+            return ()
+
+        async def save(self, record: ServiceRecord) -> None:
+            raise UnavailableError(f"cannot read {record.name}")
+
+        async def delete(self, name: str) -> None:
+            raise UnavailableError(f"cannot read {name}")
+
+    async with open_supervisor(lambda processes, _: (processes, Unreadable())) as supervisor:
+        with pytest.raises(UnavailableError, match="cannot read web"):
+            await supervisor.ensure(ServiceRequest(name="web", kind="plain"), silent)
+        with pytest.raises(UnavailableError, match="cannot read web"):
+            await supervisor.remove("web")
+
+        assert supervisor.states() == ()
