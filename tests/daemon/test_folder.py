@@ -257,7 +257,7 @@ async def test_a_document_whose_row_cannot_be_read_starts_nothing_and_its_row_st
         await watched.see(hello=HELLO)
         await watched.see(hello=HELLO.replace("TEXT", "else"), other=HELLO.replace("hello", "other"))
         await watched.see("hello")
-        await watched.folder.forget_removed(dry_run=False)
+        await watched.folder.forget_removed((), dry_run=False)
         causes = [run.cause for run in await watched.runs()]
     with sqlite3.connect(tmp_path / "fusemld.db") as connection:
         rows = dict(connection.execute("SELECT key, data FROM documents"))

@@ -39,6 +39,20 @@ async def test_copies_of_codesets_go_unless_a_run_needs_them(host: OpenHost) -> 
             await there.codesets.source(pins["unused"])
 
 
+async def test_where_a_run_cannot_be_read_no_copy_of_a_codeset_goes(host: OpenHost) -> None:
+    async with host() as there:
+        pinned = await there.pinned("code", 40)
+        await there.ended("r1", 1, RunState.FAILED, codesets={"code": pinned})
+        await there.ended("r2", 100)
+        there.damage("UPDATE run_details SET data = '{' WHERE run = 'r1'")
+
+        parts = await there.collect(codesets_s=7 * DAY, runs_s=90 * DAY)
+
+        assert parts["copies of codesets"].kept_by == {"perhaps used by a run that cannot be read": 1}
+        assert (await there.codesets.source(pinned)).is_dir()
+        assert await there.runs() == ["r1"], "what has nothing to do with it goes on"
+
+
 async def test_where_copies_are_too_much_those_asked_for_longest_ago_go(host: OpenHost) -> None:
     async with host() as there:
         for days_ago, name in enumerate("abcd", start=1):

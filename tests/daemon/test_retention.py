@@ -349,24 +349,6 @@ async def test_a_removed_document_that_cannot_be_forgotten_now_is_forgotten_late
         assert await there.store.documents() == []
 
 
-async def test_where_a_run_cannot_be_read_no_copy_of_a_codeset_goes(host: OpenHost) -> None:
-    async with host() as there:
-        source = there.state / "code"
-        source.mkdir()
-        (source / "a.txt").write_text("a")
-        pinned = await there.codesets.pin(Codeset(name="code", path=str(source)))
-        os.utime(there.state / "codesets" / "content" / pinned.digest, (NOW - 40 * DAY,) * 2)
-        await there.ended("r1", 1, RunState.FAILED, codesets={"code": pinned})
-        await there.ended("r2", 100)
-        there.damage("UPDATE run_details SET data = '{' WHERE run = 'r1'")
-
-        parts = await there.collect(codesets_s=7 * DAY, runs_s=90 * DAY)
-
-        assert parts["copies of codesets"].kept_by == {"perhaps used by a run that cannot be read": 1}
-        assert (await there.codesets.source(pinned)).is_dir()
-        assert await there.runs() == ["r1"], "what has nothing to do with it goes on"
-
-
 # The loop
 
 

@@ -56,8 +56,8 @@ def test_lists_and_tables_can_be_variables(tmp_path: Path) -> None:
         ("[limits]\nsteps = 'many'\n", "cannot read setting limits.steps from"),
         ("[limits]\nsteps = -1\n", "-1 is below 0"),
         ("[steps]\ntimeout_s = inf\n", "inf is not a finite number"),
-        ("[watchdog]\nlook_s = -inf\n", "-inf is not a finite number"),
-        ("[kubernetes]\nrelist_s = nan\n", "nan is not a finite number"),
+        ("[watchdog]\nlag_s = -inf\n", "-inf is not a finite number"),
+        ("[kubernetes]\nnode_lost_after_s = nan\n", "nan is not a finite number"),
         ("[retention]\nruns_s = 315360001\n", "315360001.0 is above 315360000 (ten years)"),
         ('executor = "docker"\n', "cannot read setting executor from"),
         ('executor = "docker"\n', "'docker' is not one of 'process', 'kubernetes'"),
@@ -133,7 +133,7 @@ def test_where_0_is_off_it_is_taken(name: str) -> None:
 
 
 def test_a_duration_that_is_not_a_number_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="nan is not a number"):
+    with pytest.raises(InvalidInputError, match="nan is not a finite number"):
         load_settings(flags={"steps.grace_s": "nan"}, environ={})
 
 
