@@ -4,15 +4,18 @@ from __future__ import annotations
 
 UNSAID_S = 1.0
 """The pause after a refusal that says nothing about one (RFC 9110 leaves it to the client)."""
+SHORTEST_S = 0.1
+"""No pause is shorter: one who is refused at once, with `Retry-After: 0`, would ask again as fast as it can."""
 LONGEST_S = 60.0
-"""No pause is longer, whatever the server says: its load is looked at again."""
+"""No pause is longer: the server's load is looked at again."""
 
 
 class Pace:
     """Every answer moves `limit`: up by one after a whole round of successes, halved by a refusal.
 
     Pure: `now` (seconds, monotonic) comes in. Refusals of requests that had started before the last decrease count
-    once, because they tell of the same overload. After a refusal nobody starts before the server's `Retry-After`.
+    once, because they tell of the same overload. After a refusal nobody starts before the server's `Retry-After`,
+    within `SHORTEST_S` and `LONGEST_S`.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,7 +43,7 @@ class Pace:
 
     def refused(self, *, started_at: float, now: float, retry_after_s: float | None) -> None:
         """The server said that it has too much to do (429, or 503 with `Retry-After`)."""
-        pause_s = UNSAID_S if retry_after_s is None else min(max(retry_after_s, 0.0), LONGEST_S)
+        pause_s = UNSAID_S if retry_after_s is None else min(max(retry_after_s, SHORTEST_S), LONGEST_S)
         self.resumes_at = max(self.resumes_at, now + pause_s)
         if started_at > self._decreased_at:
             self.limit = max(self.limit / 2.0, 1.0)

@@ -10,6 +10,7 @@ from aiohttp import web
 from fusemld.kube.access import Access
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import Connection, connect_to
+from fusemld.kube.pace import SHORTEST_S
 from fusemld.model.errors import (
     ForbiddenError,
     InvalidInputError,
@@ -55,14 +56,15 @@ async def test_retry_after_holds_back_every_caller() -> None:
 
 
 async def test_a_storm_of_refusals_ends_within_the_requests_time_with_the_servers_words() -> None:
-    server = FaultyServer([refuses(429, "too many requests, please try again later", Retry_After="0.02")])
-    async with connected(server, timeout_s=0.3) as cluster:
+    server = FaultyServer([refuses(429, "too many requests, please try again later", Retry_After="0")])
+    async with connected(server, timeout_s=0.7) as cluster:
         with pytest.raises(
             UnavailableError, match=f"cannot create {PODS} within .* too many requests, please try again later"
         ):
             await cluster.create(PODS, {})
 
         assert cluster.pace.limit < 2
+        assert len(server.seen) <= 0.7 / SHORTEST_S + 1
 
 
 async def test_a_read_survives_a_server_that_is_briefly_in_trouble() -> None:
