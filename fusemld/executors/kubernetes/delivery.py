@@ -18,7 +18,7 @@ from fusemld.executors.kubernetes.names import CODESET, codesets_selector
 from fusemld.executors.kubernetes.refusals import creating
 from fusemld.hooks.clusters import Json
 from fusemld.hooks.executors import MountedCodeset
-from fusemld.model.errors import ConflictError, StartError
+from fusemld.model.errors import ConflictError, StartError, UnavailableError, may_pass
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -177,7 +177,8 @@ def _pack(source: Path, limit_bytes: int) -> bytes | None:
     try:
         return pack(entries(source), limit_bytes)
     except OSError as error:
-        raise StartError(f"cannot read the codeset at {source}: {error}") from error
+        problem = f"cannot read the codeset at {source}: {error}"
+        raise (UnavailableError(problem) if may_pass(error) else StartError(problem)) from error
 
 
 def entries(folder: Path, below: str = "") -> Iterator[Entry]:

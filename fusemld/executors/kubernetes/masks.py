@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from fusemld.model.errors import StartError
+from fusemld.model.errors import StartError, UnavailableError, may_pass
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -28,7 +28,8 @@ class Masks:
         self._folder = folder
 
     def keep(self, name: str, values: Iterable[bytes]) -> str:
-        """The key with which `recall` gives the values. Raises `StartError`."""
+        """The key with which `recall` gives the values. Raises `StartError`, `UnavailableError` for what may
+        pass."""
         key = _fernet().generate_key()
         text = _fernet()(key).encrypt(msgspec.msgpack.encode(sorted(values)))
         path = self._path(name)
@@ -40,7 +41,8 @@ class Masks:
                 file.write(text)
             replacement.rename(path)
         except OSError as error:
-            raise StartError(f"cannot remember what to mask in the log of pod {name}: {error}") from error
+            problem = f"cannot remember what to mask in the log of pod {name}: {error}"
+            raise (UnavailableError(problem) if may_pass(error) else StartError(problem)) from error
         return key.decode()
 
     def recall(self, name: str, key: str) -> frozenset[bytes] | None:

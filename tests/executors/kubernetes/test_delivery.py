@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -8,9 +9,11 @@ import anyio
 import pytest
 
 from fusemld.executors.kubernetes.delivery import UNUSED_S, Delivery, entries
+from fusemld.hooks.clusters import Json
 from fusemld.hooks.executors import MountedCodeset
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import Connection, connect
+from fusemld.model.errors import FusemldError, StartError, UnavailableError
 from tests.cluster.api import Api
 
 LIMIT_BYTES = 4 * 1024 * 1024
@@ -66,6 +69,38 @@ def test_everything_in_a_folder_is_packed_but_what_is_no_file(tmp_path: Path) ->
 
     run = tmp_path / "b" / "run.sh"
     assert found == [("a", None, "b/run.sh", False), ("b", None, None, False), ("b/run.sh", run, None, True)]
+
+
+class Unasked:
+    """No request is expected."""
+
+    namespace = "x"
+    instance = "test-delivery"
+
+    async def create(self, path: str, body: Json) -> Json:
+        raise AssertionError(path)
+
+    async def delete(self, path: str) -> bool:
+        raise AssertionError(path)
+
+    async def delete_collection(self, path: str, selector: str) -> int:
+        raise AssertionError(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "meant"),
+    [(errno.EMFILE, UnavailableError), (errno.ENOMEM, UnavailableError), (errno.EACCES, StartError)],
+)
+async def test_a_codeset_that_cannot_be_read_for_want_of_something_that_comes_back_is_tried_again(
+    codeset: MountedCodeset, monkeypatch: pytest.MonkeyPatch, code: int, meant: type[FusemldError]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fusemld.executors.kubernetes.delivery.entries", fail)
+
+    with pytest.raises(meant, match=f"cannot read the codeset .*{os.strerror(code)}"):
+        await Delivery(Unasked(), LIMIT_BYTES).deliver([codeset])
 
 
 @pytest.mark.cluster

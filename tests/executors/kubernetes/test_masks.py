@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusemld.executors.kubernetes.masks import Masks
+from fusemld.model.errors import FusemldError, StartError, UnavailableError
 
 VALUES = frozenset({b"canary-one", b"two\n\x00\xff"})
 
@@ -26,6 +30,22 @@ def test_neither_the_file_nor_the_key_says_anything_alone(tmp_path: Path) -> Non
     assert "canary" not in key
     assert masks.recall("pod-1", another) is None
     assert file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "meant"),
+    [(errno.ENOSPC, UnavailableError), (errno.EMFILE, UnavailableError), (errno.EACCES, StartError)],
+)
+def test_a_disk_that_is_full_now_is_no_reason_to_give_up_the_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, meant: type[FusemldError]
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fusemld.executors.kubernetes.masks.os.open", fail)
+
+    with pytest.raises(meant, match=f"cannot remember what to mask .*{os.strerror(code)}"):
+        Masks(tmp_path).keep("pod-1", VALUES)
 
 
 @given(st.text(max_size=60))
