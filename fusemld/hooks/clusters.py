@@ -16,6 +16,10 @@ IN_CLUSTER_URL: Final = "https://kubernetes.default.svc"
 
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGER: Final = "fusemld"
+REFUSED_S: Final = 60.0
+"""How long a refusal (`ForbiddenError`) is doubted: an API server that has just started does not know yet who may
+do what, refuses for a moment what it allows, and may say so in the same words."""
+
 INSTANCE: Final = "fusemld.io/instance"
 """Label on everything that a daemon creates: the identity of its state folder."""
 

@@ -47,6 +47,7 @@ class Attempt:
         "outputs",
         "patterns",
         "pod",
+        "refused_at",
         "seen_running_at",
         "small_output",
         "uid",
@@ -81,6 +82,8 @@ class Attempt:
         """An earlier daemon launched it."""
         self.creates_unknown = False
         """A create was sent and nobody knows what became of it."""
+        self.refused_at: float | None = None
+        """Since when the API server refuses to create what it needs."""
         self.is_creating = False
         """A request to create its Secret or pod is under way."""
         self.is_secret_there = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import anyio
 
 from fusemld.executors.kubernetes import names
@@ -9,10 +12,10 @@ from fusemld.executors.kubernetes.attempts import Attempt
 from fusemld.executors.kubernetes.delivery import Delivery
 from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import pod, secret
-from fusemld.executors.kubernetes.refusals import NotNowError, creating, is_taken
+from fusemld.executors.kubernetes.refusals import NotNowError, RefusedError, creating, in_doubt, is_taken
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.masking import encoded
-from fusemld.hooks.clusters import MANAGED_BY, Json
+from fusemld.hooks.clusters import MANAGED_BY, REFUSED_S, Json
 from fusemld.hooks.executors import Launch
 from fusemld.kube.client import KubeCluster
 from fusemld.model import faults
@@ -23,7 +26,12 @@ class Creator:
     """`may_create_secrets` is set once those that an earlier daemon left are swept."""
 
     def __init__(
-        self, cluster: KubeCluster, settings: KubernetesSettings, delivery: Delivery, masks: Masks
+        self,
+        cluster: KubeCluster,
+        settings: KubernetesSettings,
+        delivery: Delivery,
+        masks: Masks,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.may_create_secrets = anyio.Event()
         self._cluster = cluster
@@ -31,11 +39,37 @@ class Creator:
         self._settings = settings
         self._delivery = delivery
         self._masks = masks
+        self._clock = clock
         self._root = f"/api/v1/namespaces/{cluster.namespace}"
 
     async def create(self, attempt: Attempt, launch: Launch) -> Json | None:
         """The pod, which may have been there already; None where it was and is not any more, or where the attempt
-        was told to stop meanwhile. Raises `StartError` (there is no pod then) and `UnavailableError`."""
+        was told to stop meanwhile. Raises `StartError` (there is no pod then) and `UnavailableError`, which a
+        refusal is, too, until every try has met one for `REFUSED_S`."""
+        refused_at, attempt.refused_at = attempt.refused_at, None
+        try:
+            return await self._create(attempt, launch)
+        except RefusedError as error:
+            now = self._clock()
+            attempt.refused_at = now if refused_at is None else refused_at
+            if now - attempt.refused_at >= REFUSED_S:
+                raise
+            raise NotNowError(str(error)) from error
+
+    async def find(self, attempt: Attempt) -> Json | None:
+        """The pod of the attempt, if there is one; one of its name that is somebody else's is not."""
+        found = await self._named(attempt)
+        return found if found is not None and names.is_ours(found, attempt.key, self._instance) else None
+
+    async def _named(self, attempt: Attempt) -> Json | None:
+        """Whoever's pod has the name."""
+        try:
+            with in_doubt():
+                return await self._cluster.get(f"{self._root}/pods/{attempt.name}")
+        except NotFoundError:
+            return None
+
+    async def _create(self, attempt: Attempt, launch: Launch) -> Json | None:
         await self._deliver(attempt, launch)
         instance, namespace = self._instance, self._cluster.namespace
         known = attempt.bundles or {}
@@ -64,14 +98,6 @@ class Creator:
             return await self._create_pod(attempt, body)
         finally:
             attempt.is_creating = False
-
-    async def find(self, attempt: Attempt) -> Json | None:
-        """The pod of the attempt, if there is one; one of its name that is somebody else's is not."""
-        try:
-            found = await self._cluster.get(f"{self._root}/pods/{attempt.name}")
-        except NotFoundError:
-            return None
-        return found if names.is_ours(found, attempt.key, self._instance) else None
 
     async def _deliver(self, attempt: Attempt, launch: Launch) -> None:
         if attempt.bundles is None:
@@ -123,15 +149,11 @@ class Creator:
 
     async def _taken(self, attempt: Attempt) -> Json | None:
         """There is a pod of this name: from an earlier try, or somebody else's."""
-        path = f"{self._root}/pods/{attempt.name}"
-        try:
-            found = await self._cluster.get(path)
-        except NotFoundError:
+        found = await self._named(attempt)
+        if found is None:
             if attempt.creates_unknown:
                 return None
-            raise UnavailableError(
-                f"cannot create pod {attempt.name}: another one of this name has just gone"
-            ) from None
+            raise UnavailableError(f"cannot create pod {attempt.name}: another one of this name has just gone")
         if not names.is_ours(found, attempt.key, self._instance):
             owner = (found["metadata"].get("labels") or {}).get(MANAGED_BY) or "somebody else"
             raise StartError(

@@ -23,6 +23,7 @@ from fusemld.executors.kubernetes.home import settle
 from fusemld.executors.kubernetes.logs import AttemptLog
 from fusemld.executors.kubernetes.masks import KEY_ANNOTATION, Masks
 from fusemld.executors.kubernetes.pod import STEP, has_secret, small_output
+from fusemld.executors.kubernetes.refusals import in_doubt
 from fusemld.executors.kubernetes.removing import Removal, Remover
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.kubernetes.statuses import unpacked_config_maps
@@ -380,7 +381,10 @@ class KubernetesExecutor:
         if attempt.uid is not None:
             # Without any grace the node is not waited for: the containers may still be running then.
             grace = max(1, math.ceil(grace_s))
-            if await self._cluster.delete(f"{self._pods}/{attempt.name}", uid=attempt.uid, grace_s=grace):
+            with in_doubt():
+                path = f"{self._pods}/{attempt.name}"
+                was_there = await self._cluster.delete(path, uid=attempt.uid, grace_s=grace)
+            if was_there:
                 return
             if attempt.name in self._reflector.objects:
                 return

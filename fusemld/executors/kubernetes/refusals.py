@@ -26,11 +26,15 @@ class NotNowError(UnavailableError):
     """the API server refuses now what it may take later; nothing was done"""
 
 
+class RefusedError(StartError):
+    """the API server does not allow it, which is to be believed once it has said so for `REFUSED_S`"""
+
+
 @contextlib.contextmanager
 def creating(what: str) -> Iterator[None]:
     """Lets `UnavailableError` through, and `ConflictError` where there is something of that name. A refusal that
-    passes by itself (a quota, credentials that are being renewed) becomes a `NotNowError`, any other a
-    `StartError` with the server's words."""
+    passes by itself (a quota, credentials that are being renewed) becomes a `NotNowError`, one that may a
+    `RefusedError`, any other a `StartError`, all with the server's words."""
     try:
         yield
     except ConflictError as error:
@@ -40,9 +44,19 @@ def creating(what: str) -> Iterator[None]:
     except ForbiddenError as error:
         if _QUOTA in str(error) or _words(error) == _UNAUTHORIZED:
             raise NotNowError(f"cannot create {what} now: {_words(error)}") from error
-        raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
+        raise RefusedError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
     except (InvalidInputError, NotFoundError) as error:
         raise StartError(f"cannot create {what}: the cluster refuses: {_words(error)}") from error
+
+
+@contextlib.contextmanager
+def in_doubt() -> Iterator[None]:
+    """For what concerns a pod that may be there: a refusal says nothing about it and becomes an
+    `UnavailableError`."""
+    try:
+        yield
+    except ForbiddenError as error:
+        raise UnavailableError(str(error)) from error
 
 
 def is_taken(error: ConflictError) -> bool:
