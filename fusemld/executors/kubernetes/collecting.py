@@ -15,7 +15,7 @@ from fusemld.executors.kubernetes.pod import STEP, sidecars
 from fusemld.executors.kubernetes.results import Results
 from fusemld.hooks.clusters import Json
 from fusemld.model.backoff import backoff_s
-from fusemld.model.errors import FusemldError, InvalidInputError, NotFoundError, UnavailableError
+from fusemld.model.errors import ForbiddenError, FusemldError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.run import Ending, Outcome
 
 _FIRST_PAUSE_S = 0.2
@@ -24,6 +24,9 @@ _SIDECAR_SILENCE_S = 60.0
 _MOST_BYTES = 16 * 1024 * 1024
 _LARGE_BYTES = 256 * 1024
 _UNREACHABLE_S = 5.0
+_PASSING = (UnavailableError, ForbiddenError, NotFoundError)
+"""An API server that has just started refuses everything, and a node whose kubelet has knows no pod, for a moment:
+whether the pod is gone only the watch can tell."""
 _GONE = "its pod was gone before that was read"
 _UNKNOWN_MASKS = "what must be masked in it is not known any more"
 
@@ -114,7 +117,7 @@ class Collector:
             nonlocal found
             try:
                 found = await _parsed(await self._handed_over(attempt, sidecar), names)
-            except UnavailableError as error:
+            except _PASSING as error:
                 note(attempt, f"its outputs cannot be read yet: {error}")
                 raise
             if not found.is_complete and not attempt.is_gone and not _has_ended(attempt.last, sidecar):
@@ -143,10 +146,8 @@ class Collector:
             began = anyio.current_time()
             try:
                 await read()
-            except NotFoundError:
-                return _GONE
-            except UnavailableError as error:
-                why = str(error)
+            except _PASSING as error:
+                why = _GONE if attempt.is_gone and isinstance(error, NotFoundError) else str(error)
             except FusemldError as error:
                 return str(error)
             else:

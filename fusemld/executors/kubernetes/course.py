@@ -19,7 +19,6 @@ from fusemld.executors.kubernetes.diagnosis import Patience, Phase, diagnose
 from fusemld.executors.masking import masked
 from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted, Report
 from fusemld.model import faults
-from fusemld.model.errors import FusemldError
 from fusemld.model.run import Ending, Outcome
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -130,11 +129,8 @@ class Course:
 
     async def _follow(self, attempt: Attempt, scope: anyio.CancelScope) -> None:
         with scope:
-            try:
-                attempt.log.open(attempt.patterns or (), resumed=attempt.is_adopted)
-                await attempt.log.follow()
-            except FusemldError as error:
-                _log.warning("pod.log_not_followed", key=str(attempt.key), error=str(error))
+            attempt.log.open(attempt.patterns or (), resumed=attempt.is_adopted)
+            await attempt.log.follow()
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         attempt.is_ending = True

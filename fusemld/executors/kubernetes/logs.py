@@ -13,10 +13,13 @@ from typing import Protocol
 
 import anyio
 import msgspec
+import structlog
 
 from fusemld.executors.log_files import STEP_LIMIT_SETTING, LogFile, noted
 from fusemld.model.backoff import backoff_s
-from fusemld.model.errors import InvalidInputError, UnavailableError
+from fusemld.model.errors import FusemldError, InvalidInputError, UnavailableError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _LONGEST_STAMP = 40
 _WHOLE_LINE = sys.maxsize
@@ -187,14 +190,20 @@ class AttemptLog:
         return self._file.tail if self._file else ""
 
     async def follow(self) -> None:
-        """Until cancelled, whatever happens to the connection."""
+        """Until cancelled, whatever the answers are. A refusal, or that there is no such pod, may be one of an API
+        server or a kubelet that has just started."""
         tries = 0
+        told = ""
         while True:
             try:
                 if await self._read(follow=True):
                     tries = 0
             except (UnavailableError, InvalidInputError):
                 pass
+            except FusemldError as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("pod.log_not_followed", path=self._path, error=told)
             tries += 1
             await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
 

@@ -11,9 +11,11 @@ from fusemld.executors.kubernetes.attempts import Attempt
 from fusemld.executors.kubernetes.collecting import Collector
 from fusemld.executors.kubernetes.logs import AttemptLog
 from fusemld.executors.masking import needles
-from fusemld.model.errors import FusemldError, InvalidInputError, NotFoundError, UnavailableError
+from fusemld.model.errors import ForbiddenError, FusemldError, InvalidInputError, NotFoundError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending, Outcome
 
+NO_POD = NotFoundError('cannot get /log: pods "pod" not found')
+FORBIDDEN = ForbiddenError('cannot get /log: pods "pod" is forbidden')
 KEY = AttemptKey("run", "a", 1)
 WELL = Outcome(ending=Ending.SUCCEEDED, exit_status=0)
 PRINTED = b"2026-11-23T11:00:01.000000000Z token sesame\n"
@@ -86,7 +88,8 @@ async def test_the_end_of_the_log_is_in_the_outcome(tmp_path: Path) -> None:
     ("trouble", "why"),
     [
         (UnavailableError("the node does not answer"), "the node does not answer"),
-        (NotFoundError("cannot get it: not found"), "its pod was gone before that was read"),
+        (NO_POD, str(NO_POD)),
+        (FORBIDDEN, str(FORBIDDEN)),
     ],
 )
 async def test_a_log_that_cannot_be_read_holds_up_nobody_for_ever(
@@ -114,6 +117,32 @@ async def test_a_log_is_tried_again_where_it_broke(tmp_path: Path) -> None:
     await desk.collect()
 
     assert desk.file.read_bytes() == b"token ***\n"
+
+
+@pytest.mark.parametrize("passing", [NO_POD, FORBIDDEN])
+async def test_what_an_api_server_or_kubelet_that_has_just_started_says_loses_nothing(
+    tmp_path: Path, passing: FusemldError
+) -> None:
+    node = TroubledNode(step=[passing, PRINTED], results=[passing, passing, HANDED_OVER])
+    desk = Desk(tmp_path, node, "x")
+
+    outcome, _ = await desk.collect()
+
+    assert outcome.ending is Ending.OUTPUT_MISSING
+    assert desk.file.read_bytes() == b"token ***\n"
+    assert set(desk.notes) == {f"its outputs cannot be read yet: {passing}"}
+
+
+async def test_a_pod_that_the_watch_calls_gone_is_not_asked_for_again(tmp_path: Path) -> None:
+    node = TroubledNode(results=[NO_POD])
+    desk = Desk(tmp_path, node, "x", patience_s=600)
+    desk.attempt.is_gone = True
+
+    outcome, _ = await desk.collect()
+
+    assert outcome.ending is Ending.LOST
+    assert outcome.message == "its outputs are lost: its pod was gone before that was read"
+    assert node.asked == ["results"]
 
 
 async def test_outputs_are_asked_for_until_all_is_said(tmp_path: Path) -> None:

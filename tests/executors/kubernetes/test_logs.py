@@ -6,13 +6,15 @@ from pathlib import Path
 
 import anyio
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusemld.executors.kubernetes import logs
 from fusemld.executors.kubernetes.logs import AttemptLog, Position, Stamps
 from fusemld.executors.log_files import noted
 from fusemld.executors.masking import needles
-from fusemld.model.errors import UnavailableError
+from fusemld.model.errors import ForbiddenError, FusemldError, NotFoundError, UnavailableError
 
 GAP = "lines may be missing here: the node began a new log file before the one before was read to its end"
 PIECES = st.lists(st.integers(min_value=1, max_value=60), max_size=30)
@@ -127,12 +129,17 @@ def test_what_a_node_says_instead_of_a_log_is_shown() -> None:
 
 
 class StutteringNode:
-    """Sends a log as its connections are told to break; asks are kept."""
+    """Refuses first, then sends a log as its connections are told to break; asks are kept. Where nothing breaks
+    any more, it `ended`."""
 
-    def __init__(self, lines: Sequence[tuple[int, bytes]], breaks: Sequence[int]) -> None:
+    def __init__(
+        self, lines: Sequence[tuple[int, bytes]], breaks: Sequence[int], refusals: Sequence[FusemldError] = ()
+    ) -> None:
         self.asked: list[dict[str, str]] = []
+        self.ended = anyio.Event()
         self._lines = lines
         self._breaks = list(breaks)
+        self._refusals = list(refusals)
 
     @contextlib.asynccontextmanager
     async def logs(
@@ -140,11 +147,14 @@ class StutteringNode:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         asked = dict(params or {})
         self.asked.append(asked)
+        if self._refusals:
+            raise self._refusals.pop(0)
         yield self._send(stream(self._lines, asked.get("sinceTime", "")))
 
     async def _send(self, data: bytes) -> AsyncIterator[bytes]:
         if not self._breaks:
             yield data
+            self.ended.set()
             return
         yield data[: self._breaks.pop(0)]
         raise UnavailableError("the connection broke")
@@ -173,6 +183,31 @@ async def test_a_log_goes_on_where_it_broke_and_is_masked(tmp_path: Path) -> Non
         "",
         "2026-11-23T11:00:00",
         "2026-11-23T11:00:00",
+    ]
+
+
+async def test_a_log_is_followed_on_though_its_pod_is_not_to_be_seen_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the API server or the kubelet has just started: the one refuses, the other knows no pod."""
+    monkeypatch.setattr(logs, "_FIRST_PAUSE_S", 0.0)
+    gone = NotFoundError('cannot get /log: pods "a" not found')
+    forbidden = ForbiddenError('cannot get /log: pods "a" is forbidden')
+    node = StutteringNode(LOG, [90], [gone, gone, forbidden])
+    log = attempt_log(node, tmp_path)
+    log.open((), resumed=False)
+    with structlog.testing.capture_logs() as told:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(log.follow)
+            with anyio.fail_after(20):
+                await node.ended.wait()
+            tasks.cancel_scope.cancel()
+    log.close()
+
+    assert (tmp_path / "a.log").read_bytes() == b"one\ntwo sesame\nthree\nfour\n"
+    assert [(each["event"], each["error"]) for each in told] == [
+        ("pod.log_not_followed", str(gone)),
+        ("pod.log_not_followed", str(forbidden)),
     ]
 
 
