@@ -21,6 +21,9 @@ from fusemld.kube.client import KubeCluster
 from fusemld.model import faults
 from fusemld.model.errors import ConflictError, NotFoundError, StartError, UnavailableError
 
+_SWEPT_WITHIN_S = 5.0
+"""A sweep that takes longer waits for the API server, or for its permission: that is told."""
+
 
 class Creator:
     """`may_create_secrets` is set once those that an earlier daemon left are swept."""
@@ -87,7 +90,13 @@ class Creator:
         )
         credentials = secret(launch, instance=instance, namespace=namespace, known=known)
         if credentials is not None:
-            await self.may_create_secrets.wait()
+            with anyio.move_on_after(_SWEPT_WITHIN_S):
+                await self.may_create_secrets.wait()
+            if not self.may_create_secrets.is_set():
+                raise NotNowError(
+                    f"cannot create the credentials of {attempt.key} yet: those that an earlier daemon left are "
+                    "still to be removed"
+                )
         if attempt.is_stopping:
             return None
         attempt.is_creating = True

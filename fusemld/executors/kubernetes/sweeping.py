@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import anyio
@@ -9,10 +10,10 @@ import msgspec
 import structlog
 
 from fusemld.executors.kubernetes import names
-from fusemld.hooks.clusters import Json
+from fusemld.hooks.clusters import REFUSED_S, Json
 from fusemld.kube.client import KubeCluster
 from fusemld.model.backoff import backoff_s
-from fusemld.model.errors import FusemldError, UnavailableError
+from fusemld.model.errors import ForbiddenError, FusemldError, UnavailableError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -76,17 +77,28 @@ async def sweep_secrets(cluster: KubeCluster, kept: Iterable[str]) -> None:
         _log.info("secrets.swept", secrets=count)
 
 
-async def insist(event: str, sweep: Callable[[], Awaitable[None]]) -> None:
-    """Sweep once the API server answers. One that it does not allow stops nobody: it is logged as `event`."""
+async def insist(
+    event: str, sweep: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Sweep once the API server answers. One that it has not allowed for `REFUSED_S` stops nobody: it is logged as
+    `event`."""
     tries = 0
+    refused_at: float | None = None
     while True:
         try:
             return await sweep()
         except UnavailableError:
-            tries += 1
+            refused_at = None
+        except ForbiddenError as error:
+            now = clock()
+            refused_at = now if refused_at is None else refused_at
+            if now - refused_at >= REFUSED_S:
+                _log.warning(event, error=str(error))
+                return None
         except FusemldError as error:
             _log.warning(event, error=str(error))
             return None
+        tries += 1
         await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import anyio
 import pytest
 
+from fusemld.executors.kubernetes import creating
 from fusemld.executors.kubernetes.attempts import Attempt
 from fusemld.executors.kubernetes.creating import Creator
 from fusemld.executors.kubernetes.delivery import Delivery
@@ -72,15 +74,15 @@ class Desk:
         log = AttemptLog(granted, "/log", "step", folder / "a.log", folder / "a.position", limit_bytes=1000)
         self.attempt = Attempt(asked.key, pod_name(asked.key, INSTANCE), log, ())
         delivery = Delivery(granted, SETTINGS.codeset_limit_bytes)
-        self._creator = Creator(granted, SETTINGS, delivery, Masks(folder / "masks"), lambda: self.now)
-        self._creator.may_create_secrets.set()
+        self.creator = Creator(granted, SETTINGS, delivery, Masks(folder / "masks"), lambda: self.now)
+        self.creator.may_create_secrets.set()
 
     async def create(self, at: float = 0.0) -> Json | None:
         self.now = at
-        return await self._creator.create(self.attempt, self.launch)
+        return await self.creator.create(self.attempt, self.launch)
 
     async def find(self) -> Json | None:
-        return await self._creator.find(self.attempt)
+        return await self.creator.find(self.attempt)
 
 
 @pytest.fixture
@@ -144,3 +146,16 @@ async def test_a_pod_that_may_be_seen_again_is_the_one_that_was_created(tmp_path
         await desk.create()
 
     assert await desk.create() == pod_of(asked)
+
+
+async def test_an_attempt_that_waits_for_the_sweep_of_secrets_says_so(
+    tmp_path: Path, asked: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creating, "_SWEPT_WITHIN_S", 0.0)
+    desk = Desk(tmp_path, ScriptedCluster(configmaps=[{}], secrets=[{}], pods=[{}]), asked)
+    desk.creator.may_create_secrets = anyio.Event()
+    with pytest.raises(UnavailableError, match="those that an earlier daemon left are still to be removed"):
+        await desk.create()
+    desk.creator.may_create_secrets.set()
+
+    assert await desk.create() == {}

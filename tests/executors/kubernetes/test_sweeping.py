@@ -4,16 +4,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 
+from fusemld.executors.kubernetes import sweeping
 from fusemld.executors.kubernetes.names import labels, notes, pod_name
 from fusemld.executors.kubernetes.sweeping import Removed, insist, remove_everything, sweep_secrets
+from fusemld.hooks.clusters import REFUSED_S
 from fusemld.kube.client import KubeCluster
 from fusemld.kube.connecting import Connection, connect
-from fusemld.model.errors import ForbiddenError, UnavailableError
+from fusemld.model.errors import ForbiddenError, FusemldError, InvalidInputError, UnavailableError
 from fusemld.model.run import AttemptKey
 from tests.cluster.api import Api
 
 INSTANCE = "test-sweeping"
+AWAY, REFUSED = UnavailableError("away"), ForbiddenError("no")
 KEPT = AttemptKey("a run with spaces", "a", 1)
 LEFT = AttemptKey("left", "a", 1)
 
@@ -66,12 +70,30 @@ async def test_removing_everything_leaves_what_is_another_daemons(
     assert secrets(api, namespace) == {others}
 
 
-async def test_a_sweep_waits_for_the_api_server_and_gives_way_to_its_refusal() -> None:
-    answers = [UnavailableError("away"), ForbiddenError("no")]
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([(0, AWAY), (900, AWAY), (901, None)], []),
+        ([(0, REFUSED), (1, REFUSED), (REFUSED_S, None)], []),
+        ([(0, REFUSED), (REFUSED_S - 1, REFUSED), (REFUSED_S, REFUSED)], ["no"]),
+        ([(0, REFUSED), (REFUSED_S, AWAY), (REFUSED_S + 1, REFUSED), (REFUSED_S + 2, None)], []),
+        ([(0, InvalidInputError("what"))], ["what"]),
+    ],
+)
+async def test_a_sweep_waits_for_the_api_server_and_gives_way_to_a_refusal_that_stays(
+    monkeypatch: pytest.MonkeyPatch, answers: list[tuple[float, FusemldError | None]], told: list[str]
+) -> None:
+    monkeypatch.setattr(sweeping, "_FIRST_PAUSE_S", 0.0)
+    left, now = list(answers), 0.0
 
     async def sweep() -> None:
-        raise answers.pop(0)
+        nonlocal now
+        now, error = left.pop(0)
+        if error is not None:
+            raise error
 
-    await insist("secrets.not_swept", sweep)
+    with structlog.testing.capture_logs() as logs:
+        await insist("secrets.not_swept", sweep, lambda: now)
 
-    assert answers == []
+    assert left == []
+    assert [each["error"] for each in logs] == told
