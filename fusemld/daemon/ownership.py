@@ -44,7 +44,7 @@ def _another(state: Path) -> os.stat_result | None:
     """The folder, where it is there, this is root and it belongs to somebody else."""
     if os.geteuid() != 0:
         return None
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         found = state.stat()
         if found.st_uid != 0:
             return found

@@ -213,3 +213,16 @@ def test_a_copy_that_cannot_be_restored_leaves_no_trace(
     assert done.returncode == status
     assert done.stderr.startswith(f"fusemld: cannot restore {file}: ")
     assert not state.exists()
+
+
+@pytest.mark.parametrize("command", ["run", "restore"])
+def test_a_state_folder_below_a_file_is_one_line(environment: dict[str, str], used: Path, command: str) -> None:
+    file = ("fusemld.db",) if command == "restore" else ()
+
+    done = fusemld(
+        environment, command, *(str(used / name) for name in file), "--state", str(used / "fusemld.db/x")
+    )
+
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line == f"fusemld: cannot use the state folder {used}/fusemld.db/x: Not a directory"
