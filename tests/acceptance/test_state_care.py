@@ -25,7 +25,7 @@ pytestmark = pytest.mark.acceptance
 
 KEY = "0123456789abcdef01234567"
 YEAR_S = 365 * 86_400.0
-FAULTS = [name for name in faults.UPKEEP_POINTS if name.startswith(("retention.", "codesets."))]
+FAULTS = [name for name in faults.UPKEEP_POINTS if name.startswith(("retention.", "codesets.discarded"))]
 
 
 class Ledger:
