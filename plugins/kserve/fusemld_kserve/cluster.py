@@ -15,6 +15,7 @@ from fusemld.model.application import Application
 from fusemld.model.errors import ConflictError, FusemldError, NotFoundError, StartError, UnavailableError
 from fusemld.model.extension import ServiceAccess
 from fusemld_kserve import layouts, manifests, updates
+from fusemld_kserve.doubt import Doubting
 from fusemld_kserve.engines import Layout, choose_engine, lay_out
 from fusemld_kserve.manifests import Owner, Place
 from fusemld_kserve.models import DESCRIPTION, ModelDescription
@@ -36,7 +37,7 @@ async def deploy(context: StepContext, options: Options, access: ServiceAccess, 
     put back.
     """
     async with context.clusters.open(access) as cluster:
-        deployment = _Deployment(context, options, access, cluster, lock)
+        deployment = _Deployment(context, options, access, Doubting(cluster, context.note), lock)
         try:
             return await deployment.run()
         except UnavailableError:

@@ -11,6 +11,7 @@ from fusemld.hooks.resolvers import CheckResult
 from fusemld.hooks.services import Services
 from fusemld.model.errors import FusemldError, NotFoundError, StartError
 from fusemld.model.extension import Endpoint, Extension, Service, ServiceAccess
+from fusemld_kserve.doubt import Doubting
 from fusemld_kserve.manifests import GROUP_VERSION, RESOURCE
 
 RESOURCES = ("kserve-api", "kfserving-api")
@@ -55,7 +56,7 @@ class KServeResolver:
         service_id: str,
         services: Services,  # noqa: ARG002
         clusters: Clusters,
-        note: Note,  # noqa: ARG002
+        note: Note,
     ) -> Extension:
         offer = next((each for each in _OFFERS.values() if each.id == extension_id), None)
         service = next((each for each in _SERVICES if each.id == service_id), None)
@@ -67,7 +68,7 @@ class KServeResolver:
                     "cannot find KServe: no cluster is configured; set kubernetes.kubeconfig or "
                     "kubernetes.in_cluster, or drop an extension record that names a cluster with KServe"
                 )
-            await require_kserve(clusters.configured)
+            await require_kserve(Doubting(clusters.configured, note))
         reachable = msgspec.structs.replace(service, endpoints=(Endpoint(url=_URLS[offer.id]),))
         return msgspec.structs.replace(offer, services=(reachable,))
 

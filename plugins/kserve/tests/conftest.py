@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
-from fusemld_kserve import waiting
+from fusemld_kserve import doubt, waiting
 from fusemld_kserve.inference import InferenceServer
 from fusemld_s3.service import RcloneKind
 
@@ -203,6 +203,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second is long enough for what may pass by itself."""
     monkeypatch.setattr(waiting, "SETTLE_S", 0.5)
     monkeypatch.setattr(waiting, "LOAD_S", 0.5)
+    monkeypatch.setattr(doubt, "REFUSED_S", 0.5)
 
 
 @pytest.fixture(scope="session")

@@ -134,6 +134,7 @@ async def test_a_cluster_that_lacks_what_kserve_wants_to_make_is_told(world: Clu
     assert "KServe wants a Service of serving.knative.dev/v1, which the cluster does not know" in str(error)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_where_the_deployment_may_not_be_seen_a_first_model_is_served_and_another_refused(
     api: Api, role_kubeconfig: Path, namespace: str, object_store: ServiceAddress, tmp_path: Path
 ) -> None:
