@@ -115,15 +115,19 @@ def model_address(client: Any, run_id: str, artifact_path: str) -> str:
 def run_entry_point(command: str, environ: Mapping[str, str]) -> int:
     """The exit status of the command, negative if a signal ended it. SIGTERM is passed on and counts as that."""
     shell = shutil.which("bash", path=environ.get("PATH")) or "/bin/sh"
-    process = subprocess.Popen([shell, "-c", command], env=dict(environ))
-    received = []
+    process: subprocess.Popen[bytes] | None = None
+    received: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
         received.append(number)
-        process.send_signal(number)
+        if process is not None:
+            process.send_signal(number)
 
-    previous = signal.signal(signal.SIGTERM, pass_on)
+    previous = signal.signal(signal.SIGTERM, pass_on)  # before there is anything to end
     try:
+        process = subprocess.Popen([shell, "-c", command], env=dict(environ))
+        if received:
+            process.send_signal(received[0])
         status = process.wait()
     finally:
         signal.signal(signal.SIGTERM, previous)
