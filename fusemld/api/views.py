@@ -39,7 +39,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptView(View, frozen=True, kw_only=True):
-    """`tail` are the last lines of its (masked) log, filled in where the attempt failed."""
+    """`number` names it in logs and is no count: once the database was restored, numbers that may have been given
+    since the copy are left out. `tail` are the last lines of its (masked) log, filled in where it failed."""
 
     number: int
     reason: str

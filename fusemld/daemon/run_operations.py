@@ -116,7 +116,11 @@ class RunOperations:
             if attempt is None or entry.number == attempt
         ]
         if attempt is not None and not files:
-            raise NotFoundError(f"cannot show the log of attempt {attempt}: there is no such attempt")
+            numbers = sorted({entry.number for one in chosen for entry in one.attempts})
+            there_are = f"there are: {', '.join(map(str, numbers))}" if numbers else "there is none yet"
+            raise NotFoundError(
+                f"cannot show the log of attempt {attempt}: there is no such attempt ({there_are})"
+            )
         return views.LogFiles(
             files=tuple(file for _, file in sorted(files, key=lambda pair: pair[0])),
             complete=found.state is not RunState.RUNNING or all(one.state.is_final for one in chosen),

@@ -89,6 +89,25 @@ def test_json_and_yaml_hold_what_the_api_returns(fuseml: Cli, operations: Memory
     assert yaml.safe_load(fuseml("get", "r1", "-o", "yaml").stdout) == expected
 
 
+def test_a_run_shows_of_each_step_the_number_of_its_last_attempt_which_is_no_count(
+    fuseml: Cli, operations: MemoryOperations
+) -> None:
+    tried = step_view(
+        "tried", StepState.FAILED, duration_s=2.0, attempts=(FAILED, msgspec.structs.replace(FAILED, number=1002))
+    )
+    operations.run_views["r1"] = run_view(
+        "r1", state=RunState.FAILED, steps=(tried, step_view("never", StepState.SKIPPED))
+    )
+
+    lines = [line.split() for line in fuseml("get", "r1").stdout.splitlines()]
+
+    assert lines[-3:] == [
+        ["STEP", "STATE", "ATTEMPT", "TOOK", "WHAT"],
+        ["tried", "failed", "1002", "2.0s", "exit", "status", "3"],
+        ["never", "skipped"],
+    ]
+
+
 def test_a_run_is_started_with_its_inputs(fuseml: Cli, operations: MemoryOperations) -> None:
     done = fuseml("run", "mlflow-e2e", "-i", "codeset=default/iris", "-i", "args=a=1", "--executor", "process")
 

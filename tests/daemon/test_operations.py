@@ -311,8 +311,25 @@ async def test_logs_are_those_of_the_attempts_in_the_order_of_their_launch(desk:
         assert late.complete
         with pytest.raises(NotFoundError, match=r"has no such step \(it has: one, two\)"):
             await there.operations.log_files(run.id, "three", None)
-        with pytest.raises(NotFoundError, match="there is no such attempt"):
+        with pytest.raises(NotFoundError, match=r"there is no such attempt \(there are: 1\)"):
             await there.operations.log_files(run.id, "one", 9)
+
+
+async def test_who_asks_for_an_attempt_that_there_is_not_is_told_those_that_there_are(desk: Open) -> None:
+    async with desk() as there:
+        run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")
+        await there.room.launched(1)
+        entry = there.room.supervisor.active[run.id]
+        first = entry.run.steps["one"]
+        second = replace(first.attempts[0], number=1002)
+        entry.run = replace(
+            entry.run, steps=entry.run.steps.set("one", replace(first, attempts=(*first.attempts, second)))
+        )
+
+        with pytest.raises(NotFoundError, match=r"attempt 2: there is no such attempt \(there are: 1, 1002\)"):
+            await there.operations.log_files(run.id, "one", 2)
+        with pytest.raises(NotFoundError, match=r"attempt 1: there is no such attempt \(there is none yet\)"):
+            await there.operations.log_files(run.id, "two", 1)
 
 
 async def test_files_are_listed_with_their_states_and_problems(desk: Open) -> None:

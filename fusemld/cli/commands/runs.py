@@ -190,7 +190,8 @@ def _row(run: views.RunSummary) -> tuple[str, ...]:
 
 def _step_row(step: views.StepView) -> tuple[str, ...]:
     took = tables.spent(step.started_at, step.finished_at)
-    return (step.name, step.state, str(len(step.attempts) or ""), took, what(step))
+    attempt = str(step.attempts[-1].number) if step.attempts else ""
+    return (step.name, step.state, attempt, took, what(step))
 
 
 def _named(title: str, values: dict[str, str]) -> str:
