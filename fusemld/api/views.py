@@ -120,8 +120,8 @@ class WhyItem(View, frozen=True, kw_only=True):
     """One step that has not succeeded: what it waits for and until when, or how it ended.
 
     `waits_for` are the steps from the first one that it waits for to the one that waits for no other (of a long
-    chain the middle is `…`); `then` is what happens at the deadline. `attempt_reason` says why there is another
-    attempt than the first.
+    chain the middle is `…`); `then` is what happens at the deadline, or what ends a waiting that has none.
+    `attempt_reason` says why there is another attempt than the first.
     """
 
     step: str

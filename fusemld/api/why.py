@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from fusemld.api import views
 from fusemld.api.present import NO_ACTIVITY, in_order, moment_or_none, now, readable
 from fusemld.engine.plan import Plan
-from fusemld.engine.waits import unmet_steps
+from fusemld.engine.waits import NAMED, unmet_steps
 from fusemld.model.run import Attempt, Ending, Run, RunState, StepRun, StepState
 
 LEFT_OUT = "…"
@@ -41,7 +42,8 @@ def why_view(
         items=()
         if run.state is RunState.SUCCEEDED
         else tuple(
-            _item(run, step, activity.get(step.name, ""), chains.get(step.name, ()), codesets) for step in behind
+            _item(run, step, activity.get(step.name, ""), chains.get(step.name, ()), codesets, plan)
+            for step in behind
         ),
         next=tuple(commands),
     )
@@ -62,7 +64,12 @@ def _commands(run: Run, behind: Sequence[StepRun]) -> Iterator[str]:
 
 
 def _item(
-    run: Run, step: StepRun, activity: str, chain: tuple[str, ...], codesets: Sequence[str]
+    run: Run,
+    step: StepRun,
+    activity: str,
+    chain: tuple[str, ...],
+    codesets: Sequence[str],
+    plan: Plan | None,
 ) -> views.WhyItem:
     last = step.attempts[-1] if step.attempts else None
     outcome = last.outcome if last is not None and step.state.is_final else None
@@ -78,7 +85,7 @@ def _item(
         waits_for=chain,
         since=moment_or_none(step.since or None),
         deadline=None if step.state.is_final else moment_or_none(step.deadline),
-        then="" if step.state.is_final else _then(step, chain),
+        then="" if step.state.is_final else _then(step, tuple(islice(_awaited(run, plan, step.name), NAMED + 1))),
         attempt=step.attempt,
         attempt_reason=readable(_attempt_reason(step, last)),
         tail=readable(explained.tail) if explained is not None else "",
@@ -90,11 +97,15 @@ def _attempt_reason(step: StepRun, last: Attempt | None) -> str:
     return last.reason if last is not None and last.number > 1 and step.state.is_active else ""
 
 
-def _then(step: StepRun, chain: tuple[str, ...]) -> str:
-    """What happens at the deadline; what ends the waiting of a step that has none."""
+def _then(step: StepRun, awaited: tuple[str, ...]) -> str:
+    """What happens at the deadline; what ends the waiting of a step that has none. Of the steps that it waits for
+    as many as are named and one more suffice."""
     match step.state:
-        case StepState.WAITING if chain:
-            return f"it starts after {chain[0]}, or is skipped if that does not succeed"
+        case StepState.WAITING if len(awaited) == 1:
+            return f"it starts after {awaited[0]}, or is skipped if that does not succeed"
+        case StepState.WAITING if awaited:
+            *most, last = awaited if len(awaited) <= NAMED else (*awaited[:NAMED], "the others")
+            return f"it starts after {', '.join(most)} and {last}, or is skipped if one of them does not succeed"
         case StepState.WAITING:
             return "the run fails if its codesets are not there by then"
         case StepState.QUEUED:
@@ -109,7 +120,7 @@ def _then(step: StepRun, chain: tuple[str, ...]) -> str:
 
 def _chains(run: Run, plan: Plan | None) -> dict[str, tuple[str, ...]]:
     """For every waiting step the steps from the first one that it waits for down to one that waits for none."""
-    if plan is None or run.state is not RunState.RUNNING:
+    if plan is None:
         return {}
     chains: dict[str, tuple[str, ...]] = {}
     for name in plan.dag.names:
@@ -117,20 +128,20 @@ def _chains(run: Run, plan: Plan | None) -> dict[str, tuple[str, ...]]:
         at: str | None = name
         while at is not None and at not in chains:
             path.append(at)
-            at = _next(run, plan, at)
+            at = next(_awaited(run, plan, at), None)
         for step in reversed(path):
-            below = _next(run, plan, step)
+            below = next(_awaited(run, plan, step), None)
             chains[step] = () if below is None else _shortened((below, *chains[below]))
     return chains
 
 
-def _next(run: Run, plan: Plan, name: str) -> str | None:
-    """The first step that it waits for and that is not over."""
-    if run.steps[name].state is not StepState.WAITING:
-        return None
-    return next(
-        (other for other in unmet_steps(plan, run.steps, name) if not run.steps[other].state.is_final), None
-    )
+def _awaited(run: Run, plan: Plan | None, name: str) -> Iterator[str]:
+    """The steps that a waiting one waits for and that are not over, in listed order."""
+    if plan is None or run.state is not RunState.RUNNING or run.steps[name].state is not StepState.WAITING:
+        return
+    for other in unmet_steps(plan, run.steps, name):
+        if not run.steps[other].state.is_final:
+            yield other
 
 
 def _shortened(chain: tuple[str, ...]) -> tuple[str, ...]:

@@ -117,6 +117,30 @@ def test_a_step_that_waits_for_others_shows_the_chain_down_to_what_is_being_done
     assert why.items[-1].then == "it starts after c, or is skipped if that does not succeed"
 
 
+@pytest.mark.parametrize(
+    ("needed", "then"),
+    [
+        (("a",), "it starts after a, or is skipped if that does not succeed"),
+        (("a", "b"), "it starts after a and b, or is skipped if one of them does not succeed"),
+        (("b", "over", "a"), "it starts after b and a, or is skipped if one of them does not succeed"),
+        (
+            ("a", "b", "c", "d"),
+            "it starts after a, b and the others, or is skipped if one of them does not succeed",
+        ),
+    ],
+)
+def test_a_step_that_waits_for_several_starts_after_all_of_them(needed: tuple[str, ...], then: str) -> None:
+    states = {name: StepState.SUCCEEDED if name == "over" else StepState.RUNNING for name in needed}
+    steps = (*(Step(name=name, image=literal("i"), needs=()) for name in needed),)
+    plan = make_plan(Workflow(name="w", steps=(*steps, Step(name="last", image=literal("i"), needs=needed))))
+
+    why = why_view(
+        run_of(*(StepRun(name=name, state=state) for name, state in states.items()), StepRun(name="last")), plan
+    )
+
+    assert (why.items[-1].step, why.items[-1].then) == ("last", then)
+
+
 def test_the_middle_of_a_long_chain_is_left_out() -> None:
     names = [f"s{number}" for number in range(5000)]
     first = StepRun(name="s0", state=StepState.RUNNING, reason="running", deadline=200.0)

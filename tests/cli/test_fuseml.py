@@ -380,6 +380,20 @@ def test_why_shows_the_chain_deadlines_in_words_and_what_is_wrong_besides(
     assert lines[-2:] == ["  and 10 more steps that wait for those above", "next: fuseml watch r1"]
 
 
+def test_why_names_the_head_of_the_chain_where_a_step_waits_for_several(
+    fuseml: Cli, operations: MemoryOperations
+) -> None:
+    operations.run_views["r1"] = run_view("r1", state=RunState.RUNNING)
+    item = views.WhyItem(
+        step="s", state=StepState.WAITING, reason="waiting for a, b", waits_for=("a", "z"), then="it starts"
+    )
+    operations.why_views["r1"] = views.WhyView(
+        run="r1", workflow="w", state=RunState.RUNNING, headline="run r1 of w: running", items=(item,)
+    )
+
+    assert fuseml("why", "r1").stdout.splitlines()[1:3] == ["  s (waiting): waiting for a, b", "    a waits for z"]
+
+
 def test_text_of_others_cannot_steer_the_terminal(fuseml: Cli, operations: MemoryOperations) -> None:
     evil = "\x1b]0;owned\x07\nsecond line"
     operations.run_views["r1"] = run_view("r1", state=RunState.FAILED, message=evil, outputs={"x": evil})

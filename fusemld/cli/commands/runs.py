@@ -219,7 +219,9 @@ def _explained_step(item: views.WhyItem) -> Iterator[str]:
     said = [text for text in (item.reason, item.activity) if text and text != item.state]
     yield f"  {item.step} ({tables.state(item.state)}): {tables.printable('; '.join(said) or item.state)}"
     if len(item.waits_for) > 1:
-        yield f"    which waits for {', which waits for '.join(item.waits_for[1:])}"
+        first = item.waits_for[0]
+        who = "which" if item.reason.endswith(f" for {first}") else first
+        yield f"    {who} waits for {', which waits for '.join(item.waits_for[1:])}"
     if item.attempt_reason:
         yield f"    attempt {item.attempt}: {tables.printable(item.attempt_reason)}"
     if not item.state.is_final:
