@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fusemld.api import registry_views, views
 from fusemld.api.views import HIDDEN, Time, moment
+from fusemld.engine.failure import first_failed
 from fusemld.model.application import Application
 from fusemld.model.codeset import Codeset
 from fusemld.model.extension import Extension, Service
@@ -27,7 +28,6 @@ from fusemld.model.workflow import (
 NO_ACTIVITY: Mapping[str, str] = {}
 
 _INTERESTING = (
-    StepState.FAILED,
     StepState.RUNNING,
     StepState.STARTING,
     StepState.BACKOFF,
@@ -35,13 +35,15 @@ _INTERESTING = (
     StepState.WAITING,
     StepState.CANCELLED,
 )
-"""Which step speaks for its run, first match wins."""
+"""Which step speaks for its run where none has failed, first match wins."""
 
 
 def run_view(run: Run, workflow: Workflow | None, activity: Mapping[str, str] = NO_ACTIVITY) -> views.RunView:
     """`workflow` is the one the run started with (it gives order and images); `activity` maps steps to their
     live line."""
     steps = {step.name: step for step in workflow.steps} if workflow else {}
+    ordered = list(in_order(run, steps))
+    failed = first_failed(run, ordered)
     return views.RunView(
         id=run.id,
         workflow=run.workflow,
@@ -51,15 +53,14 @@ def run_view(run: Run, workflow: Workflow | None, activity: Mapping[str, str] = 
         executor=run.executor,
         state=run.state,
         message=readable(run.message),
+        failed_step=failed.name if failed is not None else "",
         cancel_requested=run.cancel_requested,
         created_at=moment(run.created_at),
         finished_at=moment_or_none(run.finished_at),
         inputs=run.inputs,
         codesets=run.codesets or {},
         outputs=_outputs(run.outputs),
-        steps=tuple(
-            step_view(step, steps.get(step.name), activity.get(step.name, "")) for step in in_order(run, steps)
-        ),
+        steps=tuple(step_view(step, steps.get(step.name), activity.get(step.name, "")) for step in ordered),
     )
 
 
@@ -208,12 +209,16 @@ def now(run: Run, ordered: Sequence[StepRun], activity: Mapping[str, str]) -> st
     """What goes on in a few words, or what it failed of; empty where it succeeded."""
     if run.state is RunState.SUCCEEDED:
         return ""
+    failed = first_failed(run, ordered)
+    if failed is not None:
+        last = failed.attempts[-1].outcome if failed.attempts else None
+        return readable(
+            f"{failed.name}: {last.message if last and last.message else failed.reason or failed.state}"
+        )
     for state in _INTERESTING:
         for step in ordered:
             if step.state is state:
-                last = step.attempts[-1].outcome if step.attempts else None
-                ended = last.message if last and state is StepState.FAILED else ""
-                return readable(f"{step.name}: {ended or activity.get(step.name) or step.reason or state}")
+                return readable(f"{step.name}: {activity.get(step.name) or step.reason or state}")
     return readable(run.message)
 
 

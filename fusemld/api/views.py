@@ -97,7 +97,8 @@ class RunSummary(View, frozen=True, kw_only=True):
 
 
 class RunView(View, frozen=True, kw_only=True):
-    """A run with its steps in the order of the workflow."""
+    """A run with its steps in the order of the workflow. `failed_step` is the one that the run fails of: the first
+    to fail, which `message` names; empty where none has failed."""
 
     id: str
     workflow: str
@@ -107,6 +108,7 @@ class RunView(View, frozen=True, kw_only=True):
     executor: str
     state: RunState
     message: str = ""
+    failed_step: str = ""
     cancel_requested: bool = False
     created_at: Time
     finished_at: Time | None = None

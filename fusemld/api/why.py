@@ -7,6 +7,7 @@ from itertools import islice
 
 from fusemld.api import views
 from fusemld.api.present import NO_ACTIVITY, in_order, moment_or_none, now, readable
+from fusemld.engine.failure import first_failed
 from fusemld.engine.plan import Plan
 from fusemld.engine.waits import NAMED, unmet_steps
 from fusemld.model.run import Attempt, Ending, Run, RunState, StepRun, StepState
@@ -50,7 +51,7 @@ def why_view(
 
 
 def _commands(run: Run, behind: Sequence[StepRun]) -> Iterator[str]:
-    failed = next((step for step in behind if step.state is StepState.FAILED), None)
+    failed = first_failed(run, behind)
     if failed is not None and any(attempt.started_at is not None for attempt in failed.attempts):
         yield f"fuseml logs {run.id} {failed.name}"
     match run.state:

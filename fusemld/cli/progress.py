@@ -27,12 +27,13 @@ def ending(run: views.RunView) -> Iterator[str]:
     yield f"run {run.id} {run.state} after {took}" + (f": {tables.printable(run.message)}" if run.message else "")
     for name, value in run.outputs.items():
         yield f"output {name} = {tables.printable(value)}"
-    failed = [step for step in run.steps if step.state is StepState.FAILED]
-    for step in failed:
+    for step in run.steps:
+        if step.state is not StepState.FAILED:
+            continue
         tail = step.attempts[-1].tail if step.attempts else ""
         yield from tables.indented(tail, f"{step.name} | ").splitlines()
-    for step in failed[:1]:
-        yield f"see: fuseml logs {run.id} {step.name}; go on from there with: fuseml retry {run.id}"
+    if run.failed_step:
+        yield f"see: fuseml logs {run.id} {run.failed_step}; go on from there with: fuseml retry {run.id}"
 
 
 def _at(time: views.Time) -> str:

@@ -25,6 +25,7 @@ from fusemld.engine.events import (
     StepFinished,
     StepStarted,
 )
+from fusemld.engine.failure import failure
 from fusemld.engine.history import history
 from fusemld.engine.plan import Plan
 from fusemld.engine.retry import again, attempt_reason, describe, duration
@@ -227,7 +228,7 @@ def _again_or_fail(draft: Draft, step: StepRun, outcome: Outcome) -> None:
     next_try = again(step, outcome, draft.plan.step(step.name).retry, draft.plan.defaults)
     if next_try is None:
         draft.finish(step.name, StepState.FAILED, what)
-        draft.message = draft.message or f"step {step.name} failed: {what}"
+        draft.message = draft.message or failure(step.name, what)
         draft.skip_dependents(step.name)
         return
     draft.update(
@@ -256,7 +257,7 @@ def _deadline_passed(run: Run, event: DeadlinePassed, plan: Plan) -> Advance:
             what = f"no slot was free for {duration(event.at - step.since)}"
             draft.release(step.name)
             draft.finish(step.name, StepState.FAILED, what)
-            draft.message = draft.message or f"step {step.name} failed: {what}"
+            draft.message = draft.message or failure(step.name, what)
             draft.skip_dependents(step.name)
         case StepState.WAITING:
             message = f"the run's codesets were not there after {duration(plan.defaults.pin_timeout_s)}"

@@ -207,6 +207,7 @@ def run_view(
         executor="process",
         state=state,
         message=message,
+        failed_step=next((step.name for step in steps if step.state is StepState.FAILED), ""),
         created_at=START,
         finished_at=views.moment(START.timestamp() + 25.0) if over else None,
         inputs=inputs or {},

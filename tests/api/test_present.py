@@ -3,6 +3,7 @@ from __future__ import annotations
 import immutables
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fusemld.api.present import (
     application_view,
@@ -13,6 +14,7 @@ from fusemld.api.present import (
     without_credentials,
     workflow_view,
 )
+from fusemld.api.why import why_view
 from fusemld.model.application import Application
 from fusemld.model.codeset import Codeset
 from fusemld.model.extension import Credentials, Endpoint, Extension, SecretReference, Service
@@ -98,6 +100,30 @@ def test_a_list_says_in_a_few_words_what_goes_on() -> None:
 
     assert summary.now == "zeta: installing 38 packages"
     assert (summary.steps_done, summary.steps_total) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("message", "step"),
+    [
+        ("step zeta failed: program failed: exit status 3", "zeta"),
+        ("step alpha failed: program failed: exit status 3", "alpha"),
+        ("step alpha failed: program failed: step zeta failed: no", "alpha"),
+        ("cancelled by ann; before that, step zeta failed: program failed: exit status 3", "zeta"),
+        ("the database was restored from a copy", "alpha"),
+    ],
+)
+def test_the_step_that_the_message_names_is_the_failed_one_everywhere(message: str, step: str) -> None:
+    steps = (
+        StepRun(name="beta", state=StepState.FAILED, since=103.0, attempts=(FAILED,)),
+        StepRun(name="zeta", state=StepState.FAILED, since=102.0, attempts=(FAILED,)),
+        StepRun(name="alpha", state=StepState.FAILED, since=101.0, attempts=(FAILED,)),
+    )
+    failed = replace(run(RunState.FAILED, *steps), message=message)
+
+    why = why_view(failed, None)
+    assert run_view(failed, None).failed_step == step
+    assert run_summary(failed).now == f"{step}: exit status 3"
+    assert (why.headline, why.next[0]) == (f"run r1 of w: {step}: exit status 3", f"fuseml logs r1 {step}")
 
 
 def test_values_of_credentials_are_hidden_wherever_they_are() -> None:
