@@ -101,7 +101,7 @@ def run_summary(
         now=now(run, list(in_order(run, steps)), activity),
         created_at=moment(run.created_at),
         finished_at=moment_or_none(run.finished_at),
-        steps_done=sum(step.state.is_final for step in run.steps.values()),
+        steps_done=sum(step.state is StepState.SUCCEEDED for step in run.steps.values()),
         steps_total=len(run.steps),
         inputs=run.inputs,
         outputs=_outputs(run.outputs),

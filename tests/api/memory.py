@@ -249,7 +249,7 @@ def _summary(run: views.RunView) -> views.RunSummary:
         now=next((f"{step.name}: {step.activity}" for step in run.steps if step.activity), ""),
         created_at=run.created_at,
         finished_at=run.finished_at,
-        steps_done=sum(step.state.is_final for step in run.steps),
+        steps_done=sum(step.state is StepState.SUCCEEDED for step in run.steps),
         steps_total=len(run.steps),
         inputs=run.inputs,
         outputs=run.outputs,

@@ -102,6 +102,14 @@ def test_a_list_says_in_a_few_words_what_goes_on() -> None:
     assert (summary.steps_done, summary.steps_total) == (0, 2)
 
 
+def test_only_steps_that_succeeded_are_done() -> None:
+    steps = [StepRun(name=str(state), state=state) for state in StepState]
+
+    summary = run_summary(run(RunState.FAILED, *steps))
+
+    assert (summary.steps_done, summary.steps_total) == (1, len(StepState))
+
+
 @pytest.mark.parametrize(
     ("message", "step"),
     [
