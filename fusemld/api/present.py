@@ -77,7 +77,7 @@ def step_view(step: StepRun, declared: Step | None, activity: str = "") -> views
         deadline=None if step.state.is_final else moment_or_none(step.deadline),
         started_at=moment_or_none(started),
         finished_at=moment_or_none(ended),
-        duration_s=None if started is None or ended is None else round(ended - started, 3),
+        duration_s=None if ended is None else _spent_s(step.attempts),
         attempts=tuple(_attempt(attempt) for attempt in step.attempts),
         outputs=_outputs(step.outputs),
         services=step.services,
@@ -244,6 +244,10 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _spent_s(attempts: Iterable[Attempt]) -> float:
+    return round(sum(each.ended_at - each.launched_at for each in attempts if each.ended_at is not None), 3)
 
 
 def _attempt(attempt: Attempt) -> views.AttemptView:

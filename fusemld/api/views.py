@@ -57,7 +57,8 @@ class AttemptView(View, frozen=True, kw_only=True):
 class StepView(View, frozen=True, kw_only=True):
     """`reason`, `since` and `deadline` say what an unfinished step waits for, since when and until when;
     `activity` is the live line of a step that is being worked on (`installing environment: 38 packages`).
-    `duration_s` runs from the first launch to the end of the last attempt, None until it is over.
+    `started_at` is the launch of the first attempt, `finished_at` the end of the last one. `duration_s` is what
+    the attempts took together, without the time between them in which nothing ran; None until the step is over.
     """
 
     name: str

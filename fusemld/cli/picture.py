@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fusemld.api import views
 from fusemld.cli import tables
-from fusemld.cli.commands.runs import what
+from fusemld.cli.commands.runs import took, what
 from fusemld.model.run import RunState, StepState
 
 
@@ -89,7 +89,7 @@ def _grid(run: views.RunView, steps: Sequence[views.StepView], *, is_short: bool
         if step.state.is_active:
             sign = _SPINNERS.setdefault(f"{run.id}/{step.name}", Spinner("dots", style=style))
         text = Text(_words(step), style="dim" if step.state in _QUIET else "")
-        grid.add_row(sign, Text(step.name, style=style), tables.spent(step.started_at, step.finished_at), text)
+        grid.add_row(sign, Text(step.name, style=style), took(step), text)
     return grid
 
 

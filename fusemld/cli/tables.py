@@ -120,14 +120,14 @@ def duration(seconds: float) -> str:
 
 
 def ago(time: Time | None) -> str:
-    return "" if time is None else f"{duration(_seconds_since(time))} ago"
+    return "" if time is None else f"{duration(seconds_since(time))} ago"
 
 
 def left(time: Time | None) -> str:
     """What is left until a deadline: `in 3m05s`, or `now`."""
     if time is None:
         return ""
-    seconds = -_seconds_since(time)
+    seconds = -seconds_since(time)
     return f"in {duration(seconds)}" if seconds > 0 else "now"
 
 
@@ -135,7 +135,7 @@ def spent(start: Time | None, end: Time | None) -> str:
     """From start to end, or until now."""
     if start is None:
         return ""
-    return duration((end - start).total_seconds() if end else _seconds_since(start))
+    return duration((end - start).total_seconds() if end else seconds_since(start))
 
 
 def clock(time: Time) -> str:
@@ -143,7 +143,7 @@ def clock(time: Time) -> str:
     return time.astimezone().strftime("%H:%M:%S")
 
 
-def _seconds_since(time: Time) -> float:
+def seconds_since(time: Time) -> float:
     return (dt.datetime.now(dt.UTC) - time).total_seconds()
 
 

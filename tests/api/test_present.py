@@ -14,6 +14,7 @@ from fusemld.api.present import (
     without_credentials,
     workflow_view,
 )
+from fusemld.api.views import moment
 from fusemld.api.why import why_view
 from fusemld.model.application import Application
 from fusemld.model.codeset import Codeset
@@ -88,6 +89,16 @@ def test_a_step_that_is_over_has_a_duration_and_no_deadline_or_activity() -> Non
     assert (shown.duration_s, shown.deadline, shown.activity) == (3.0, None, "")
     assert shown.attempts[0].ending is Ending.PROGRAM_FAILED
     assert shown.attempts[0].tail == "Traceback\nKeyError"
+
+
+def test_a_step_takes_what_its_attempts_take_without_the_time_between_them() -> None:
+    second = replace(FAILED, number=2, launched_at=900.0, started_at=900.0, ended_at=900.25)
+    step = StepRun(name="zeta", state=StepState.FAILED, attempts=(FAILED, second))
+
+    shown = run_view(run(RunState.FAILED, step), None).steps[0]
+
+    assert shown.duration_s == 3.25
+    assert (shown.started_at, shown.finished_at) == (moment(100.0), moment(900.25))
 
 
 def test_a_list_says_in_a_few_words_what_goes_on() -> None:

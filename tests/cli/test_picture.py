@@ -68,7 +68,7 @@ def test_the_time_to_the_next_attempt_grows_shorter_while_the_same_run_is_shown(
     words = []
 
     for now in (1000.0, 1057.0, 1595.5, 1600.5):
-        monkeypatch.setattr(tables, "_seconds_since", lambda time, now=now: now - time.timestamp())
+        monkeypatch.setattr(tables, "seconds_since", lambda time, now=now: now - time.timestamp())
         words.append(drawn(run, columns=80, lines=5)[1].split("s0")[1].strip())
 
     assert words == [

@@ -152,6 +152,17 @@ def what(step: views.StepView, when: Callable[[views.Time], str] = tables.left) 
     return words
 
 
+def took(step: views.StepView) -> str:
+    """What the attempts of a step took together; the one that is under way, until now."""
+    if step.duration_s is not None:
+        return tables.duration(step.duration_s)
+    if not step.attempts:
+        return ""
+    over_s = sum(each.duration_s or 0.0 for each in step.attempts)
+    last = step.attempts[-1]
+    return tables.duration(over_s + (tables.seconds_since(last.launched_at) if last.ended_at is None else 0.0))
+
+
 def _what(step: views.StepView) -> str:
     last = step.attempts[-1] if step.attempts else None
     if last and last.message and step.state not in ("succeeded", "running", "starting"):
@@ -175,7 +186,6 @@ def _inputs(pairs: tuple[str, ...]) -> dict[str, str]:
 
 def _row(run: views.RunSummary) -> tuple[str, ...]:
     steps = f"{run.steps_done}/{run.steps_total}"
-    took = tables.spent(run.created_at, run.finished_at)
     return (
         run.id,
         run.workflow,
@@ -183,15 +193,14 @@ def _row(run: views.RunSummary) -> tuple[str, ...]:
         run.state,
         steps,
         tables.ago(run.created_at),
-        took,
+        tables.spent(run.created_at, run.finished_at),
         run.now or run.message,
     )
 
 
 def _step_row(step: views.StepView) -> tuple[str, ...]:
-    took = tables.spent(step.started_at, step.finished_at)
     attempt = str(step.attempts[-1].number) if step.attempts else ""
-    return (step.name, step.state, attempt, took, what(step))
+    return (step.name, step.state, attempt, took(step), what(step))
 
 
 def _named(title: str, values: dict[str, str]) -> str:
