@@ -40,7 +40,8 @@ class ServiceCondition(enum.StrEnum):
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of `fuseml services`. `since` is when `state` began, `message` says why or what next."""
+    """One line of `fuseml services`. `since` is when `state` began (of what an earlier daemon left serving, when
+    its process started), `message` says why or what next."""
 
     name: str
     kind: str

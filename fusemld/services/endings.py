@@ -51,6 +51,11 @@ class Endings:
         event = self._latest.get(key)
         return event.pid if isinstance(event, ProcessStarted) else None
 
+    def started_at(self, key: str) -> float | None:
+        """Of a process that is alive, in seconds since the epoch."""
+        event = self._latest.get(key)
+        return event.at if isinstance(event, ProcessStarted) else None
+
     def ending(self, key: str) -> ProcessEnded | None:
         event = self._latest.get(key)
         return event if isinstance(event, ProcessEnded) else None

@@ -246,7 +246,7 @@ class Supervised:
             planned = await self._plan(self.record.kind, self.record.parameters, _silent)
         except FusemldError as error:
             _log.warning("service.not_checked", service=self.record.name, error=str(error))
-            self._become(ServiceCondition.READY, f"not checked: {error}")
+            self._become(ServiceCondition.READY, f"not checked: {error}", self._found_since())
             return
         if await self._still_answers(planned, _silent):
             _log.info("service.adopted", service=self.record.name, start=self.record.start)
@@ -262,7 +262,7 @@ class Supervised:
         except StartError as error:
             _log.warning("service.unresponsive", service=self.record.name, error=str(error))
             return False
-        self._become(ServiceCondition.READY, "")
+        self._become(ServiceCondition.READY, "", self._found_since())
         return True
 
     # Ending; the lock is held
@@ -350,9 +350,15 @@ class Supervised:
             return self._message
         return f"{self._message}; starts again in {math.ceil(left_s)} s"
 
-    def _become(self, condition: ServiceCondition, message: str) -> None:
+    def _found_since(self) -> float | None:
+        """When the process started, if all that this daemon has done with it was to find it serving."""
+        is_untouched = self._condition is ServiceCondition.STOPPED
+        return self._tools.endings.started_at(self._key()) if is_untouched else None
+
+    def _become(self, condition: ServiceCondition, message: str, since: float | None = None) -> None:
+        """`since` is the time, where it is not now."""
         if condition is not self._condition:
-            self._since = time.time()
+            self._since = time.time() if since is None else since
         self._condition, self._message = condition, message
 
     async def _save(self, record: ServiceRecord) -> None:

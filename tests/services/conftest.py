@@ -105,7 +105,7 @@ def open_supervisor(records: Records, state: Path) -> OpenSupervisor:
 
     @contextlib.asynccontextmanager
     async def open_(
-        wrap: Wrap = lambda *world: world, backoff: Backoff = QUICK
+        wrap: Wrap = lambda *world: world, backoff: Backoff = QUICK, kinds: Sequence[ServiceKind] = KINDS
     ) -> AsyncIterator[ServiceSupervisor]:
         keeper = Keeper(state, idle_s=1.0)
         processes, persistence = wrap(keeper, records)
@@ -113,7 +113,7 @@ def open_supervisor(records: Records, state: Path) -> OpenSupervisor:
         supervisor = ServiceSupervisor(
             processes,
             KeeperEnvironments(keeper, folders, state / "logs" / "environments"),
-            {kind.kind: kind for kind in KINDS},
+            {kind.kind: kind for kind in kinds},
             state,
             persistence,
             backoff=backoff,

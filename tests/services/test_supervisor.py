@@ -19,11 +19,12 @@ import pytest
 from anyio import to_thread
 from msgspec.structs import replace
 
-from fusemld.hooks.services import ServiceRequest
+from fusemld.hooks.services import ServiceKind, ServiceRequest
 from fusemld.model.errors import InvalidInputError, StartError, UnavailableError
 from fusemld.model.service import ServiceCondition, ServiceRecord, ServiceState
 from fusemld.services.backoff import Backoff
 from fusemld.services.supervisor import ServiceSupervisor
+from tests.services.conftest import DEADLINE_S, KINDS
 
 Open = Callable[..., AbstractAsyncContextManager[ServiceSupervisor]]
 Eventually = Callable[[Callable[[], bool], str], Awaitable[None]]
@@ -239,6 +240,21 @@ async def test_cancelling_leaves_services_running_and_the_next_daemon_adopts_the
 
         assert state_of(supervisor, "model").pid == before
         assert await supervisor.ensure(SHARED, silent) == address
+
+
+@pytest.mark.parametrize("kinds", [KINDS, ()])
+async def test_what_an_earlier_daemon_left_serves_since_its_process_started(
+    open_supervisor: Open, eventually: Eventually, kinds: Sequence[ServiceKind]
+) -> None:
+    """Also where no plugin can say how to ask it."""
+    async with open_supervisor() as supervisor:
+        await supervisor.ensure(SHARED, silent)
+        began = state_of(supervisor, "model").since
+
+    async with open_supervisor(kinds=kinds) as supervisor:
+        await eventually(lambda: state_of(supervisor, "model").state is ServiceCondition.READY, "adopted")
+
+        assert began - DEADLINE_S < state_of(supervisor, "model").since <= began
 
 
 async def test_what_died_while_no_daemon_was_there_is_started_again(
