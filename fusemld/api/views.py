@@ -359,9 +359,9 @@ class ApplicationView(View, frozen=True, kw_only=True):
 
 
 class ServiceView(View, frozen=True, kw_only=True):
-    """An embedded service. `state`: `building`, `starting`, `ready`, `backoff`, `failed`, `stopped`; `since` is when
-    that began, or when the process started if an earlier daemon left it serving; `detail` is the live line or
-    the reason; `log` is a path on the daemon's host."""
+    """An embedded service. `state`: `building`, `starting`, `ready`, `backoff`, `failed`, `stopped`; `since` is
+    when that began, or when the process started if an earlier daemon left it serving; `detail` is the live line
+    or the reason; `log` is a path on the daemon's host."""
 
     name: str
     kind: str
