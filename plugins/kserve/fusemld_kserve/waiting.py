@@ -8,7 +8,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from fusemld.hooks.clusters import Cluster, Json
-from fusemld.model.errors import ConflictError, ForbiddenError, FusemldError, NotFoundError, StartError
+from fusemld.model.errors import (
+    ConflictError,
+    ForbiddenError,
+    FusemldError,
+    NotFoundError,
+    StartError,
+    UnavailableError,
+)
 from fusemld_kserve.manifests import RUN, Place, annotation
 from fusemld_kserve.readiness import Phase, Verdict, failure, is_of_a_load, judge, workload_place
 
@@ -17,6 +24,7 @@ SETTLE_S = 15.0
 LOAD_S = 60.0
 """How long a model may fail to load, be it because the object store did not answer once: kubelet tries again after
 10 s, 20 s, 40 s..."""
+_AGAIN_S = 1.0
 
 
 async def require_sight(cluster: Cluster, service: Json) -> None:
@@ -79,7 +87,9 @@ class Wait:
             if verdict.phase is Phase.FAILED:
                 settling_s = self._settling_s(began_at)
                 if settling_s <= 0:
-                    raise StartError(f"cannot serve {self._place.name}: {verdict.words}")
+                    if await self._is_confirmed():
+                        raise StartError(f"cannot serve {self._place.name}: {verdict.words}")
+                    continue
             if verdict.words != noted:
                 noted = verdict.words
                 self._note(f"waiting for {self._place.name}: {noted}")
@@ -101,6 +111,22 @@ class Wait:
             self._followed, self._workload = place.path, None
             tasks.start_soon(self._follow_workload, place, name=f"follow {place.reference}")
         return judge(self._service, run=self._run, place=place, workload=self._workload)
+
+    async def _is_confirmed(self) -> bool:
+        """Whether the service still is as it was last seen. While the API server is away nobody can tell; when it
+        is back, what failed to load has its time once more."""
+        try:
+            service = await self._cluster.get(self._place.path)
+        except NotFoundError:
+            await anyio.sleep(_AGAIN_S)  # until it is told
+            return False
+        except UnavailableError:
+            self._load_failed_at = None
+            await anyio.sleep(_AGAIN_S)
+            return False
+        is_same = self._service is not None and _version(service) == _version(self._service)
+        self._service = service
+        return is_same
 
     def _settling_s(self, began_at: float) -> float:
         """How long the failure may still pass."""
@@ -160,3 +186,7 @@ def _only(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _version(service: Json) -> object:
+    return service["metadata"].get("resourceVersion")
