@@ -192,7 +192,7 @@ def _splits(text: str, separator: str) -> list[tuple[str, str]]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    shown = [shown_name(name) for name in sorted(names)]
+    shown = [shown_name(name) for name in sorted(names) if name]
     return (", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")) or "none"
 
 

@@ -19,6 +19,11 @@ def shown_name(name: str) -> str:
     return name if _NAME.fullmatch(name) else repr(name[:60])
 
 
+def named(noun: str, name: str) -> str:
+    """A thing with its name; one whose name is missing, which is reported on its own, is `the step`."""
+    return f"{noun} {name!r}" if name else f"the {noun}"
+
+
 class Text(str):
     """Text as the user wrote it; anything goes. `node` is where it stands."""
 

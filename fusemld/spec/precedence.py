@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fusemld.spec.leaves import shown_name
+from fusemld.spec.leaves import named, shown_name
 from fusemld.spec.nodes import Place
 from fusemld.spec.reader import Findings
 
@@ -49,17 +49,20 @@ def check_precedence(needs: Mapping[str, Sequence[Need]], findings: Findings) ->
 
 def _self(step: str, need: Need) -> str:
     if need.output is None:
-        return f"step {step!r} needs itself: remove it from 'needs'"
+        return f"{named('step', step)} needs itself: remove it from 'needs'"
     return (
-        f"step {step!r} refers to its own output {need.output!r}, which exists only after it has ended: remove it"
+        f"{named('step', step)} refers to its own output {need.output!r}, "
+        "which exists only after it has ended: remove it"
     )
 
 
 def _forward(step: str, need: Need) -> str:
-    what = f"needs step {need.target!r}"
+    target = named("step", need.target)
+    what = f"needs {target}"
     if need.output is not None:
-        what = f"refers to the output {need.output!r} of step {need.target!r}"
-    return f"step {step!r} {what}, which is listed further below: list {need.target!r} above {step!r}"
+        what = f"refers to the output {need.output!r} of {target}"
+    order = f"list {need.target!r} above {step!r}" if need.target and step else "list that one first"
+    return f"{named('step', step)} {what}, which is listed further below: {order}"
 
 
 def _way(start: str, goal: str, needs: Mapping[str, Sequence[Need]]) -> tuple[str, ...] | None:

@@ -7,6 +7,7 @@ tables are never quoted in messages: they may be credentials.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 from typing import Any, Final, TypeVar, assert_never
 
@@ -35,6 +36,7 @@ S = TypeVar("S", bound=Shape)
 MAX_ERRORS: Final = 100
 _MAX_COMPARED: Final = 500
 _TRUE: Final = frozenset({"true", "yes", "on"})
+_NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 _FALSE: Final = frozenset({"false", "no", "off"})
 
 
@@ -140,7 +142,8 @@ def _read(node: Node, type_: Type, where: str, key: Place, findings: Findings) -
                 return read_shape(node, type_.shape, findings)
             names = ", ".join(name for name, field in fields_of(type_.shape).items() if field.required)
             needs = f" with {names}" if names else ""
-            findings.error(f"{where} must be a mapping{needs}, not {_is(node)}", node.place)
+            example = f": write for instance {type_.shape.example}" if type_.shape.example else ""
+            findings.error(f"{where} must be a mapping{needs}, not {_is(node)}{example}", node.place)
             return _blank(type_, node.place)
         case Either():
             part = type_.record if isinstance(node, MappingNode) else type_.leaf
@@ -230,7 +233,7 @@ def _value_wanted(name: str) -> str:
 def _is(node: Node) -> str:
     match node:
         case ScalarNode():
-            return "nothing" if node.is_null else "text"
+            return "nothing" if node.is_null else "a number" if _NUMBER.fullmatch(node.text) else "text"
         case SequenceNode():
             return "a list"
         case MappingNode():

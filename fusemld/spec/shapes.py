@@ -1,6 +1,7 @@
 """The documents as users write them: what the reader reads, and what the JSON Schema for editors is made of.
 
-Class docstrings and the descriptions of fields are shown to users. `noun` is what messages call the thing.
+Class docstrings and the descriptions of fields are shown to users. `noun` is what messages call the thing,
+`example` is what they advise to write where something else stands in its place.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from fusemld.spec.leaves import (
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     noun: ClassVar[str]
+    example: ClassVar[str] = ""
 
 
 def _says(description: str) -> msgspec.Meta:
@@ -60,6 +62,7 @@ class CodesetMountShape(Shape, frozen=True, kw_only=True):
     """The files of a codeset, seen by the step in a folder."""
 
     noun = "a codeset of a step input"
+    example = 'codeset: {name: "{{ inputs.NAME }}"}'
 
     name: Annotated[Expression, _says('The codeset, usually "{{ inputs.NAME }}" of a workflow input.')]
     path: Annotated[MountPath | None, _says("The folder in the step; /project where absent.")] = None
@@ -123,6 +126,7 @@ class ResourcesShape(Shape, frozen=True, kw_only=True):
     """Kubernetes quantities by resource name."""
 
     noun = "resources"
+    example = "resources: {requests: {cpu: 1}}"
 
     requests: Annotated[dict[Literal, Expression], _says("What the step needs, such as cpu: 1.")] = {}
     limits: Annotated[dict[Literal, Expression], _says("What the step may use at most.")] = {}
@@ -132,6 +136,7 @@ class RetryShape(Shape, frozen=True, kw_only=True):
     """How often and when a failed step is tried again."""
 
     noun = "a retry"
+    example = "retry: {limit: 3}"
 
     limit: Annotated[int, msgspec.Meta(ge=0, le=100, description="How many more attempts a failed step gets.")]
     backoff: Annotated[Duration | None, _says("Wait before the first of them; doubles each time; 10s.")] = None

@@ -24,7 +24,7 @@ from fusemld.model.workflow import (
     WorkflowOutput,
 )
 from fusemld.spec.expressions import Scope, parse_template
-from fusemld.spec.leaves import Expression, Literal, Text
+from fusemld.spec.leaves import Expression, Literal, Text, named
 from fusemld.spec.nodes import Place
 from fusemld.spec.precedence import Need, check_precedence
 from fusemld.spec.reader import Findings
@@ -121,7 +121,7 @@ class _Reading:
     def _input(self, entry: WorkflowInputShape) -> WorkflowInput:
         default = entry.default
         if default is not None and (complaint := value_complaint(entry.type, default.text)) is not None:
-            self._findings.error(f"the default of input {entry.name.text!r}: {complaint}", default.place)
+            self._findings.error(f"the default of {named('input', entry.name.text)}: {complaint}", default.place)
         return WorkflowInput(
             name=entry.name.text,
             description=_text(entry.description),
@@ -147,11 +147,15 @@ class _Reading:
 
     def _step(self, shape: StepShape) -> Step:
         step = shape.name.text
-        self._check_unique((output.name for output in shape.outputs), f"outputs of step {step!r}")
-        self._check_unique((requirement.name for requirement in shape.extensions), f"extensions of step {step!r}")
+        self._check_unique((output.name for output in shape.outputs), f"outputs of {named('step', step)}")
+        self._check_unique(
+            (requirement.name for requirement in shape.extensions), f"extensions of {named('step', step)}"
+        )
         scope = self._scope(extensions=frozenset(requirement.name.text for requirement in shape.extensions))
         if not shape.image.strip() and not self._findings.has_errors:
-            self._findings.error(f"the image of step {step!r} is empty: name a container image", shape.image.place)
+            self._findings.error(
+                f"the image of {named('step', step)} is empty: name a container image", shape.image.place
+            )
         return Step(
             name=step,
             image=self._template(shape.image, scope, step, "image"),
@@ -174,23 +178,23 @@ class _Reading:
             name = entry.name.text
             if entry.value is None and entry.codeset is None:
                 self._findings.warning(
-                    f"input {name!r} of step {shape.name.text!r} has no value, so the step does not see it: "
-                    "give it a 'value' or a 'codeset'",
+                    f"{named('input', name)} of {named('step', shape.name.text)} has no value, "
+                    "so the step does not see it: give it a 'value' or a 'codeset'",
                     entry.name.place,
                 )
                 inputs.setdefault(name, StepInput(name=name))
                 continue
             if name and name in inputs and inputs[name].has_value:
                 self._findings.warning(
-                    f"input {name!r} of step {shape.name.text!r} is given twice: the last value counts",
+                    f"input {name!r} of {named('step', shape.name.text)} is given twice: the last value counts",
                     entry.name.place,
                 )
             variable = re.sub("[-.]", "_", name).upper()
             first = variables.setdefault(variable, name)
             if first != name:
                 self._findings.warning(
-                    f"inputs {first!r} and {name!r} of step {shape.name.text!r} are both FUSEML_{variable}: "
-                    "the later one counts, rename one",
+                    f"inputs {first!r} and {name!r} of {named('step', shape.name.text)} are both "
+                    f"FUSEML_{variable}: the later one counts, rename one",
                     entry.name.place,
                 )
             read = self._step_input(entry, scope, shape.name.text)
@@ -203,7 +207,8 @@ class _Reading:
         name = entry.name.text
         if entry.value is not None and entry.codeset is not None:
             self._findings.error(
-                f"input {name!r} of step {step!r} has both a 'value' and a 'codeset': remove one", entry.name.place
+                f"{named('input', name)} of {named('step', step)} has both a 'value' and a 'codeset': remove one",
+                entry.name.place,
             )
         return StepInput(
             name=name,
@@ -217,7 +222,7 @@ class _Reading:
             name = entry.name.text
             if name and name in variables:
                 self._findings.warning(
-                    f"variable {name!r} of step {shape.name.text!r} is given twice: the last value counts",
+                    f"variable {name!r} of {named('step', shape.name.text)} is given twice: the last value counts",
                     entry.name.place,
                 )
             variables.pop(name, None)
@@ -286,8 +291,8 @@ class _Reading:
         if not selectors.keys() - {"zone"}:
             but = " but a zone" if selectors else ""
             self._findings.warning(
-                f"extension {shape.name.text!r} of step {step!r} names no selector{but}, so any service matches: "
-                "give it a 'product', a 'service_resource' or another one",
+                f"{named('extension', shape.name.text)} of {named('step', step)} names no selector{but}, "
+                "so any service matches: give it a 'product', a 'service_resource' or another one",
                 shape.name.place,
             )
         return Requirement(name=shape.name.text, **selectors)
@@ -304,7 +309,7 @@ class _Reading:
             template = self._template(value, scope, step, "resources")
             if not template.references and "{{" not in value and _QUANTITY.fullmatch(value) is None:
                 self._findings.error(
-                    f"{name.text!r} of the resources of step {step!r} is not a quantity: "
+                    f"{name.text!r} of the resources of {named('step', step)} is not a quantity: "
                     "write a number with an optional unit, such as 1, 500m or 2Gi",
                     value.place,
                 )
@@ -320,7 +325,7 @@ class _Reading:
             else:
                 remedy = self._findings.suggestion(name, self._steps) or ": name a step of this workflow"
                 self._findings.error(
-                    f"step {step!r} needs the unknown step {name.text[:60]!r}{remedy}", name.place
+                    f"{named('step', step)} needs the unknown step {name.text[:60]!r}{remedy}", name.place
                 )
         return tuple(dict.fromkeys(name.text for name in needs))
 

@@ -199,10 +199,70 @@ steps:
         [
             "f:6:12: 'name' of a step must be a name, not a list",
             "f:6:35: 'inputs' of a step must be a list (lines that start with '- '), not a mapping",
-            "f:6:48: 'env' of a step must be a list (lines that start with '- '), not text",
+            "f:6:48: 'env' of a step must be a list (lines that start with '- '), not a number",
             "f:6:66: 'limit' of a retry must be a whole number from 0 to 100",
             "f:6:80: 'needs' of a step must be a list (lines that start with '- '), not text",
             "f:7:5: an entry of 'steps' of a workflow must be a mapping with name, image, not text",
+        ],
+    ),
+    "a value where a mapping belongs": (
+        """\
+steps:
+  - {name: a, image: i, retry: 3, resources: 2.5, inputs: [{name: c, codeset: code}]}
+  - {name: b, image: i, retry: often}
+  - {name: c, image: i, retry: [3]}
+""",
+        [
+            (
+                "f:6:32: 'retry' of a step must be a mapping with limit, not a number: "
+                "write for instance retry: {limit: 3}"
+            ),
+            (
+                "f:6:46: 'resources' of a step must be a mapping, not a number: "
+                "write for instance resources: {requests: {cpu: 1}}"
+            ),
+            (
+                "f:6:79: 'codeset' of a step input must be a mapping with name, not text: "
+                'write for instance codeset: {name: "{{ inputs.NAME }}"}'
+            ),
+            (
+                "f:7:32: 'retry' of a step must be a mapping with limit, not text: "
+                "write for instance retry: {limit: 3}"
+            ),
+            (
+                "f:8:32: 'retry' of a step must be a mapping with limit, not a list: "
+                "write for instance retry: {limit: 3}"
+            ),
+        ],
+    ),
+    "names that are missing": (
+        """\
+steps:
+  - {nam: a, image: i, inputs: [{name: x}], extensions: [{nam: e}], command: ["{{ steps.z.outputs.x }}"]}
+  - {name: b, image: i}
+  - {image: i, needs: [c, zzz]}
+  - {name: c, image: i}
+""",
+        [
+            "f:6:5: a step needs 'name': unique in the workflow",
+            "f:6:6: unknown field 'nam' of a step: did you mean 'name'?",
+            (
+                "f:6:40: warning: input 'x' of the step has no value, so the step does not see it: "
+                "give it a 'value' or a 'codeset'"
+            ),
+            (
+                "f:6:58: an extension of a step needs 'name': "
+                "how expressions of the step refer to it: {{ extensions.NAME.url }}"
+            ),
+            (
+                "f:6:58: warning: the extension of the step names no selector, so any service matches: "
+                "give it a 'product', a 'service_resource' or another one"
+            ),
+            "f:6:59: unknown field 'nam' of an extension of a step: did you mean 'name'?",
+            "f:6:83: unknown step 'z': the steps are b, c",
+            "f:8:5: a step needs 'name': unique in the workflow",
+            "f:8:24: the step needs step 'c', which is listed further below: list that one first",
+            "f:8:27: the step needs the unknown step 'zzz': name a step of this workflow",
         ],
     ),
     "expression where none is allowed": (
