@@ -65,8 +65,9 @@ class Client:
         body: msgspec.Struct | None = None,
         *,
         timeout_s: float | None = TIMEOUT_S,
+        **query: str | None,
     ) -> T:
-        return self._answered("POST", path, answer, {}, body, timeout_s)
+        return self._answered("POST", path, answer, query, body, timeout_s)
 
     def send(self, method: str, path: str, body: msgspec.Struct | None = None, **query: str | None) -> None:
         """For what answers with nothing."""

@@ -156,7 +156,8 @@ async def get_extension(call: Call) -> registry_views.ExtensionView:
 
 
 async def check_extension(call: Call) -> Sequence[registry_views.CheckView]:
-    return await call.operations.check_extension(call.path["id"])
+    user = call.optional("user") or call.user
+    return await call.operations.check_extension(call.path["id"], call.optional("project"), user)
 
 
 async def schema(_: Call) -> dict[str, Any]:

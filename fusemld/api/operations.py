@@ -100,8 +100,9 @@ class Operations(Protocol):
         """What every requirement of the workflow resolves to for a run of that project (None: `default`) and
         user, without starting anything."""
 
-    async def check_extension(self, id: str) -> Sequence[CheckView]:  # noqa: A002
-        """Ask the live services of the record."""
+    async def check_extension(self, id: str, project: str | None, user: str) -> Sequence[CheckView]:  # noqa: A002
+        """Ask the live services of the record, with the credentials that a run of that project (None: `default`)
+        and user would be given."""
 
     # What runs outlive
 

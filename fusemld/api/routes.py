@@ -58,7 +58,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/extensions/{id}", "One record", handlers.get_extension, registry_views.ExtensionView,
           reference=True),
     Route("POST", "/extensions/{id}/check", "Ask the live services of a record", handlers.check_extension,
-          list[registry_views.CheckView]),
+          list[registry_views.CheckView], query=("project", "user")),
     Route("GET", "/workflows/{name}/explain", "What the requirements of a workflow resolve to",
           handlers.explain_workflow, registry_views.ExplanationView, query=("project", "user")),
     Route("GET", "/runs", "Runs, newest first", handlers.list_runs, list[views.RunSummary],

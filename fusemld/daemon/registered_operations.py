@@ -81,7 +81,12 @@ class RegisteredOperations:
             requirements=tuple(_explained(entry) for entry in found),
         )
 
-    async def check_extension(self, id: str) -> Sequence[registry_views.CheckView]:  # noqa: A002 the interface's name
+    async def check_extension(
+        self,
+        id: str,  # noqa: A002 the interface's name
+        project: str | None,
+        user: str,
+    ) -> Sequence[registry_views.CheckView]:
         self._registered(Kind.EXTENSION, id)
         zone = self._executor(self._settings.executor).zone
         return [
@@ -92,7 +97,7 @@ class RegisteredOperations:
                 ok=check.result.ok,
                 message=check.result.message,
             )
-            for check in await self._registry.check(id, zone=zone, project=DEFAULT_PROJECT, user="")
+            for check in await self._registry.check(id, zone=zone, project=project or DEFAULT_PROJECT, user=user)
         ]
 
     def _executor(self, name: str) -> Executor:

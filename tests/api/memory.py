@@ -164,7 +164,13 @@ class MemoryOperations:
             raise NotFoundError(f"cannot explain workflow {workflow}: there is none of that name")
         return self.explanation
 
-    async def check_extension(self, id: str) -> Sequence[registry_views.CheckView]:  # noqa: A002
+    async def check_extension(
+        self,
+        id: str,  # noqa: A002
+        project: str | None,
+        user: str,
+    ) -> Sequence[registry_views.CheckView]:
+        self.asked.append(("check", id, repr(project), user))
         return self.checks
 
     async def applications(self) -> Sequence[views.ApplicationView]:

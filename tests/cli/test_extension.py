@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import getpass
 import subprocess
 from collections.abc import Callable
+
+import pytest
 
 from fusemld.api import registry_views
 from fusemld.model.extension import ResolvedService
@@ -51,3 +54,16 @@ def test_an_explanation_says_that_a_pick_is_not_certain(fuseml: Cli, operations:
         "train: store (wants product not known before there is a run)",
         "  picked minio/main http://minio:9000, as far as that can be known",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "project", "user"),
+    [((), "None", getpass.getuser()), (("--project", "team-a", "--user", "ann"), "'team-a'", "ann")],
+)
+def test_a_record_is_checked_as_for_a_run_of_a_project_and_user(
+    fuseml: Cli, operations: MemoryOperations, options: tuple[str, ...], project: str, user: str
+) -> None:
+    done = fuseml("extension", "check", "vault", *options)
+
+    assert done.returncode == 0
+    assert operations.asked == [("check", "vault", project, user)]

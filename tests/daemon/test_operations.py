@@ -377,6 +377,26 @@ async def test_a_workflow_is_explained_and_one_for_an_executor_that_is_not_there
         assert picked.extension_id == "vault"
 
 
+@pytest.mark.parametrize(
+    ("project", "user", "words"),
+    [
+        ("team-a", "ann", "not checked: no plugin knows services of resource ''"),
+        ("team-a", "bob", "none of its credentials is for user 'bob' in project 'team-a'"),
+        (None, "ann", "none of its credentials is for user 'ann' in project 'default'"),
+    ],
+)
+async def test_a_record_is_checked_with_the_credentials_of_a_project_and_user(
+    desk: Open, project: str | None, user: str, words: str
+) -> None:
+    scoped = RECORD.replace("{id: all,", "{id: all, scope: user, projects: [team-a], users: [ann],")
+    async with desk() as there:
+        await there.see(vault=scoped)
+
+        (check,) = await there.operations.check_extension("vault", project, user)
+
+        assert words in check.message
+
+
 async def test_what_a_queued_step_waits_for_is_in_its_line(desk: Open) -> None:
     async with desk() as there:
         run = await there.operations.start_run("train", {"rounds": "3"}, None, "ann")

@@ -12,6 +12,9 @@ from fusemld.cli import tables
 from fusemld.cli.exits import ExitStatus
 from fusemld.cli.options import Output, argument, connect, output_option, socket_option
 
+_project_option = click.option("--project", help="As for a run of this project  [default: default]")
+_user_option = click.option("--user", help="As for a run of this user  [default: you]")
+
 
 @click.group("extension")
 @socket_option
@@ -47,8 +50,8 @@ def get(id: str, output: Output) -> None:  # noqa: A002
 
 @extension.command("explain")
 @argument("workflow")
-@click.option("--project", help="As for a run of this project  [default: default]")
-@click.option("--user", help="As for a run of this user  [default: you]")
+@_project_option
+@_user_option
 @output_option
 @socket_option
 def explain(workflow: str, project: str | None, user: str | None, output: Output) -> None:
@@ -62,11 +65,14 @@ def explain(workflow: str, project: str | None, user: str | None, output: Output
 
 @extension.command("check")
 @argument("id")
+@_project_option
+@_user_option
 @output_option
 @socket_option
-def check(id: str, output: Output) -> None:  # noqa: A002
+def check(id: str, project: str | None, user: str | None, output: Output) -> None:  # noqa: A002
     """Ask the live services of a record whether it is right; exit 1 if one says no."""
-    found = connect().post(url("extensions", id, "check"), tuple[registry_views.CheckView, ...])
+    path = url("extensions", id, "check")
+    found = connect().post(path, tuple[registry_views.CheckView, ...], project=project, user=user)
 
     def table() -> str:
         if not found:
