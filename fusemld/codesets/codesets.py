@@ -109,6 +109,14 @@ class Codesets:
         where = self._address(codeset, what)
         return await self._git.commit_of(where, ref or codeset.ref, credentials_of(credentials))
 
+    def refusal(self, codeset: Codeset) -> str:
+        """Why it is refused whatever there is, empty where it is not: see the setting codesets.roots. Blocking."""
+        try:
+            path = address(codeset.url).path if codeset.url is not None else codeset.path
+        except InvalidInputError:
+            return ""  # which is said where it is read
+        return "" if path is None else folders.refusal(path, self._roots)
+
     async def source(self, pinned: PinnedCodeset) -> Path:
         """The folder with the pinned files: read it, never write to it. It stays until `discard` is asked
         for. Raises NotFoundError if it is gone."""

@@ -57,18 +57,31 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
+def refusal(path: str, roots: tuple[Path, ...]) -> str:
+    """Why nothing is taken from there, empty where it is really below one of `roots`."""
+    real = _real(path)
+    if any(real.is_relative_to(root.resolve()) for root in roots):
+        return ""
+    return (
+        f"{path} is outside the folders that codesets may come from; "
+        "an administrator can allow it with the setting codesets.roots"
+    )
+
+
 def allowed(path: str, roots: tuple[Path, ...], what: str) -> Path:
     """The real folder. Raises ForbiddenError where it is not below one of `roots`, NotFoundError where there is
     none."""
-    real = Path(path).resolve()
-    if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise ForbiddenError(
-            f"cannot use {what}: {path} is outside the folders that codesets may come from; "
-            "an administrator can allow it with the setting codesets.roots"
-        )
+    if refused := refusal(path, roots):
+        raise ForbiddenError(f"cannot use {what}: {refused}")
+    real = _real(path)
     if not real.is_dir():
         raise NotFoundError(f"cannot use {what}: there is no folder {path}")
     return real
+
+
+def _real(path: str) -> Path:
+    """Unlike `Path.resolve` it raises nothing, whatever the links do."""
+    return Path(os.path.realpath(path))
 
 
 def listing(root: Path, limit_bytes: int) -> Listing:

@@ -6,8 +6,6 @@ import os
 import signal
 import sys
 import threading
-from functools import partial
-from pathlib import Path
 
 import anyio
 import structlog
@@ -33,6 +31,7 @@ from fusemld.daemon.performing import StepPerformer
 from fusemld.daemon.pinning import Pinner
 from fusemld.daemon.plans import Plans
 from fusemld.daemon.preparing import Parts
+from fusemld.daemon.reading import DocumentReader
 from fusemld.daemon.removal import Removal
 from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import Settings
@@ -60,7 +59,6 @@ from fusemld.registry.credentials import AllowedSources
 from fusemld.registry.registry import Registry
 from fusemld.services.environments import KeeperEnvironments
 from fusemld.services.supervisor import ServiceSupervisor
-from fusemld.spec.documents import Parsed, read
 from fusemld.store.keys import CLOCK, INBOX, INSTANCE
 from fusemld.store.reads import APPLICATIONS
 from fusemld.store.sqlite import Store
@@ -163,7 +161,6 @@ class _Daemon:
                 cluster, settings.kubernetes, state=settings.state, log_limit_bytes=settings.log.step_limit_bytes
             )
             executors[pods.name] = pods
-        reader = partial(_read, settings.folder)
         with nothing_is_garbage():
             remembered, documents = await remembered_files(store), await known_documents(store)
             identity = await store.meta(INBOX) or ""
@@ -289,7 +286,7 @@ class _Daemon:
                 timing = Timing(rescan_s=settings.intake.rescan_s)
                 watcher = Watcher(
                     settings.folder,
-                    reader,
+                    DocumentReader(settings.folder, codesets.refusal),
                     known=catalog.files,
                     remembered=remembered,
                     identity=identity,
@@ -335,7 +332,3 @@ def _force_end_after(delay_s: float) -> None:
     timer = threading.Timer(delay_s, give_up)
     timer.daemon = True
     timer.start()
-
-
-def _read(folder: Path, data: bytes, file: Path) -> Parsed:
-    return read(data, file=folder / file, root=folder)

@@ -16,7 +16,7 @@ from fusemld.model.workflow import CredentialRisk
 from fusemld.spec.canonical import canonical_of
 from fusemld.spec.leaves import NAME_PATTERN
 from fusemld.spec.nodes import MappingNode, Node, ScalarNode, SequenceNode, parse, shown_key
-from fusemld.spec.places import Places, request_places, workflow_places
+from fusemld.spec.places import Places, codeset_places, request_places, workflow_places
 from fusemld.spec.reader import MAX_ERRORS, Findings, TooManyErrors, read_shape
 from fusemld.spec.records import read_assignment, read_codeset, read_extension, read_run
 from fusemld.spec.shapes import AssignmentShape, CodesetShape, ExtensionShape, RunShape, WorkflowShape
@@ -125,8 +125,9 @@ def _declared(
             extension = read_extension(read_shape(node, ExtensionShape, findings), findings)
             return extension, extension.id, (), {}
         case Kind.CODESET:
-            codeset = read_codeset(read_shape(node, CodesetShape, findings), file, findings)
-            return codeset, codeset.key, (), {}
+            described = read_shape(node, CodesetShape, findings)
+            codeset = read_codeset(described, file, findings)
+            return codeset, codeset.key, (), codeset_places(described)
         case Kind.ASSIGNMENT:
             assigned = read_shape(node, AssignmentShape, findings)
             assignment = read_assignment(assigned, default_name, findings)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fusemld.spec.leaves import Text
 from fusemld.spec.nodes import Place
-from fusemld.spec.shapes import AssignmentShape, RunShape, WorkflowShape
+from fusemld.spec.shapes import AssignmentShape, CodesetShape, RunShape, WorkflowShape
 
 Places = dict[tuple[str, ...], tuple[int, int]]
 
@@ -24,6 +24,12 @@ def request_places(shape: RunShape | AssignmentShape) -> Places:
     if isinstance(shape, AssignmentShape) and shape.input is not None:
         places |= {("inputs", shape.input.text): shape.input.place}
     return {path: (place.line, place.column) for path, place in places.items()}
+
+
+def codeset_places(shape: CodesetShape) -> Places:
+    """`path` or `url`, whichever it has."""
+    given = (("path", shape.path), ("url", shape.url))
+    return {(name,): (text.place.line, text.place.column) for name, text in given if text is not None}
 
 
 def _of_workflow(shape: WorkflowShape) -> Iterator[tuple[tuple[str, ...], Text]]:

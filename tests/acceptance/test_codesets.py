@@ -349,6 +349,12 @@ def test_a_codeset_outside_of_the_roots_is_refused_naming_the_setting_and_never_
         assert run["state"] == "failed", name
         assert f"cannot use codeset default/{name}" in why
         assert "setting codesets.roots" in " ".join(why.split())
+    shown = daemon.run("fuseml", "files").stdout
+    for name, column in (("out", 7), ("up", 7), ("linked", 7), ("git", 6)):
+        warning = f"codeset-{name}.yaml:2:{column}: warning: no run can use this: "
+        assert warning in shown
+        assert warning in daemon.journal()
+    assert "codeset-inside.yaml:" not in shown
     assert fine["state"] == "succeeded"
     assert "canary-55" not in daemon.journal()
 
