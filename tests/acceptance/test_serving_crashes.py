@@ -133,8 +133,10 @@ def test_a_crash_while_something_is_served_updated_or_deleted_leaves_one_server_
 
     answers = [served(daemon, text, number) for number, text in enumerate(("one", "two"), start=1)]
     daemon.wait_for(lambda: len(servers(daemon)) == 1, 15, "one server")
-    daemon.run("fuseml", "application", "delete", "served", check=False)
-    if has_died(daemon):
+    assert daemon.process is not None
+    if daemon.run("fuseml", "application", "delete", "served", check=False).returncode:
+        daemon.process.wait(timeout=10)
+        assert has_died(daemon)
         daemon.start()
         if daemon.json("application", "list"):
             daemon.run("fuseml", "application", "delete", "served")

@@ -84,9 +84,10 @@ def test_every_step_is_drawn_in_its_place_with_its_state_its_duration_and_what_i
     with watching(daemon, run) as shown:
         at_first = rf"{TURNING}  prepare  +{SPENT}  running"
         before = shown.wait_for(going_on, at_first, waiting, r"·  train            waiting for prepare")
-        while spent(shown.lines, "prepare") == spent(before, "prepare"):
-            shown.wait_for(going_on, at_first, waiting, r"·  train            waiting for prepare")
+        later = before
+        while spent(later, "prepare") == spent(before, "prepare"):
             shown.read()
+            later = shown.wait_for(going_on, at_first, waiting, r"·  train            waiting for prepare")
         gates.open("prepare")
         prepared = rf"✓  prepare  +{SPENT}"
         fixed = shown.wait_for(

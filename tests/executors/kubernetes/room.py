@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import anyio
@@ -107,6 +107,7 @@ class Site:
         settings: KubernetesSettings = SETTINGS,
         *,
         recorded: Iterable[AttemptKey] = (),
+        spared: Collection[str] = (),
         wrapped: Callable[[KubeCluster], KubeCluster] = lambda cluster: cluster,
         log_limit_bytes: int = 1024 * 1024,
     ) -> AsyncIterator[Room]:
@@ -121,7 +122,7 @@ class Site:
             opened = Room(cluster, admin, executor, self.state)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(executor.run, opened.report)
-                opened.known = await executor.recover(list(recorded))
+                opened.known = await executor.recover(list(recorded), spared)
                 yield opened
                 tasks.cancel_scope.cancel()
 

@@ -12,7 +12,7 @@ from fusemld.executors.kubernetes import course, executor
 from fusemld.executors.kubernetes.names import labels, notes, pod_name
 from fusemld.executors.kubernetes.sweeping import remove_everything
 from fusemld.executors.masking import HOLDS_CREDENTIAL
-from fusemld.hooks.clusters import Json
+from fusemld.hooks.clusters import MANAGED_BY, Json
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, MountedCodeset
 from fusemld.kube.client import KubeCluster
 from fusemld.model.errors import StartError, UnavailableError
@@ -290,6 +290,45 @@ async def test_pods_of_attempts_that_nobody_waits_for_go_with_their_secrets(site
         await again.until_gone("pods")
 
         assert again.reports == []
+
+
+async def test_pods_of_a_run_that_nobody_can_read_go_on_and_their_ends_are_kept(site: Site) -> None:
+    asked = launch("a", "echo hello; sleep 3", **SECRET)
+    async with site.room() as room:
+        await room.launch(asked)
+        await room.started(asked.key)
+
+    async with site.room(spared=("run",)) as room:
+        ended = await room.ended(asked.key)
+        pods, secrets = await room.names("pods"), await room.names("secrets")
+
+        assert ended.outcome.ending is Ending.SUCCEEDED
+        assert room.log(asked.key) == b"hello\n"
+        assert (len(pods), len(secrets)) == (1, 1)
+    async with site.room(recorded=[asked.key]) as room:
+        again = await room.ended(asked.key)
+        await room.executor.forget(asked.key)
+        await room.until_gone("pods", "secrets")
+
+    assert again.outcome.ending is Ending.SUCCEEDED
+
+
+async def test_a_pod_whose_labels_somebody_took_away_goes_with_its_attempt(site: Site) -> None:
+    asked = launch("a", "sleep 60")
+    async with site.room() as room:
+        await room.launch(asked)
+        await room.started(asked.key)
+        pods = f"/api/v1/namespaces/{room.cluster.namespace}/pods"
+        name = pod_name(asked.key, site.instance)
+        await room.admin.patch(f"{pods}/{name}", {"metadata": {"labels": {MANAGED_BY: None}}})
+        ended = await room.ended(asked.key)
+        await room.executor.forget(asked.key)
+        with anyio.fail_after(60):
+            async with room.admin.states(pods, name) as states:
+                while await anext(states) is not None:
+                    """It goes as soon as its grace time is over."""
+
+    assert ended.outcome.ending is Ending.DELETED
 
 
 async def test_a_pod_of_the_same_name_that_is_somebody_elses_is_left_alone(site: Site) -> None:
