@@ -24,6 +24,23 @@ INSTANCE: Final = "fusemld.io/instance"
 """Label on everything that a daemon creates: the identity of its state folder."""
 
 
+class Refusals:
+    """Those that one try after another has met. Pure: `now` (seconds, monotonic) comes in."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def are_believed(self, now: float) -> bool:
+        """One more was met: whether all for `REFUSED_S` were refusals."""
+        if self._since is None:
+            self._since = now
+        return now - self._since >= REFUSED_S
+
+    def end(self) -> None:
+        """Something else was met."""
+        self._since = None
+
+
 class Cluster(Protocol):
     """One API server with credentials. `path` is that of the API (`/api/v1/namespaces/x/pods/y`).
 

@@ -9,7 +9,7 @@ import anyio
 
 from fusemld.executors.kubernetes.bundles import Bundle
 from fusemld.executors.kubernetes.logs import AttemptLog
-from fusemld.hooks.clusters import Json
+from fusemld.hooks.clusters import Json, Refusals
 from fusemld.model.run import AttemptKey
 
 
@@ -47,7 +47,7 @@ class Attempt:
         "outputs",
         "patterns",
         "pod",
-        "refused_at",
+        "refusals",
         "seen_running_at",
         "small_output",
         "uid",
@@ -82,8 +82,8 @@ class Attempt:
         """An earlier daemon launched it."""
         self.creates_unknown = False
         """A create was sent and nobody knows what became of it."""
-        self.refused_at: float | None = None
-        """Since when the API server refuses to create what it needs."""
+        self.refusals = Refusals()
+        """To create what it needs."""
         self.is_creating = False
         """A request to create its Secret or pod is under way."""
         self.is_secret_there = False

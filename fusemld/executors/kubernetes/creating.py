@@ -15,11 +15,11 @@ from fusemld.executors.kubernetes.pod import pod, secret
 from fusemld.executors.kubernetes.refusals import NotNowError, RefusedError, creating, in_doubt, is_taken
 from fusemld.executors.kubernetes.settings import KubernetesSettings
 from fusemld.executors.masking import encoded
-from fusemld.hooks.clusters import MANAGED_BY, REFUSED_S, Json
+from fusemld.hooks.clusters import MANAGED_BY, Json
 from fusemld.hooks.executors import Launch
 from fusemld.kube.client import KubeCluster
 from fusemld.model import faults
-from fusemld.model.errors import ConflictError, NotFoundError, StartError, UnavailableError
+from fusemld.model.errors import ConflictError, FusemldError, NotFoundError, StartError, UnavailableError
 
 _SWEPT_WITHIN_S = 5.0
 """A sweep that takes longer waits for the API server, or for its permission: that is told."""
@@ -49,15 +49,15 @@ class Creator:
         """The pod, which may have been there already; None where it was and is not any more, or where the attempt
         was told to stop meanwhile. Raises `StartError` (there is no pod then) and `UnavailableError`, which a
         refusal is, too, until every try has met one for `REFUSED_S`."""
-        refused_at, attempt.refused_at = attempt.refused_at, None
         try:
             return await self._create(attempt, launch)
         except RefusedError as error:
-            now = self._clock()
-            attempt.refused_at = now if refused_at is None else refused_at
-            if now - attempt.refused_at >= REFUSED_S:
+            if attempt.refusals.are_believed(self._clock()):
                 raise
             raise NotNowError(str(error)) from error
+        except FusemldError:
+            attempt.refusals.end()
+            raise
 
     async def find(self, attempt: Attempt) -> Json | None:
         """The pod of the attempt, if there is one; one of its name that is somebody else's is not."""

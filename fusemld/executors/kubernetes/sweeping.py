@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from fusemld.executors.kubernetes import names
-from fusemld.hooks.clusters import REFUSED_S, Json
+from fusemld.hooks.clusters import Json, Refusals
 from fusemld.kube.client import KubeCluster
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import ForbiddenError, FusemldError, UnavailableError
@@ -83,16 +83,14 @@ async def insist(
     """Sweep once the API server answers. One that it has not allowed for `REFUSED_S` stops nobody: it is logged as
     `event`."""
     tries = 0
-    refused_at: float | None = None
+    refusals = Refusals()
     while True:
         try:
             return await sweep()
         except UnavailableError:
-            refused_at = None
+            refusals.end()
         except ForbiddenError as error:
-            now = clock()
-            refused_at = now if refused_at is None else refused_at
-            if now - refused_at >= REFUSED_S:
+            if refusals.are_believed(clock()):
                 _log.warning(event, error=str(error))
                 return None
         except FusemldError as error:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import anyio
 
-from fusemld.hooks.clusters import REFUSED_S, Cluster, Json
+from fusemld.hooks.clusters import Cluster, Json, Refusals
 from fusemld.hooks.environments import Note
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import ForbiddenError
@@ -58,16 +58,14 @@ class Doubting:
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         tries = 0
-        began_at: float | None = None
+        refusals = Refusals()
         while True:
             try:
                 return await call()
             except ForbiddenError as error:
-                now = self._clock()
-                if began_at is None:
-                    began_at = now
-                    self._note(f"{error}; trying again")
-                if now - began_at >= REFUSED_S:
+                if refusals.are_believed(self._clock()):
                     raise
+                if not tries:
+                    self._note(f"{error}; trying again")
             tries += 1
             await anyio.sleep(backoff_s(tries, _FIRST_PAUSE_S, _LONGEST_PAUSE_S))

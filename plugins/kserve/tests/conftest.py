@@ -17,11 +17,12 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
-from fusemld_kserve import doubt, waiting
+from fusemld_kserve import waiting
 from fusemld_kserve.inference import InferenceServer
 from fusemld_s3.service import RcloneKind
 
 from fusemld.executors.process.client import Keeper
+from fusemld.hooks import clusters
 from fusemld.hooks.building import build_environment
 from fusemld.hooks.environments import Environments, EnvironmentSpec
 from fusemld.hooks.services import ServiceAddress, Services
@@ -203,7 +204,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second is long enough for what may pass by itself."""
     monkeypatch.setattr(waiting, "SETTLE_S", 0.5)
     monkeypatch.setattr(waiting, "LOAD_S", 0.5)
-    monkeypatch.setattr(doubt, "REFUSED_S", 0.5)
+    monkeypatch.setattr(clusters, "REFUSED_S", 0.5)
 
 
 @pytest.fixture(scope="session")
