@@ -41,9 +41,14 @@ fetch() {
         -c http.lowSpeedLimit=100 -c http.lowSpeedTime=60 fetch --quiet --no-tags --no-write-fetch-head "$@"
 }
 
+# Whoever reads the end of the log is told whose words these are.
+exec 3>&2
+trap '[ "$?" = 0 ] || { printf "%s/%s: " "$project" "$name"; cat "$own/said"; } >&3' EXIT
+
 while [ "$#" -gt 0 ]; do
     number=$1 url=$2 host=$3 commit=$4 target=$5 project=$6 name=$7
     shift 7
+    exec 2>"$own/said"
     eval "GIT_USERNAME=\${GIT_${number}_USERNAME-} GIT_PASSWORD=\${GIT_${number}_PASSWORD-}"
     eval "key=\${GIT_${number}_SSH_KEY-} hosts=\${GIT_${number}_KNOWN_HOSTS-}"
     export GIT_HOST="$host" GIT_USERNAME GIT_PASSWORD GIT_ASKPASS=/bin/false SSH_ASKPASS=/bin/false
@@ -62,13 +67,10 @@ while [ "$#" -gt 0 ]; do
     fi
     export GIT_SSH_COMMAND="$ssh" GIT_DIR="$target/.git" GIT_WORK_TREE="$target"
     git init --quiet
-    if ! fetch --depth 1 -- "$url" "$commit" 2>"$own/said"; then
-        if grep -qiE 'not our ref|unadvertised object|shallow|dumb http' "$own/said"; then
-            fetch -- "$url" '+refs/heads/*:refs/heads/*' '+refs/tags/*:refs/tags/*'
-        else
-            cat "$own/said" >&2
-            exit 1
-        fi
+    if ! fetch --depth 1 -- "$url" "$commit"; then
+        grep -qiE 'not our ref|unadvertised object|shallow|dumb http' "$own/said"
+        exec 2>"$own/said"
+        fetch -- "$url" '+refs/heads/*:refs/heads/*' '+refs/tags/*:refs/tags/*'
     fi
     (cd "$target" && git -c core.hooksPath=/dev/null -c core.autocrlf=false -c core.symlinks=true \
         -c advice.detachedHead=false checkout --quiet --force "$commit" --)

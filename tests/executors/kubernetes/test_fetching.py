@@ -121,7 +121,7 @@ def test_a_password_opens_the_repository_and_is_written_nowhere(
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
-def test_without_the_password_git_says_why(
+def test_without_the_password_git_says_why_and_of_which_codeset(
     fetch: Fetch, repository: Repository, server: str, password: str
 ) -> None:
     commit = repository.commit({"a.txt": "one"})
@@ -129,6 +129,7 @@ def test_without_the_password_git_says_why(
     done = fetch(codeset(f"{server}/digits/.git", commit, {"username": "ann", "password": password}))
 
     assert done.returncode != 0
+    assert done.stderr.startswith(b"my project/digits: ")
     assert b"fatal:" in done.stderr
 
 
@@ -165,7 +166,8 @@ def test_a_commit_that_is_not_there_is_an_error(fetch: Fetch, repository: Reposi
     done = fetch(codeset(repository.url, "1" * 40))
 
     assert done.returncode != 0
-    assert done.stderr
+    assert b"my project/digits: fatal: " in done.stderr
+    assert b"1" * 40 in done.stderr
 
 
 def test_an_ssh_key_reaches_ssh_in_a_private_file(fetch: Fetch, tmp_path: Path, own: Path) -> None:
