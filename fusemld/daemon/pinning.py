@@ -30,11 +30,6 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     credentials: Mapping[str, str] = {}
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The part of the credentials that must not be seen."""
-        return tuple(self.credentials[name] for name in ("password", "ssh_key") if name in self.credentials)
-
     def __repr__(self) -> str:
         return f"Origin(url={self.url!r})"
 

@@ -175,8 +175,7 @@ class Preparer:
         origin = Origin(url="")
         if executor.name != PROCESS:
             origin = await self._parts.pinner.origin(pinned, project=run.project, user=run.user, note=note)
-            mask.add(origin.secrets)
-        return MountedCodeset(
+        mounted = MountedCodeset(
             path=path,
             project=pinned.project,
             name=pinned.name,
@@ -187,6 +186,8 @@ class Preparer:
             url=origin.url,
             credentials=origin.credentials,
         )
+        mask.add(mounted.secrets)
+        return mounted
 
     @staticmethod
     def _pinned(run: Run, step: Step, reference: str) -> PinnedCodeset:

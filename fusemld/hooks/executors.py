@@ -30,6 +30,11 @@ class MountedCodeset(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     credentials: Mapping[str, str] = {}
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The part of the credentials that must not be seen: a user's name (`git`) is in many a text."""
+        return tuple(self.credentials[name] for name in ("password", "ssh_key") if name in self.credentials)
+
     def __repr__(self) -> str:
         return f"MountedCodeset(path={self.path!r}, name={self.name!r}, version={self.version!r})"
 

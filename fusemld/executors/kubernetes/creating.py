@@ -174,5 +174,5 @@ class Creator:
 
 def masked_values(launch: Launch) -> frozenset[bytes]:
     """What must not be seen in the log of the attempt."""
-    texts = launch.secrets.union(*(codeset.credentials.values() for codeset in launch.codesets))
+    texts = launch.secrets.union(*(codeset.secrets for codeset in launch.codesets))
     return frozenset(map(encoded, texts))

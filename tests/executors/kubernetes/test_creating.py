@@ -9,7 +9,7 @@ import pytest
 
 from fusemld.executors.kubernetes import creating
 from fusemld.executors.kubernetes.attempts import Attempt
-from fusemld.executors.kubernetes.creating import Creator
+from fusemld.executors.kubernetes.creating import Creator, masked_values
 from fusemld.executors.kubernetes.delivery import Delivery
 from fusemld.executors.kubernetes.logs import AttemptLog
 from fusemld.executors.kubernetes.masks import Masks
@@ -159,3 +159,12 @@ async def test_an_attempt_that_waits_for_the_sweep_of_secrets_says_so(
     desk.creator.may_create_secrets.set()
 
     assert await desk.create() == {}
+
+
+def test_of_what_opens_a_codeset_the_name_of_the_user_is_not_masked(tmp_path: Path) -> None:
+    opened = {"username": "git", "password": "s3cr3t", "known_hosts": "example.org x y"}
+    codeset = MountedCodeset(
+        path="/project", project="p", name="c", version="v", digest="d", source=tmp_path, credentials=opened
+    )
+
+    assert masked_values(launch("a", "true", codesets=(codeset,))) == {b"s3cr3t"}
