@@ -6,10 +6,11 @@ import base64
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 CANARY = "s3cr3t-canary"
 """Ann's password."""
@@ -17,6 +18,7 @@ CANARY = "s3cr3t-canary"
 
 class Handler(BaseHTTPRequestHandler):
     root: Path
+    passwords: Mapping[str, str]
     server: ThreadingHTTPServer
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -36,8 +38,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", f"http://localhost:{port}{self.path.removeprefix('/moved')}")
             self.end_headers()
             return
-        wanted = "Basic " + base64.b64encode(f"ann:{CANARY}".encode()).decode()
-        if self.headers.get("Authorization") != wanted:
+        if self.headers.get("Authorization") not in [_basic(*user) for user in self.passwords.items()]:
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="git"')
             self.send_header("Content-Length", "0")
@@ -66,15 +67,22 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
 @contextmanager
-def serving(root: Path) -> Iterator[str]:
-    """The base address; what is asked for below `/moved` is elsewhere, on another host."""
-    handler = type("RootedHandler", (Handler,), {"root": root})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+def serving(
+    root: Path, host: str = "127.0.0.1", passwords: Mapping[str, str] = MappingProxyType({"ann": CANARY})
+) -> Iterator[str]:
+    """The base address; what is asked for below `/moved` is elsewhere, on another host. A password that is
+    changed in `passwords` counts from then on."""
+    handler = type("RootedHandler", (Handler,), {"root": root, "passwords": passwords})
+    with ThreadingHTTPServer((host, 0), handler) as http:
         thread = threading.Thread(target=http.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{http.server_address[1]}"
+            yield f"http://{host}:{http.server_address[1]}"
         finally:
             http.shutdown()
             thread.join()
