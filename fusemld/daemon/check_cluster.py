@@ -9,7 +9,7 @@ import anyio
 
 from fusemld.daemon import cluster_access
 from fusemld.daemon.check_pod import CheckPod
-from fusemld.daemon.findings import Finding, fail, ok, warn
+from fusemld.daemon.findings import Finding, fail, ok, unknown, warn
 from fusemld.daemon.settings import Settings
 from fusemld.executors.kubernetes.permissions import PERMISSIONS, SERVING_GROUP, SERVING_VERSION, Need, Permission
 from fusemld.kube import library
@@ -145,7 +145,9 @@ async def _admission(pod: CheckPod, cluster: KubeCluster, bad: Bad) -> Finding:
 async def _images(pod: CheckPod, settings: Settings, bad: Bad, run_pod: bool) -> Finding:
     images = f"{settings.kubernetes.helper_image} and {settings.kubernetes.git_image}"
     if not run_pod:
-        return ok("helper images", f"{images}; `fusemld check --run-pod` tries them")
+        return unknown(
+            "helper images", f"{images} were not tried", "`fusemld check --run-pod` tries them in a pod"
+        )
     try:
         return ok("helper images", f"{images}: {await pod.run()}")
     except FusemldError as error:
