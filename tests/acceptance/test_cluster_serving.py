@@ -14,15 +14,19 @@ from fusemld.hooks.environments import EnvironmentSpec
 from tests.acceptance.object_store import UPLOAD, ObjectStore, object_store, runtime_folders
 from tests.acceptance.pods import PodDaemon, folder_codeset, log
 from tests.cluster.api import Json
-from tests.cluster.images import BASE
+from tests.cluster.images import PYTHON, RELEASE
 from tests.cluster.local import LocalCluster
+from tests.cluster.packages import UnpackedPackages
 from tests.cluster.serving import predictor_deployment
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.cluster, pytest.mark.services, pytest.mark.timeout(600)]
 
 SCIKIT_LEARN = EnvironmentSpec(
-    label="the trainer", requirements="mlflow==3.17.2\nscikit-learn==1.7.2\nskops==0.16.0\npandas\n"
+    label="the trainer",
+    requirements="mlflow-skinny==3.17.2\nscikit-learn==1.7.2\nskops==0.16.0\npandas\n",
+    python=PYTHON,
 )
+TRAINER = f"localhost/trainer:{SCIKIT_LEARN.key}"
 TRAIN = """\
 import sys
 import mlflow.sklearn
@@ -46,11 +50,12 @@ inputs: [{{name: code, type: codeset}}]
 outputs: [{{name: prediction-url}}]
 steps:
   - name: trainer
-    image: {BASE}
+    image: {TRAINER}
     command: [bash, -ec]
     args:
       - |
-        python3 upload.py . s3://models/$FUSEML_ENV_RUN_ID/model
+        python3 train.py model
+        python3 upload.py model s3://models/$FUSEML_ENV_RUN_ID/model
         echo s3://models/$FUSEML_ENV_RUN_ID/model > /tekton/results/model
     inputs: [{{name: code, codeset: {{name: "{{{{ inputs.code }}}}", path: /project}}}}]
     extensions: [{{name: s3-storage, service_resource: s3}}]
@@ -74,6 +79,15 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that can train and load models."""
     folders = runtime_folders(tmp_path_factory.mktemp("runtime"))
     return build_environment(SCIKIT_LEARN, folders, lambda _: None) / "bin" / "python"
+
+
+@pytest.fixture
+def trainer(node: LocalCluster, python: Path) -> None:
+    """The node has an image with a whole Python and the same packages."""
+    debian = UnpackedPackages(node.folder / "trainer", RELEASE)
+    debian.add(f"libpython{PYTHON}-stdlib")
+    packages = python.parents[1] / f"lib/python{PYTHON}/site-packages"
+    node.add_image(TRAINER, {".": debian.root, f"usr/local/lib/python{PYTHON}/dist-packages": packages})
 
 
 @pytest.fixture
@@ -117,17 +131,12 @@ class KServe:
         return found or self._api.create(collection, predictor_deployment(name, annotations))
 
 
-def test_a_model_that_a_pod_has_stored_is_served_and_its_address_follows(
-    pods: PodDaemon, store: ObjectStore, python: Path, tmp_path: Path, inferenceservices: str
+@pytest.mark.usefixtures("inferenceservices", "trainer")
+def test_a_model_that_a_pod_has_trained_and_stored_is_served_and_its_address_follows(
+    pods: PodDaemon, store: ObjectStore, python: Path
 ) -> None:
     daemon = pods.daemon
-    trained = tmp_path / "trained"
-    home = {"HOME": str(tmp_path)}
-    subprocess.run([python, "-c", TRAIN, trained], check=True, cwd=tmp_path, env=home, capture_output=True)
-    code = folder_codeset(daemon, "iris")
-    for file in trained.iterdir():
-        file.rename(code / file.name)
-    (code / "upload.py").write_text(UPLOAD)
+    folder_codeset(daemon, "iris", **{"train.py": TRAIN, "upload.py": UPLOAD})
     daemon.drop("store.yaml", store.record)
     daemon.drop("serve.yaml", WORKFLOW)
     daemon.drop("run.yaml", "workflow: serve\ninputs: {code: demo/iris}\n")

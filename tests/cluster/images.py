@@ -1,9 +1,11 @@
-"""The two images that the node has; no registry can be reached from it, so nothing is ever pulled."""
+"""The images that the node has; no registry can be reached from it, so nothing is ever pulled."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from tests.cluster.layers import write_archive
 from tests.cluster.packages import UnpackedPackages, command, install, mirror
 
 BASE = "localhost/base:1"
@@ -11,6 +13,8 @@ BASE = "localhost/base:1"
 PAUSE = "localhost/pause:1"
 NAMESPACE = "k8s.io"
 RELEASE = "bookworm"
+PYTHON = "3.11"
+"""Of that release."""
 
 PAUSE_PROGRAM = """\
 #include <signal.h>
@@ -53,7 +57,25 @@ def build(folder: Path, run: Path, log: Path) -> tuple[Path, Path]:
 
 def load(packages: UnpackedPackages, socket: Path, archives: tuple[Path, ...]) -> None:
     """Into containerd, unless it has them."""
-    ctr = (packages.program("ctr"), "-a", socket, "-n", NAMESPACE)
+    ctr = _ctr(packages, socket)
     if BASE not in command(*ctr, "images", "ls", "-q").split():
         for archive in archives:
             command(*ctr, "images", "import", archive)
+
+
+def load_larger(
+    packages: UnpackedPackages, socket: Path, folder: Path, name: str, content: Mapping[str, Path]
+) -> None:
+    """Into containerd, unless it has an image of that name: the base image, whose archive is in `folder`, and
+    folders of the host at their paths in the image."""
+    ctr = _ctr(packages, socket)
+    if name in command(*ctr, "images", "ls", "-q").split():
+        return
+    archive = folder / "larger.tar"
+    write_archive(archive, name, folder / "base.tar", content)
+    command(*ctr, "images", "import", archive)
+    archive.unlink()
+
+
+def _ctr(packages: UnpackedPackages, socket: Path) -> tuple[str | Path, ...]:
+    return packages.program("ctr"), "-a", socket, "-n", NAMESPACE

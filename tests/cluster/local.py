@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -149,6 +149,10 @@ class LocalCluster:
     def image(self, name: str) -> AbstractContextManager[Callable[[], object]]:
         """A name for the base image, from when what is given is called until the end of the block."""
         return self._node.image(name)
+
+    def add_image(self, name: str, content: Mapping[str, Path]) -> None:
+        """The base image with folders of the host at these paths in it; it stays on the node."""
+        self._node.add_image(name, content)
 
     def kill_kubelet(self) -> None:
         """The node falls silent; what runs on it goes on running."""

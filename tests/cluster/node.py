@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,10 @@ class NodePrograms:
             yield partial(command, *ctr, "tag", images.BASE, name)
         finally:
             command(*ctr, "rm", name)
+
+    def add_image(self, name: str, content: Mapping[str, Path]) -> None:
+        """The base image with folders of the host at these paths in it; unless there is one of that name."""
+        images.load_larger(self._packages, self._socket, self._folder / "data", name, content)
 
     def stop_containers(self) -> None:
         """While containerd still runs: kubelet leaves its containers running when it goes."""

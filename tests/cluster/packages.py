@@ -45,10 +45,11 @@ def install(programs: Mapping[str, str], log: Path) -> None:
 
 
 class UnpackedPackages:
-    """Newer packages than this host's release has, unpacked below `folder`/root and not installed."""
+    """Packages of another release than this host may have, unpacked below `folder`/root and not installed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, release: str = "sid") -> None:
         self.root = folder / "root"
+        self._release = release
         self._folder = folder
 
     @property
@@ -69,7 +70,7 @@ class UnpackedPackages:
         self.root.mkdir(exist_ok=True)
         sources = self._folder / "sources.list"
         if not sources.exists():
-            sources.write_text(f"deb [signed-by={KEYRING}] {mirror()} sid main\n")
+            sources.write_text(f"deb [signed-by={KEYRING}] {mirror()} {self._release} main\n")
         options = (
             "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-",
             "-o", f"Dir::State::Lists={self._folder / 'lists'}", "-o", "APT::Sandbox::User=root",
