@@ -52,6 +52,8 @@ _FAILURES: Final = {
 }
 """By reason of a failed pod; another reason is that of a kubelet that had no place for it after all."""
 _CANNOT_RUN: Final = frozenset({"StartError", "ContainerCannotRun", "RunContainerError"})
+_GAVE_UP: Final = re.compile(r"context (canceled|deadline exceeded)$")
+"""Go's words for a call whose caller did not wait for it: kubelet was restarted, or had no more patience."""
 _UNKNOWN: Final = frozenset({"ContainerStatusUnknown", "Unknown"})
 """Kubelet, and containerd after a restart of the host, say so of what they lost sight of."""
 
@@ -88,6 +90,8 @@ def of_step(pod: Pod, ended: Terminated) -> Verdict | None:
         limit = f" of {pod.memory_limit}" if pod.memory_limit else ""
         words = f"it needed more memory than its limit{limit}" if limit else "memory had run out where it ran"
         return Verdict(Ending.OUT_OF_MEMORY, words)
+    if _is_given_up(ended):
+        return Verdict(Ending.LOST, said("its node gave up starting its container", ended.message))
     if ended.reason in _CANNOT_RUN:
         return Verdict(Ending.CANNOT_START, said("its container cannot be started", ended.message))
     number = ended.signal or ended.exit_code - 128
@@ -109,6 +113,8 @@ def of_helper(pod: Pod) -> Verdict | None:
             return Verdict(Ending.OUT_OF_MEMORY, f"{what}: they need more memory than the step's limit")
         if ended.reason in _UNKNOWN:
             continue
+        if _is_given_up(ended):
+            return Verdict(Ending.LOST, said(f"{what}: its node gave up starting their container", ended.message))
         return Verdict(Ending.CANNOT_START, said(what, ended.message.strip() or f"exit status {ended.exit_code}"))
     return None
 
@@ -125,6 +131,10 @@ def stopped(pod: Pod) -> Verdict:
     ended = pod.step.terminated
     how = "was ended" if ended is None else f"ended {_how(ended)}"
     return Verdict(Ending.CANCELLED, f"it was told to stop and {how}", at=pod.deleted_at)
+
+
+def _is_given_up(ended: Terminated) -> bool:
+    return ended.reason in _CANNOT_RUN and _GAVE_UP.search(ended.message.strip()) is not None
 
 
 def _how(ended: Terminated) -> str:

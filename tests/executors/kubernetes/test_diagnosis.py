@@ -60,8 +60,9 @@ def disrupted(reason: str, when: str = "2026-11-23T11:30:00Z", message: str = "w
     }
 
 
-def ended(code: int, when: str = "2026-11-23T11:50:00Z", reason: str = "Error") -> Json:
-    return {"terminated": {"exitCode": code, "reason": reason, "startedAt": when, "finishedAt": when}}
+def ended(code: int, when: str = "2026-11-23T11:50:00Z", reason: str = "Error", message: str = "") -> Json:
+    state = {"exitCode": code, "reason": reason, "message": message, "startedAt": when, "finishedAt": when}
+    return {"terminated": state}
 
 
 def deleting(pod: Json, *, grace_s: int, until: str) -> Json:
@@ -357,6 +358,22 @@ def test_a_node_that_does_not_take_its_pod_is_lost() -> None:
     assert (before.note, before.check_again_at) == ("its node node-1 has not taken it yet", lost_at)
     assert then.outcome is not None
     assert then.outcome.ending is Ending.NODE_LOST
+
+
+@pytest.mark.parametrize(
+    ("tag", "statuses"), [("bad_command", "containerStatuses"), ("bad_bundle", "initContainerStatuses")]
+)
+def test_a_container_whose_start_the_node_gave_up_is_nobodys_fault(tag: str, statuses: str) -> None:
+    """As when kubelet is restarted meanwhile."""
+    pod = copy.deepcopy(RECORDED[tag]["pod"])
+    words = 'failed to start containerd task "cea38b12": context canceled'
+    pod["status"][statuses][0]["state"] = ended(128, reason="StartError", message=words)
+
+    outcome = diagnose(pod, None, [], 0, PATIENCE).outcome
+
+    assert outcome is not None
+    assert outcome.ending in NOBODYS_FAULT
+    assert words in outcome.message
 
 
 def test_words_of_others_are_told_in_one_line() -> None:
