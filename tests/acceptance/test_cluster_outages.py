@@ -19,9 +19,9 @@ import pytest
 
 from fusemld.api import views
 from fusemld.api.client import Client
-from fusemld.model.run import RunState
+from fusemld.model.run import Ending, RunState
 from tests.acceptance.daemon import Daemon, daemon_of, runs
-from tests.acceptance.pods import EXEC_VERSION, Gate, PodDaemon, attempts_of, bash, endings, log, workflow
+from tests.acceptance.pods import EXEC_VERSION, Gate, PodDaemon, attempts_of, bash, endings, workflow
 from tests.acceptance.proxies import SilentProxy
 from tests.cluster import pki
 from tests.cluster.api import Api
@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.cluster, pytest.mark.timeout(4
 
 OUTAGE_S = 60.0
 RUNS = 20
+RESTARTS = 5
 
 
 @contextmanager
@@ -64,14 +65,13 @@ def all_over(daemon: Daemon, count: int) -> bool:
 def assert_undisturbed(pods: PodDaemon, count: int) -> None:
     """Every run succeeded, and no step needed a second attempt."""
     daemon = pods.daemon
+    client = Client(daemon.socket)
     for summary in runs(daemon, limit="200"):
-        run = daemon.json("get", summary.id)
-        assert run["state"] == "succeeded", daemon.run("fuseml", "why", run["id"]).stdout
-        assert {name: endings(run, name) for name in ("make", "use")} == {
-            "make": ["succeeded"],
-            "use": ["succeeded"],
-        }
-        assert log(daemon, run["id"], "use") == f"used {run['workflow']}\n"
+        assert summary.state is RunState.SUCCEEDED, daemon.run("fuseml", "why", summary.id).stdout
+        run = client.get(f"/runs/{summary.id}", views.RunView)
+        found = {step.name: [attempt.ending for attempt in step.attempts] for step in run.steps}
+        assert found == {"make": [Ending.SUCCEEDED], "use": [Ending.SUCCEEDED]}
+        assert b"".join(client.logs(summary.id, "use", None, follow=False)) == f"used {run.workflow}\n".encode()
     pods.assert_one_pod_per_attempt()
     assert len(pods.attempts()) == 2 * count
     pods.assert_nothing_left(60)
@@ -97,6 +97,36 @@ def test_an_api_server_that_is_away_for_a_minute_amid_twenty_runs_fails_nothing(
     assert over < RUNS / 2
     assert health(daemon).state == "ok"
     assert_undisturbed(pods, RUNS)
+
+
+def test_an_api_server_that_has_just_started_and_refuses_what_it_allows_fails_nothing(pods: PodDaemon) -> None:
+    """It does so for a moment: pods are to be created, seen, read and deleted then."""
+    daemon = pods.daemon
+    pods.start()
+
+    def drop(count: int) -> None:
+        for _ in range(count):
+            name = f"pair-{len(dropped)}"
+            daemon.drop(f"{name}.yaml", pair(name))
+            dropped.append(name)
+
+    dropped: list[str] = []
+    drop(10)
+    daemon.wait_for(lambda: any(run.steps_done for run in runs(daemon)), 60, "the first step to end")
+
+    while not is_refused(daemon) and len(dropped) < 10 + 5 * RESTARTS:
+        pods.cluster.kill_api_server()
+        drop(5)
+        pods.cluster.start_api_server()
+        daemon.wait_for(lambda: health(daemon).state == "ok", 30, "the API server to be seen")
+    daemon.wait_for(lambda: all_over(daemon, len(dropped)), 150, "the end of all runs")
+
+    assert is_refused(daemon)
+    assert_undisturbed(pods, len(dropped))
+
+
+def is_refused(daemon: Daemon) -> bool:
+    return any("is forbidden" in error for error in watch_errors(daemon))
 
 
 LATE = "localhost/late:1"

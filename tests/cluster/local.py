@@ -25,7 +25,7 @@ from tests.cluster import pki
 from tests.cluster.api import Api
 from tests.cluster.node import NodePrograms
 from tests.cluster.packages import UnpackedPackages, install
-from tests.cluster.programs import ClusterError, Programs, wait_for
+from tests.cluster.programs import STOP_S, ClusterError, Programs, wait_for
 
 ASSETS = "KUBEBUILDER_ASSETS"
 DEFAULT_ASSETS = "/usr/local/kubebuilder/bin"
@@ -137,6 +137,8 @@ class LocalCluster:
     def kill_api_server(self) -> None:
         """As `kill -9` does; nobody listens afterwards."""
         self.programs.kill("apiserver")
+        # Its threads may outlive it by a moment, and its socket with them.
+        wait_for(_nobody_listens, STOP_S, f"port {pki.PORT} to be free")
 
     def end_outage(self) -> None:
         """Start the API server again, and with it those of the cluster's own parts that wait longer and longer
@@ -206,6 +208,11 @@ class LocalCluster:
         """Without what the tests set for themselves."""
         path = [str(self.assets), *map(str, self._packages.path), os.environ.get("PATH", os.defpath)]
         return {"PATH": ":".join(path), "HOME": "/root"}
+
+
+def _nobody_listens() -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", pki.PORT)) != 0
 
 
 def _encoded(key: str) -> str:
