@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fusemld.codesets.cache import Cache, Copy
 from fusemld.codesets.folders import Content, Listing
 from fusemld.codesets.git import Address, Git, address, credentials_of
 from fusemld.model.codeset import Codeset, PinnedCodeset
-from fusemld.model.errors import ConflictError, InvalidInputError, NotFoundError
+from fusemld.model.errors import ConflictError, FusemldError, InvalidInputError, NotFoundError
 from fusemld.model.extension import ServiceAccess
 
 log = structlog.get_logger(__name__)
@@ -66,10 +67,12 @@ class Codesets:
             return await self._pin_folder(codeset, codeset.path, ref, what)
         where = self._address(codeset, what)
         access = credentials_of(credentials)
-        commit = await self._git.commit_of(where, ref or codeset.ref, access)
+        with _named(what):
+            commit = await self._git.commit_of(where, ref or codeset.ref, access)
         mirror = self._cache.mirrors / _mirror(where.url)
         async with self._locks.setdefault(where.url, anyio.Lock()):
-            await self._git.fetch(mirror, where, commit, access)
+            with _named(what):
+                await self._git.fetch(mirror, where, commit, access)
             tree, size_bytes, submodules = await self._git.tree(mirror, where, commit)
             digest = f"git-{tree}"
             if size_bytes > self._limit_bytes:
@@ -201,6 +204,15 @@ class Codesets:
             self._known[root] = _Known(entries=entries, content=content)
         else:
             self._known.pop(root, None)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """What is said of a repository's address is said of this."""
+    try:
+        yield
+    except FusemldError as error:
+        raise type(error)(f"cannot use {what}: {error}") from error
 
 
 def _mirror(url: str) -> str:
