@@ -111,12 +111,12 @@ def test_an_api_server_that_has_just_started_and_refuses_what_it_allows_fails_no
             dropped.append(name)
 
     dropped: list[str] = []
-    drop(10)
+    drop(6)
     daemon.wait_for(lambda: any(run.steps_done for run in runs(daemon)), 60, "the first step to end")
 
-    while not is_refused(daemon) and len(dropped) < 10 + 5 * RESTARTS:
+    while not is_refused(daemon) and len(dropped) < 6 + 4 * RESTARTS:
         pods.cluster.kill_api_server()
-        drop(5)
+        drop(4)
         pods.cluster.start_api_server()
         daemon.wait_for(lambda: health(daemon).state == "ok", 30, "the API server to be seen")
     daemon.wait_for(lambda: all_over(daemon, len(dropped)), 150, "the end of all runs")

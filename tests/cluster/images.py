@@ -73,7 +73,7 @@ def load_larger(
         return
     archive = folder / "larger.tar"
     write_archive(archive, name, folder / "base.tar", content)
-    command(*ctr, "images", "import", archive)
+    command(*ctr, "images", "import", "--local", archive)  # half the time of containerd's own transfer
     archive.unlink()
 
 
