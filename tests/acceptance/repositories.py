@@ -1,15 +1,11 @@
-"""Git repositories as codesets come from them: on disk, and served to pods."""
+"""Git repositories as codesets come from them, and ports for who serves something to pods."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import psutil
 
 
 class Repository:
@@ -32,24 +28,6 @@ class Repository:
         self.git("add", "--all")
         self.git("commit", "--quiet", "-m", version)
         return self.git("rev-parse", "HEAD")
-
-
-@contextmanager
-def served(folder: Path, address: str) -> Iterator[str]:
-    """The repositories below the folder over git's own protocol; the URL that stands for the folder."""
-    port = free_port(address)
-    server = subprocess.Popen(
-        ["git", "daemon", "--export-all", "--reuseaddr", f"--listen={address}", f"--port={port}",
-         f"--base-path={folder}", str(folder)],
-    )  # fmt: skip
-    try:
-        await_listener(address, port)
-        yield f"git://{address}:{port}"
-    finally:
-        for child in psutil.Process(server.pid).children(recursive=True):
-            child.kill()
-        server.kill()
-        server.wait()
 
 
 def free_port(address: str) -> int:

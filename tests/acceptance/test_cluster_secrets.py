@@ -157,7 +157,7 @@ def test_a_password_opens_a_repository_to_the_pod_and_is_nowhere_but_in_its_secr
     daemon = pods.daemon
     script = (
         "cat version .fuseml/_project > /tekton/results/version; test ! -e .git; echo ann uses git; "
-        f'test -z "$(env | grep -i password)"; {gate.wait} true'
+        f'test "$PWD" = /project; test -z "$(env | grep -i password)"; {gate.wait} true'
     )
     daemon.drop(
         "show.yaml",

@@ -18,7 +18,7 @@ from tests.acceptance.pods import (
     log,
     workflow,
 )
-from tests.acceptance.repositories import Repository, served
+from tests.acceptance.repositories import Repository
 from tests.cluster.images import BASE
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.cluster]
@@ -124,26 +124,6 @@ def test_five_steps_as_pods_see_what_steps_see_and_hand_on_what_they_make(
     assert times["left"][0] < times["right"][1]
     assert times["right"][0] < times["left"][1], "both run at the same time"
     pods.assert_one_pod_per_attempt()
-    pods.assert_nothing_left()
-
-
-def test_a_codeset_too_large_for_config_maps_is_fetched_by_git_at_the_pinned_commit(
-    pods: PodDaemon, repository: Repository
-) -> None:
-    daemon = pods.daemon
-    show = bash(
-        "only",
-        'cat version .fuseml/_project > /tekton/results/version; test ! -e .git; test "$PWD" = /project',
-        "inputs: [{name: code, codeset: {name: demo/repo@pinned, path: /project}}]",
-        "outputs: [{name: version}]",
-    )
-    with served(repository.path.parent, pods.cluster.address) as url:
-        daemon.drop("repo.yaml", f"name: repo\nproject: demo\nurl: {url}/repo\n")
-        pods.start(KUBERNETES_CODESET_LIMIT_BYTES="10")
-        run = pods.finish("show.yaml", workflow("show", show, outputs="[{name: version}]"))
-
-    assert run["outputs"] == {"version": "one\nrepo"}, daemon.run("fuseml", "why", run["id"]).stdout
-    assert not pods.objects("configmaps")
     pods.assert_nothing_left()
 
 
