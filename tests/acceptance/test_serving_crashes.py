@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import urllib.request
-from pathlib import Path
 
 import psutil
 import pytest
@@ -12,46 +11,25 @@ import pytest
 from fusemld.model import faults
 from fusemld.model.run import RunState
 from tests.acceptance.daemon import Daemon, runs
+from tests.acceptance.serving import SERVER, TEXTS_PLUGIN
 
 pytestmark = pytest.mark.acceptance
 
-SERVER = Path(__file__).parents[1] / "services" / "server.py"
+SERVING_PLUGIN = '''\
+"""A plugin step that serves a text."""
 
-SERVING = '''\
-"""A plugin step that serves a text as if it were a model, and the kind of service that does."""
-
-import sys
-
-from fusemld.hooks.services import HttpProbe, ServicePlan, ServiceRequest
+from fusemld.hooks.services import ServiceRequest
 from fusemld.hooks.specs import hookimpl
 from fusemld.hooks.steps import StepInputs
 from fusemld.model.application import Application
 
 
-class Text:
-    kind = "text"
-    description = "serves a text"
-    requires = ()
-    credentials = ()
-
-    def environment(self, parameters):
-        return None
-
-    def plan(self, context):
-        ports = ("--port", str(context.address.port), "--private-port", str(context.private_port))
-        return ServicePlan(
-            argv=(sys.executable, {server!r}, "--text", context.parameters["text"], *ports, "--inherit"),
-            probe=HttpProbe(path="/", private=True),
-            inherit_socket=True,
-        )
-
-
 class Serve:
     repositories = ("example.org/serve",)
-    inputs = StepInputs(required=frozenset({{"text"}}))
+    inputs = StepInputs(required=frozenset({"text"}))
 
     async def run(self, context):
-        request = ServiceRequest(name="served", kind="text", parameters={{"text": context.inputs["text"]}})
+        request = ServiceRequest(name="served", kind="text", parameters={"text": context.inputs["text"]})
         address = await context.services.ensure(request, context.note)
         await context.applications.record(
             Application(
@@ -63,17 +41,12 @@ class Serve:
                 services=("served",),
             )
         )
-        return {{"url": address.url}}
+        return {"url": address.url}
 
 
 @hookimpl
 def fusemld_plugin_steps():
     return [Serve()]
-
-
-@hookimpl
-def fusemld_service_kinds():
-    return [Text()]
 '''
 
 WORKFLOW = """\
@@ -126,7 +99,8 @@ POINTS = [
 def test_a_crash_while_something_is_served_updated_or_deleted_leaves_one_server_and_then_none(
     daemon: Daemon, point: str, time: int
 ) -> None:
-    daemon.install_plugin("serving", SERVING.format(server=str(SERVER)))
+    daemon.install_plugin("texts", TEXTS_PLUGIN)
+    daemon.install_plugin("serving", SERVING_PLUGIN)
     daemon.drop("serve.yaml", WORKFLOW)
     daemon.spawn(f"{point}:{time}")
     first = daemon.process
