@@ -73,14 +73,19 @@ class Mishap(msgspec.Struct, frozen=True, kw_only=True):
 
 Assault = Kill | Fault | Stop | Mishap
 
+OCCASIONAL = ("backup.copied", "codesets.copied", "executor.booted", "keeper.compacted")
+"""Points that no run needs to pass, and that a campaign comes by all the same."""
+POINTS = (*faults.POINTS, *faults.SERVING_POINTS, *OCCASIONAL)
+"""Those of a campaign."""
 _RARE = frozenset({"folder.noticed", "folder.stored", "performer.pinned", "steering.started", "steering.ended"})
 """Points that one of a few runs reaches."""
+_FIRST_OR_UPDATE = frozenset({"service.recorded", "service.spawned", "service.ready"})
+"""Points that every run with a service reaches twice."""
 
 
 def plan(kills: int, chance: random.Random) -> Iterator[Assault]:
     """So many killings, by turns at a fault point (each one in turn) and at a random moment; between them stops,
     and mishaps (each one in turn)."""
-    points = list(faults.POINTS)
     victims = list(Victim)
     mishaps = list(What)
     for number in range(kills):
@@ -95,10 +100,8 @@ def plan(kills: int, chance: random.Random) -> Iterator[Assault]:
                 frozen_s=chance.choice((0.0, 0.3, 1.0)) if victim is Victim.DAEMON else 0.0,
             )
         else:
-            point = points[turn % len(points)]
-            # At once, the recovery itself is interrupted; late in a life the state is richer.
-            count = 1 if point in _RARE else chance.choice((1, 2, 5))
-            yield Fault(point=point, count=count, down_s=down_s)
+            point = POINTS[turn % len(POINTS)]
+            yield Fault(point=point, count=chance.choice(_counts(point)), down_s=down_s)
         if number % 6 == 5:
             victim = chance.choice((Victim.DAEMON, Victim.KEEPER, Victim.BOTH))
             yield Stop(victim=victim, after_s=chance.uniform(0, 0.5), for_s=chance.uniform(0.2, 1.5))
@@ -112,3 +115,10 @@ def plan(kills: int, chance: random.Random) -> Iterator[Assault]:
                 spare=chance.choice((0, 0, 1, 2)),
                 sync_s=chance.choice((0.1, 0.3)),
             )
+
+
+def _counts(point: str) -> tuple[int, ...]:
+    """At once, the recovery itself is interrupted; late in a life the state is richer."""
+    if point in _FIRST_OR_UPDATE:
+        return (1, 2)
+    return (1,) if point in _RARE or point not in faults.POINTS else (1, 2, 5)

@@ -22,20 +22,24 @@ import msgspec
 
 from fusemld.api import views
 from fusemld.api.client import Client, url
+from fusemld.executors.process.journal import Forgotten, Journal
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import Ending
 from tests.acceptance.daemon import START_S, Daemon, daemon_of, keepers, processes_of_steps, runs
 from tests.acceptance.mishaps import private_mounts, why_no_mounts
-from tests.torture.assaults import Assault, Fault, Kill, Mishap, Stop, Victim, What, plan
+from tests.acceptance.serving import TEXTS_PLUGIN
+from tests.torture import points
+from tests.torture.assaults import POINTS, Assault, Fault, Kill, Mishap, Stop, Victim, What, plan
+from tests.torture.errands import Errands
 from tests.torture.host import Host
-from tests.torture.points import lines as fault_point_lines
 from tests.torture.verdict import Violation, damage, has_no_room, is_given_up, judge, left_over, read_ledger
-from tests.torture.workload import STEERING_PLUGIN, Requests, kinds
+from tests.torture.workload import SERVED, STEERING_PLUGIN, Requests, kinds
 
 RUNS_PER_KILL = 4
 MANY = "10000"
 _REQUESTS_PER_FILE = 3
+_LONG_JOURNAL_LINES = 980
 _TICK_S = 0.05
 _DROP_EVERY_S = 0.15
 _CANCEL_EVERY_S = 0.3
@@ -58,6 +62,9 @@ class Report(msgspec.Struct, kw_only=True):
     """Mishaps that cannot be brought about on this host, and why."""
     points: Counter[str] = msgspec.field(default_factory=Counter)
     """How often a process died at each fault point."""
+    backups: int = 0
+    deleted: int = 0
+    """Applications."""
     runs: int = 0
     steps: int = 0
     attempts: int = 0
@@ -79,7 +86,8 @@ class Report(msgspec.Struct, kw_only=True):
         yield f"killed: {', '.join(f'{victim} {count}' for victim, count in sorted(self.kills.items()))}"
         yield f"mishaps: {', '.join(f'{what} {count}' for what, count in sorted(self.mishaps.items())) or 'none'}"
         yield from (f"no {what} on this host: {why}" for what, why in sorted(self.impossible.items()))
-        yield f"fault points hit: {len(self.points)} of {len(faults.POINTS)}"
+        yield f"backups: {self.backups}; applications deleted: {self.deleted}"
+        yield f"fault points hit: {len(self.points)} of {len(POINTS)}"
         yield (
             f"attempts recorded as lost: {self.lost_attempts}; steps given up for it: {self.given_up}; "
             f"steps that found the disk full: {self.no_room}"
@@ -121,6 +129,8 @@ class Campaign:
         self._drop_at = 0.0
         self._cancel_at = 0.0
         self._host = Host(daemon)
+        self._data = daemon.codesets / "data"
+        self._errands = Errands(daemon, self._data, random.Random(seed))
         self.report.impossible = {what: why for what in What if (why := self._host.why_not(what))}
         self._heard = 0
         """Where the journal of the daemon's present life begins, in bytes."""
@@ -129,6 +139,16 @@ class Campaign:
         begun = time.monotonic()
         self._prepare()
         self._daemon.spawn()
+        self._errands.start()
+        try:
+            self._assail(begun, say)
+            self._judge()
+        finally:
+            self._errands.end()
+        self.report.took_s = time.monotonic() - begun
+        return self.report
+
+    def _assail(self, begun: float, say: Callable[[str], None]) -> None:
         for number, assault in enumerate(self._assaults, start=1):
             done = min(self._total_runs, self._total_runs * self.report.kills.total() // self._kills)
             self._quota = max(self._quota, done, min(self._total_runs, len(self._kinds)))
@@ -137,18 +157,15 @@ class Campaign:
                 say(f"{time.monotonic() - begun:.0f} s: {self.report.kills.total()} kills, {self._quota} runs")
         self._quota = self._total_runs
         self._wait_until_over()
-        self._judge()
-        self.report.took_s = time.monotonic() - begun
-        return self.report
 
     def _prepare(self) -> None:
         daemon = self._daemon
         self._host.prepare()
+        daemon.install_plugin("texts", TEXTS_PLUGIN)
         daemon.install_plugin("steering", STEERING_PLUGIN)
-        data = daemon.codesets / "data"
-        data.mkdir()
-        (data / "words").write_text("some words")
-        daemon.drop("data.yaml", f"name: data\nproject: demo\npath: {data}\n")
+        self._data.mkdir()
+        (self._data / "words").write_text("some words")
+        daemon.drop("data.yaml", f"name: data\nproject: demo\npath: {self._data}\n")
         daemon.environment |= {"FUSEMLD_LIMITS_STEPS": "8", "FUSEMLD_STEPS_GRACE_S": "1"}
         for kind in self._kinds:
             daemon.drop(f"{kind.name}.yaml", kind.text)
@@ -192,8 +209,9 @@ class Campaign:
                 self._go_on(assault.after_s)
                 self._stop(assault)
             case Fault():
-                self._fail(assault)
-                self._revive(assault.down_s)
+                if assault.point not in self._out_of_reach():
+                    self._fail(assault)
+                    self._revive(assault.down_s)
             case Mishap():
                 if assault.what not in self.report.impossible:
                     self._suffer(assault)
@@ -258,12 +276,10 @@ class Campaign:
         is_keepers = fault.point.startswith("keeper.")
         self._note_own_end()
         self._end_life(Victim.BOTH if is_keepers else Victim.DAEMON)
+        self._lead_to(fault.point)
         self._heard = self._daemon.log.stat().st_size
         self._daemon.spawn(f"{fault.point}:{fault.count}")
         deadline = time.monotonic() + _FAULT_WITHIN_S
-        # A point may need a run of a certain kind to be reached.
-        self._requests.ask_for_every_kind()
-        self._quota = min(self._total_runs, max(self._quota, len(self._requests.asked) + len(self._kinds)))
         while time.monotonic() < deadline and not (has_died := self._has_died(is_keepers)):
             self._go_on(_TICK_S)
         if not is_keepers:
@@ -272,6 +288,27 @@ class Campaign:
             self.report.points[fault.point] += 1
         self.report.kills["at a fault point" if has_died else "past a fault point"] += 1
         self._end_life(Victim.BOTH if is_keepers else Victim.DAEMON)
+
+    def _out_of_reach(self) -> frozenset[str]:
+        """Fault points that this host cannot be brought to."""
+        return frozenset({"executor.booted"} if What.HOST_DOWN in self.report.impossible else ())
+
+    def _lead_to(self, point: str) -> None:
+        """Before the life that is to die there: it may need a run of a certain kind, or what is rare."""
+        names = {kind.name for kind in self._kinds}
+        needed = {SERVED} if point in faults.SERVING_POINTS else names - {SERVED}
+        match point:
+            case "backup.copied":
+                self._errands.back_up_now()
+            case "executor.booted":
+                self._end_life(Victim.EVERYTHING)
+                self._host.reboot()
+            case "keeper.compacted":
+                _lengthen(self._daemon.state / "keeper" / "journal")
+            case _:
+                pass
+        self._requests.ask_for(needed)
+        self._quota = min(self._total_runs, max(self._quota, len(self._requests.asked) + len(needed)))
 
     def _has_died(self, is_keepers: bool) -> bool:
         assert self._daemon.process is not None
@@ -346,6 +383,9 @@ class Campaign:
     def _judge(self) -> None:
         daemon = self._daemon
         self._wait(self._ready, START_S)
+        if not self._wait(lambda: not self._served(), _TIDY_WITHIN_S):
+            self._violation("wrong", "left over", f"applications and services: {self._served()}")
+        self._errands.end()
         found = [self._client.get(url("runs", run.id), views.RunView) for run in runs(daemon, limit=MANY)]
         ledger = read_ledger(self._ledger)
         report = self.report
@@ -358,6 +398,9 @@ class Campaign:
         report.no_room = sum(has_no_room(step) for run in found for step in run.steps)
         report.given_up = sum(is_given_up(step) for run in found for step in run.steps if step.attempts)
         report.violations += judge(self._requests.asked, found, ledger)
+        report.backups, report.deleted = self._errands.backups, self._errands.deleted
+        for problem in self._errands.problems:
+            self._violation("wrong", "backup", problem)
         if not self._wait(lambda: not self._leftovers(), _TIDY_WITHIN_S):
             self._violation("wrong", "left over", "; ".join(self._leftovers()))
         daemon.run("fusemld", "stop", "--all")
@@ -372,9 +415,15 @@ class Campaign:
             self._violation("wrong", "left over", path)
         if found_damage := damage(daemon.state / "fusemld.db"):
             self._violation("wrong", "database", found_damage)
-        if self._kills >= 2 * len(faults.POINTS):
-            for point in faults.POINTS.keys() - report.points.keys():
+        if self._kills >= 2 * len(POINTS):
+            for point in set(POINTS) - report.points.keys() - self._out_of_reach():
                 self._violation("wrong", point, "no process has died at this fault point")
+
+    def _served(self) -> list[str]:
+        """Asked while the last of it is being deleted."""
+        applications = self._client.get("/applications", list[views.ApplicationView])
+        services = self._client.get("/services", list[views.ServiceView])
+        return [*(one.name for one in applications), *(one.name for one in services)]
 
     def _leftovers(self) -> list[str]:
         folders = [str(path) for path in (self._daemon.state / "attempts").iterdir() if path.is_dir()]
@@ -388,6 +437,16 @@ class Campaign:
 
     def _violation(self, what: str, where: str, text: str) -> None:
         self.report.violations.append(Violation(what=what, where=where, text=text))
+
+
+def _lengthen(file: Path) -> None:
+    """Let a keeper's journal be as long as after many attempts: a few more, and it is written anew."""
+    journal = Journal(file)
+    journal.open()
+    lines = file.read_bytes().count(b"\n")
+    journal.add(*(Forgotten(key="none") for _ in range(lines, _LONG_JOURNAL_LINES)))
+    journal.commit()
+    journal.close()
 
 
 @contextmanager
@@ -414,18 +473,21 @@ def conduct(folder: Path, kills: int, total_runs: int, seed: int, say: Callable[
 @click.option(
     "--kills", type=click.IntRange(1), default=60, show_default=True, help="How often something is killed"
 )
-@click.option("--runs", "total_runs", type=click.IntRange(7, 10_000), help=f"[default: {RUNS_PER_KILL} a kill]")
+@click.option("--runs", "total_runs", type=click.IntRange(8, 10_000), help=f"[default: {RUNS_PER_KILL} a kill]")
 @click.option("--seed", type=int, help="Repeats an earlier campaign  [default: a new one]")
 @click.option(
-    "--points", is_flag=True, help="List the fault points in the code with the tests that hit them; no more"
+    "--points",
+    "lists_points",
+    is_flag=True,
+    help="List the fault points in the code with the tests that hit them; no more",
 )
 @click.option(
     "--keep", type=click.Path(path_type=Path), help="A new folder to keep journal, ledger and state (its disk) in"
 )
-def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None, points: bool) -> None:
+def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None, lists_points: bool) -> None:
     """Kill the daemon and its keeper under load, and count what was started twice, lost or stuck."""
-    if points:
-        print("\n".join(fault_point_lines()))
+    if lists_points:
+        print("\n".join(points.lines()))
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended on the way
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
@@ -438,7 +500,7 @@ def main(kills: int, total_runs: int | None, seed: int | None, keep: Path | None
             seed,
             lambda line: print(line, flush=True),
         )
-    for line in report.lines():
+    for line in (*report.lines(), *points.table(report.points)):
         print(line)
     sys.exit(1 if report.violations else 0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ import pytest
 
 import fusemld
 from fusemld.model import faults
+from tests.torture.assaults import POINTS
 
 PACKAGE = Path(fusemld.__file__).parent
 CALL = re.compile(r"faults\.point\(([^)]*)\)")
@@ -91,7 +92,20 @@ def lines() -> Iterator[str]:
     for place in places():
         yield f"{place.name}  {place.where}"
         yield f"    {place.holds or 'IN NO LIST'}"
+        if place.name in POINTS:
+            yield "    the campaign, systematically"
         yield from (f"    {test}" for test in hitting.get(place.name, ["HIT BY NO TEST"]))
+
+
+def table(hits: Mapping[str, int]) -> Iterator[str]:
+    """How often a campaign has hit each point, and what hits those that it never comes by."""
+    hitting = tests()
+    for place in places():
+        if place.name in POINTS:
+            yield f"{place.name}  {hits.get(place.name, 0)} times"
+        else:
+            first, *others = hitting[place.name]
+            yield f"{place.name}  not in the campaign; {len(others) + 1} tests, such as {first}"
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from fusemld.model import faults
-from tests.torture.assaults import Fault, Kill, Mishap, Victim, What, plan
+from tests.torture.assaults import POINTS, Fault, Kill, Mishap, Victim, What, plan
 
 
 def test_a_seed_repeats_its_assaults() -> None:
@@ -21,9 +20,9 @@ def test_a_campaign_kills_as_often_as_asked_for() -> None:
 
 
 def test_every_fault_point_comes_in_turn_and_so_does_every_victim() -> None:
-    assaults = list(plan(2 * len(faults.POINTS), random.Random(1)))
+    assaults = list(plan(2 * len(POINTS), random.Random(1)))
 
-    assert Counter(one.point for one in assaults if isinstance(one, Fault)) == Counter(faults.POINTS.keys())
+    assert Counter(one.point for one in assaults if isinstance(one, Fault)) == Counter(POINTS)
     assert {one.victim for one in assaults if isinstance(one, Kill)} == set(Victim)
 
 

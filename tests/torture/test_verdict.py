@@ -154,13 +154,17 @@ def test_a_step_that_says_the_disk_is_full_may_fail_and_is_not_any_other_failure
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """A state folder as it is when everything has ended."""
-    for folder in ("attempts", "keeper", "codesets/tmp", "codesets/content/sha256-" + 64 * "0", "logs/r"):
+    for folder in (
+        "attempts", "keeper", "services", "codesets/tmp", "codesets/content/sha256-" + 64 * "0",
+        "logs/r", "logs/services/served-1",
+    ):  # fmt: skip
         (tmp_path / folder).mkdir(parents=True)
     for file in (
         "fusemld.db",
         "attempts/boot.json",
         "codesets/content/sha256-" + 64 * "0" + "/words",
         "logs/r/a.1.log",
+        "logs/services/served-1/1.log",
     ):
         (tmp_path / file).touch()
     journal = Journal(tmp_path / "keeper" / "journal")
@@ -178,25 +182,29 @@ def test_what_belongs_to_a_state_folder_is_not_left_over(state: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["attempts/r.a.1/", "codesets/tmp/x/", "keeper/journal.new", "logs/r/a.2.log", "logs/other/a.1.log", "core"],
-)
+    [
+        "attempts/r.a.1/", "codesets/tmp/x/", "services/served-1/", "keeper/journal.new", "backups/a.db",
+        "logs/r/a.2.log", "logs/other/a.1.log", "core",
+    ],
+)  # fmt: skip
 def test_what_should_be_gone_is_left_over(state: Path, path: str) -> None:
     if path.endswith("/"):
         (state / path).mkdir()
     else:
-        (state / path).parent.mkdir(exist_ok=True)
+        (state / path).parent.mkdir(parents=True, exist_ok=True)
         (state / path).touch()
 
     assert list(left_over(state, {"r/a/1"})) == [path]
 
 
-def test_a_step_that_the_keeper_still_remembers_is_left_over(state: Path) -> None:
+@pytest.mark.parametrize("key", ["step/r/a/2", "service/served-1/3"])
+def test_what_the_keeper_still_remembers_is_left_over(state: Path, key: str) -> None:
     journal = Journal(state / "keeper" / "journal")
     journal.open()
-    journal.claim([Claimed(key="step/r/a/2", at=1.0, log="")])
+    journal.claim([Claimed(key=key, at=1.0, log="")])
     journal.close()
 
-    assert list(left_over(state, {"r/a/1"})) == ["keeper/journal: step/r/a/2"]
+    assert list(left_over(state, {"r/a/1"})) == [f"keeper/journal: {key}"]
 
 
 def test_a_damaged_database_is_noticed(tmp_path: Path) -> None:

@@ -121,13 +121,14 @@ def _judge_attempts(run: str, step: views.StepView, expected: Expected, ledger: 
 _FILES = re.compile(
     r"fusemld\.db(-wal|-shm)?|daemon\.lock|attempts/boot\.json|codesets/(gitconfig|askpass)"
     r"|codesets/content/sha256-[0-9a-f]{64}/.*|keeper/(lock|journal|keeper\.log|keeper\.sock)"
+    r"|logs/services/served-\d+/\d+\.log"
 )
 """What a state folder holds when nothing runs in it, besides logs."""
 
 
 def left_over(state: Path, attempts: Collection[str]) -> Iterator[str]:
-    """What should be gone from the state folder, or was never to be there: folders of attempts, copies of codesets
-    on their way, logs of no attempt (`RUN/STEP/ATTEMPT`), steps that the keeper still remembers."""
+    """What should be gone from the state folder, or was never to be there: folders of attempts and of services,
+    copies of codesets on their way, logs of no attempt (`RUN/STEP/ATTEMPT`), what the keeper still remembers."""
     logs = {f"logs/{run}/{step}.{number}.log" for run, step, number in (key.split("/") for key in attempts)}
     for folder, folders, files in os.walk(state):
         place = Path(folder).relative_to(state)
@@ -135,12 +136,12 @@ def left_over(state: Path, attempts: Collection[str]) -> Iterator[str]:
             path = (place / name).as_posix()
             if _FILES.fullmatch(path) is None and path not in logs:
                 yield path
-        if place.as_posix() in ("attempts", "codesets/tmp"):
+        if place.as_posix() in ("attempts", "codesets/tmp", "services"):
             yield from (f"{place}/{name}/" for name in folders)
     journal = Journal(state / "keeper" / "journal")
     journal.open()
     journal.close()
-    yield from (f"keeper/journal: {key}" for key in journal.entries if key.startswith("step/"))
+    yield from (f"keeper/journal: {key}" for key in journal.entries)
 
 
 def damage(database: Path) -> str:

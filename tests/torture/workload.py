@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,12 +12,20 @@ from fusemld.executors.process.spawning import MARKER
 from fusemld.model.run import Ending, RunState, StepState
 
 STEERING_PLUGIN = '''\
-"""A plugin step that writes down when it begins and ends."""
+"""Plugin steps that write down when they begin."""
 
 import anyio
 
+from fusemld.hooks.services import ServiceRequest
 from fusemld.hooks.specs import hookimpl
 from fusemld.hooks.steps import StepInputs
+from fusemld.model.application import Application
+from fusemld.model.errors import StartError, UnavailableError
+
+
+def begin(context):
+    with open(context.inputs["ledger"], "a") as ledger:
+        ledger.write(f"began {context.key}\\n")
 
 
 class Steering:
@@ -25,15 +33,56 @@ class Steering:
     inputs = StepInputs(required=frozenset({"ledger"}), open=True)
 
     async def run(self, context):
-        with open(context.inputs["ledger"], "a") as ledger:
-            ledger.write(f"began {context.key}\\n")
+        begin(context)
         await anyio.sleep(0.05)
         return {name: f"{name} by {context.key.step}" for name in context.outputs}
 
 
+class Serving:
+    """Serves the text, and gives what the service answers. Whatever is killed meanwhile, it tries again."""
+
+    repositories = ("example.org/serving",)
+    inputs = StepInputs(required=frozenset({"ledger", "name", "text"}))
+
+    async def run(self, context):
+        begin(context)
+        name, text = context.inputs["name"], context.inputs["text"]
+        try:
+            request = ServiceRequest(name=name, kind="text", parameters={"text": text})
+            address = await context.services.ensure(request, context.note)
+            await context.applications.record(
+                Application(
+                    name=name,
+                    type="predictor",
+                    url=address.url,
+                    run=context.key.run,
+                    run_created_at=context.run_created_at,
+                    services=(name,),
+                )
+            )
+            answer = await answer_of(address)
+        except (OSError, StartError, anyio.BrokenResourceError) as error:
+            raise UnavailableError(f"{name} does not serve: {error}") from error
+        if answer != text:
+            raise UnavailableError(f"{name} answers {answer!r}: who served before is still there")
+        return {"answer": answer}
+
+
+async def answer_of(address):
+    with anyio.fail_after(5):
+        async with await anyio.connect_tcp(address.host, address.port) as stream:
+            await stream.send(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            received = b""
+            while True:
+                try:
+                    received += await stream.receive()
+                except anyio.EndOfStream:
+                    return received.partition(b"\\r\\n\\r\\n")[2].decode()
+
+
 @hookimpl
 def fusemld_plugin_steps():
-    return [Steering()]
+    return [Steering(), Serving()]
 '''
 
 
@@ -67,6 +116,8 @@ _LATE = Expected(state=StepState.FAILED, ending=Ending.TIMED_OUT)
 _SKIPPED = Expected(state=StepState.SKIPPED, ending=None)
 _CANCELLED = Expected(state=StepState.CANCELLED, ending=Ending.CANCELLED)
 
+SERVED = "served"
+"""The workflow that leaves an application behind, `served-NUMBER`."""
 FAN = 4
 NO_ROOM = 5
 """With this status ends a step that cannot write its result: the disk is full, and its script says so."""
@@ -93,12 +144,20 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
     def write(name: str, value: str) -> str:
         return f'printf %s "{value}" > "$FUSEML_RESULTS_DIR/{name}" || exit {NO_ROOM};'
 
+    def serve(name: str, word: str) -> str:
+        return (
+            f"  - name: {name}\n    image: example.org/serving:1\n    outputs: [{{name: answer}}]\n    inputs:\n"
+            f"      - {{name: ledger, value: {ledger}}}\n"
+            '      - {name: name, value: "served-{{ inputs.number }}"}\n'
+            f'      - {{name: text, value: "{word} of {{{{ inputs.number }}}}"}}\n'
+        )
+
     number = {"number": "{{ inputs.number }}"}
     parts = [f"p{index}" for index in range(FAN)]
     return (
         Kind(
             name="chain",
-            weight=4,
+            weight=8,
             text=workflow(
                 "chain",
                 step("one", write("first", "n$FUSEML_NUMBER"), gives("first"), number),
@@ -122,7 +181,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         ),
         Kind(
             name="fan",
-            weight=3,
+            weight=6,
             text=workflow(
                 "fan",
                 *(
@@ -143,7 +202,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         ),
         Kind(
             name="flaky",
-            weight=1,
+            weight=2,
             text=workflow(
                 "flaky",
                 step(
@@ -158,7 +217,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         ),
         Kind(
             name="hopeless",
-            weight=1,
+            weight=2,
             text=workflow(
                 "hopeless",
                 step("breaks", "exit 7;", "    retry: {limit: 1, backoff: 1s}\n"),
@@ -169,7 +228,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         ),
         Kind(
             name="slow",
-            weight=1,
+            weight=2,
             # It does not listen to SIGTERM, and has a child.
             text=workflow(
                 "slow",
@@ -181,7 +240,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         ),
         Kind(
             name="endless",
-            weight=1,
+            weight=2,
             text=workflow("endless", step("endless", "sleep 1000;"), step("never", "")),
             state=RunState.CANCELLED,
             steps={"endless": _CANCELLED, "never": _CANCELLED},
@@ -189,7 +248,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
         ),
         Kind(
             name="steered",
-            weight=1,
+            weight=2,
             text=workflow(
                 "steered",
                 "  - name: steer\n    image: example.org/steering:1\n    outputs: [{name: steered}]\n"
@@ -207,6 +266,14 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
             steps={"steer": _STEERED, "read": _DONE},
             outputs=lambda _number: {"both": "some words, steered by steer"},
         ),
+        Kind(
+            name=SERVED,
+            weight=1,
+            text=workflow(SERVED, serve("serve", "one"), serve("update", "two"), outputs="[{name: answer}]"),
+            state=RunState.SUCCEEDED,
+            steps=dict.fromkeys(("serve", "update"), _STEERED),
+            outputs=lambda number: {"answer": f"two of {number}"},
+        ),
     )
 
 
@@ -219,9 +286,9 @@ class Requests:
         self._chance = chance
         self._due: list[Kind] = []
 
-    def ask_for_every_kind(self) -> None:
-        """Let the next requests be of every kind once."""
-        self._due = list(self._kinds)
+    def ask_for(self, names: Collection[str]) -> None:
+        """Let the next requests be of each of these kinds once."""
+        self._due = [kind for kind in self._kinds if kind.name in names]
 
     def more(self, count: int) -> str:
         """A file with so many new requests."""
