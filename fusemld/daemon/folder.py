@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 
 import anyio
 import structlog
@@ -25,6 +26,7 @@ from fusemld.model.document import Document, DocumentState, Kind, RememberedFile
 from fusemld.model.errors import UnavailableError
 from fusemld.model.extension import Extension
 from fusemld.model.ids import run_id
+from fusemld.model.progress import Progress
 from fusemld.model.run import Run
 from fusemld.registry.registry import Registry
 from fusemld.store.changes import Change, DeleteDocument, DeleteFile, PutDocument, PutFile, PutMeta, PutWorkflow
@@ -34,6 +36,7 @@ from fusemld.store.sqlite import Store
 log = structlog.get_logger(__name__)
 
 STORED_AT_ONCE = 500
+STORING = "storing what was seen in the watched folder"
 _GENERATION = re.compile(" generation ")
 """What follows the document in the cause of a run."""
 
@@ -56,6 +59,7 @@ class Folder:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.catalog = catalog
+        self.progress = Progress()
         self._registry = registry
         self._store = store
         self._supervisor = supervisor
@@ -96,7 +100,7 @@ class Folder:
 
     async def on_scan(self, scan: Scan) -> None:
         """Take in what the watcher saw, and start what became due."""
-        async with self._lock:
+        async with self._at_work():
             was_available = self.catalog.available
             checked = self._admitting.check(scan, self.registered(Kind.EXTENSION))
             update = self.catalog.apply(checked)
@@ -118,7 +122,7 @@ class Folder:
 
     async def codeset_seen(self, polled: PolledCodeset, version: str, problem: str) -> None:
         """A codeset of an assignment was looked at."""
-        async with self._lock:
+        async with self._at_work():
             await self._store_update(self.catalog.codeset_seen(polled, version, problem))
             await self._start_due()
 
@@ -128,7 +132,7 @@ class Folder:
         has had. Raises `UnavailableError` where the database cannot be written now, without waiting for it."""
         if self._lock.locked() and self.trouble:
             raise UnavailableError(self.trouble)
-        async with self._lock:
+        async with self._at_work():
             named = {
                 cause[: found.start()]
                 for cause in await self._store.run_causes(going)
@@ -140,6 +144,7 @@ class Folder:
                 for start in range(0, len(unnamed), STORED_AT_ONCE):
                     keys = unnamed[start : start + STORED_AT_ONCE]
                     await self._store.write(*map(DeleteDocument, keys))
+                    self.progress.step()
                     self.catalog.forget(keys)
         return len(unnamed), len(removed) - len(unnamed)
 
@@ -197,6 +202,17 @@ class Folder:
                 )
             except Exception:
                 log.exception("run.not_created", document=due.document, cause=due.cause)
+            self.progress.step()
+
+    @asynccontextmanager
+    async def _at_work(self) -> AsyncGenerator[None]:
+        """One at a time."""
+        async with self._lock:
+            self.progress.work(STORING)
+            try:
+                yield
+            finally:
+                self.progress.rest()
 
     def _new_identity(self, scan: Scan) -> tuple[Change, ...]:
         """It is another folder than the one that was watched before."""
@@ -227,10 +243,12 @@ class Folder:
     async def _write(self, *changes: Change) -> None:
         def note(text: str) -> None:
             self.trouble = text
+            self.progress.rest()  # what is wrong is told already
             log.warning("store.unavailable", error=text)
 
         await patiently(lambda: self._store.write(*changes), note)
         self.trouble = ""
+        self.progress.work(STORING)
 
     def _register_extensions(self) -> None:
         declared = {name: document.declared for name, document in self.registered(Kind.EXTENSION).items()}

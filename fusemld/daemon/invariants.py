@@ -15,6 +15,7 @@ import msgspec
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Plan
 from fusemld.engine.waits import unmet_steps
+from fusemld.model.progress import Progress
 from fusemld.model.run import AttemptKey, Run, StepRun, StepState
 
 
@@ -120,6 +121,15 @@ def of_unknown(
         if run is not None and step is not None and step.state.is_active and step.attempt == key.attempt:
             message = f"attempt {key.attempt} is {step.state}, and executor {executor} does not know it"
             yield _about(run, f"step {key.step}: {message}")
+
+
+def of_loop(subject: str, progress: Progress, now: float, stands_s: float) -> Iterator[Finding]:
+    """What is wrong with a task that never ends and should have got on by now (`time.monotonic`)."""
+    if now - progress.due_at >= stands_s:
+        message = (
+            f"{progress.doing} does not end" if progress.doing else "it has stopped: its next turn is overdue"
+        )
+        yield Finding(subject=subject, message=message)
 
 
 def of_slots(admission: Admission, find: Callable[[str], Run | None]) -> Iterator[Finding]:

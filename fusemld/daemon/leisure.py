@@ -8,12 +8,16 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from fusemld.model.progress import Progress
+
 LONGEST_PAUSE_S = 0.05
 
 
 @asynccontextmanager
-async def at_leisure() -> AsyncGenerator[None]:
-    """What is done in the block is followed by a pause as long as it took, within bounds: others come first."""
+async def at_leisure(progress: Progress) -> AsyncGenerator[None]:
+    """What is done in the block is followed by a pause as long as it took, within bounds: others come first. It is
+    a step of what makes the progress."""
     started = time.monotonic()
     yield
+    progress.step()
     await anyio.sleep(min(LONGEST_PAUSE_S, time.monotonic() - started))

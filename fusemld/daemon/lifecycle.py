@@ -246,15 +246,30 @@ class _Daemon:
             folders=folders,
             kinds=plugins.service_kinds,
         )
+        watcher = Watcher(
+            settings.folder,
+            DocumentReader(settings.folder, codesets.refusal),
+            known=catalog.files,
+            remembered=remembered,
+            identity=identity,
+            timing=Timing(rescan_s=settings.intake.rescan_s),
+        )
         watchdog = Watchdog(
             supervisor,
             performer,
             store,
+            (
+                ("intake", watcher.progress),
+                ("intake", folder.progress),
+                ("retention", retention.rounds),
+                ("retention", retention.passing),
+            ),
             patience=Patience(
                 look_s=settings.watchdog.look_s,
                 lasts_s=settings.watchdog.lasts_s,
                 lag_s=settings.watchdog.lag_s,
                 stops_s=settings.steps.grace_s + settings.watchdog.stops_s,
+                stands_s=settings.watchdog.stands_s,
             ),
         )
         operations = DaemonOperations(
@@ -283,15 +298,6 @@ class _Daemon:
                 await tasks.start(supervisor.run, performer, name="supervisor")
                 tasks.start_soon(watchdog.run, name="watchdog")
                 await tasks.start(server.serve, operations, settings.socket, settings.group, name="api")
-                timing = Timing(rescan_s=settings.intake.rescan_s)
-                watcher = Watcher(
-                    settings.folder,
-                    DocumentReader(settings.folder, codesets.refusal),
-                    known=catalog.files,
-                    remembered=remembered,
-                    identity=identity,
-                    timing=timing,
-                )
                 await tasks.start(watcher.run, folder.on_scan, name="watcher")
                 poller = Poller(settings.codesets.poll_s, catalog.polled, pinner.version, folder.codeset_seen)
                 tasks.start_soon(poller.run, name="poller")

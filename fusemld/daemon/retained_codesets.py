@@ -14,6 +14,7 @@ from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tally import Tally, tallied
 from fusemld.daemon.trash import size_bytes
+from fusemld.model.progress import Progress
 from fusemld.store.errors import DamagedError
 from fusemld.store.sqlite import Store
 
@@ -26,12 +27,14 @@ class RetainedCodesets:
         store: Store,
         supervisor: Supervisor,
         clock: Callable[[], float],
+        progress: Progress,
     ) -> None:
         self._codesets = codesets
         self._settings = settings
         self._store = store
         self._supervisor = supervisor
         self._clock = clock
+        self._progress = progress
 
     async def collect(self, going: Collection[str], *, dry_run: bool) -> Tally:
         """`going` are runs that count as gone."""
@@ -70,10 +73,10 @@ class RetainedCodesets:
         return needed
 
     async def _size_bytes(self, copy: Copy) -> int:
-        async with at_leisure():
+        async with at_leisure(self._progress):
             return await run_sync(size_bytes, copy.path)
 
     async def _is_discarded(self, copy: Copy, unused_since: float, *, dry_run: bool) -> bool:
         """Or, with `dry_run`, would be."""
-        async with at_leisure():
+        async with at_leisure(self._progress):
             return await self._codesets.discard(copy, unused_since, dry_run=dry_run)

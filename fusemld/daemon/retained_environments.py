@@ -19,6 +19,7 @@ from fusemld.daemon.trash import Trash, size_bytes
 from fusemld.hooks.building import discard_downloads, discard_environment, environments, may_discard
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
+from fusemld.model.progress import Progress
 from fusemld.store.reads import SERVICES
 from fusemld.store.sqlite import Store
 
@@ -44,6 +45,7 @@ class RetainedEnvironments:
         folder: Folder,
         kinds: Mapping[str, ServiceKind],
         clock: Callable[[], float],
+        progress: Progress,
     ) -> None:
         self._folders = folders
         self._state = state
@@ -52,6 +54,7 @@ class RetainedEnvironments:
         self._folder = folder
         self._kinds = kinds
         self._clock = clock
+        self._progress = progress
         self._trash = Trash(folders.environments)
 
     async def collect(self, going: Collection[str], *, dry_run: bool) -> Tally:
@@ -133,7 +136,7 @@ class RetainedEnvironments:
 
     async def _is_discarded(self, environment: _Environment, unused_since: float, *, dry_run: bool) -> bool:
         """Or, with `dry_run`, would be."""
-        async with at_leisure():
+        async with at_leisure(self._progress):
             key, folders = environment.key, self._folders
             if dry_run:
                 return await run_sync(may_discard, key, folders, unused_since)

@@ -15,6 +15,7 @@ from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tally import Tally, tallied
 from fusemld.daemon.trash import NAME as TRASH
 from fusemld.daemon.trash import Trash, size_bytes
+from fusemld.model.progress import Progress
 from fusemld.store import reads
 from fusemld.store.sqlite import Store
 
@@ -43,12 +44,14 @@ class RetainedLogs:
         store: Store,
         supervisor: Supervisor,
         clock: Callable[[], float],
+        progress: Progress,
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._store = store
         self._supervisor = supervisor
         self._clock = clock
+        self._progress = progress
         self._trash = Trash(folder)
 
     async def collect(self, going: Collection[str], *, dry_run: bool) -> tuple[Tally, Tally]:
@@ -117,7 +120,7 @@ class RetainedLogs:
         the question and the move."""
         gone: set[_Logs] = set()
         for start in range(0, len(doomed), REMOVED_AT_ONCE):
-            async with at_leisure():
+            async with at_leisure(self._progress):
                 chosen = doomed[start : start + REMOVED_AT_ONCE]
                 batch = [logs for logs in chosen if self._supervisor.find(logs.path.name) is None]
                 taken: list[Path] = []

@@ -36,6 +36,7 @@ from fusemld.daemon.tally import Tally, tallied
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.model import faults
+from fusemld.model.progress import Progress
 from fusemld.store.changes import DeleteUnusedWorkflows
 from fusemld.store.sqlite import Store
 
@@ -65,18 +66,26 @@ class Retention:
         self._supervisor = supervisor
         self._folder = folder
         self._clock = clock
-        self._logs = RetainedLogs(state / "logs", settings, store, supervisor, clock)
-        self._codesets = RetainedCodesets(codesets, settings, store, supervisor, clock)
-        self._environments = RetainedEnvironments(folders, state, settings, store, folder, kinds, clock)
+        self.passing = Progress()
+        """Of a pass, whoever asked for it."""
+        self._logs = RetainedLogs(state / "logs", settings, store, supervisor, clock, self.passing)
+        self._codesets = RetainedCodesets(codesets, settings, store, supervisor, clock, self.passing)
+        self._environments = RetainedEnvironments(
+            folders, state, settings, store, folder, kinds, clock, self.passing
+        )
         self._one_at_a_time = anyio.Lock()
+        self.rounds = Progress()
+        """Of `run`, between passes."""
 
     async def run(self) -> None:
         """Let go, now and then, of what may go; returns at once where that happens on request only."""
         every_s = self._settings.every_s
         pause_s = min(FIRST_S, every_s)
         while every_s:
+            self.rounds.rest(pause_s)
             await anyio.sleep(pause_s)
             pause_s = every_s
+            self.rounds.rest()  # a pass has its own
             try:
                 await self.collect()
             except Exception:
@@ -86,7 +95,10 @@ class Retention:
         """Let go of everything that may go, little by little; with `dry_run` only say what. What failed is said by
         its part."""
         async with self._one_at_a_time:
-            tallies = await self._collect(dry_run)
+            try:
+                tallies = await self._collect(dry_run)
+            finally:
+                self.passing.rest()
         view = UpkeepView(dry_run=dry_run, parts=tuple(tally.part() for tally in tallies))
         for part in view.parts:
             if part.removed and not dry_run:
@@ -95,14 +107,21 @@ class Retention:
 
     async def _collect(self, dry_run: bool) -> Sequence[Tally]:
         going: set[str] = set()
+        self.passing.work("letting go of runs")
         with tallied("runs") as runs:
             await self._runs(runs, going, dry_run)
+        self.passing.work("letting go of logs")
         logs = await self._logs.collect(going, dry_run=dry_run)
+        self.passing.work("letting go of copies of codesets")
         copies = await self._codesets.collect(going, dry_run=dry_run)
+        self.passing.work("letting go of environments")
         environments = await self._environments.collect(going, dry_run=dry_run)
+        self.passing.work("letting go of downloads")
         downloads = await self._environments.collect_downloads(dry_run=dry_run)
+        self.passing.work("letting go of contents of workflows")
         with tallied("contents of workflows") as workflows:
             await self._workflows(workflows, going, dry_run)
+        self.passing.rest()  # the folder has its own
         with tallied("removed documents") as documents:
             await self._documents(documents, going, dry_run)
         return runs, workflows, documents, *logs, copies, environments, downloads
@@ -115,7 +134,7 @@ class Retention:
         )
         for start in range(0, len(aged.going), BATCH):
             batch = aged.going[start : start + BATCH]
-            async with at_leisure():
+            async with at_leisure(self.passing):
                 ended = self._ended(batch) if dry_run else await self._supervisor.forget_ended(batch)
             going.update(ended)
             tally.remove(count=len(ended))

@@ -117,6 +117,8 @@ class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long the daemon may do nothing at all."""
     stops_s: float = 60.0
     """How long an attempt that was told to stop may take to end after its grace time (`steps.grace_s`)."""
+    stands_s: float = 300.0
+    """How long watching the folder, and letting go of what has ended, may stand still."""
 
 
 class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):

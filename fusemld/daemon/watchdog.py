@@ -1,4 +1,4 @@
-"""Turns what would be silence into an error that is seen: invariants of live runs, the engine, the event loop.
+"""Turns what would be silence into an error that is seen: invariants of live runs, the engine, endless tasks.
 
 It reports, in the journal, in the health report and in `fuseml why`, and never changes a run: whatever it would
 change by guesswork could be a step that runs twice. Only a daemon that does nothing at all is ended, by systemd.
@@ -7,7 +7,7 @@ change by guesswork could be a step that runs twice. Only a daemon that does not
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -17,10 +17,11 @@ import msgspec
 import structlog
 
 from fusemld.daemon import systemd
-from fusemld.daemon.invariants import Attempts, Finding, of_run, of_slots, of_unknown
+from fusemld.daemon.invariants import Attempts, Finding, of_loop, of_run, of_slots, of_unknown
 from fusemld.engine.admission import Admission
 from fusemld.engine.plan import Plan
 from fusemld.model.errors import FusemldError
+from fusemld.model.progress import Progress
 from fusemld.model.run import Run, RunState
 from fusemld.store.reads import RunQuery
 
@@ -60,8 +61,8 @@ class Records(Protocol):
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds: between two looks, how long something may be wrong before it is told, between two signs of life,
-    how late one of these may come, how long the engine may take for one turn, and an attempt to end when it was
-    told to."""
+    how late one of these may come, how long the engine may take for one turn, an attempt to end when it was told
+    to, and an endless task to get on."""
 
     look_s: float = 10.0
     lasts_s: float = 30.0
@@ -69,6 +70,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float = 5.0
     turn_s: float = 30.0
     stops_s: float = 70.0
+    stands_s: float = 300.0
 
 
 class _Check:
@@ -93,6 +95,7 @@ class Watchdog:
         engine: Engine,
         attempts: Attempts,
         records: Records,
+        loops: Sequence[tuple[str, Progress]] = (),
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -101,6 +104,7 @@ class Watchdog:
         self._engine = engine
         self._attempts = attempts
         self._records = records
+        self._loops = loops
         self._clock = clock
         self._monotonic = monotonic
         self._patience = patience or Patience()
@@ -110,6 +114,7 @@ class Watchdog:
         self._live = _Check(self._live_runs, Finding(subject="engine", message="a look at its runs does not end"))
         self._checks = (
             self._live,
+            _Check(self._standing, Finding(subject="loops", message="a look at them does not end")),
             _Check(self._forgotten, Finding(subject="store", message="the database does not answer")),
             *(
                 _Check(
@@ -209,6 +214,15 @@ class Watchdog:
     def _find(self, run_id: str) -> Run | None:
         entry = self._engine.active.get(run_id)
         return None if entry is None else entry.run
+
+    async def _standing(self) -> list[Finding]:
+        """Endless tasks that should have got on."""
+        now = self._monotonic()
+        return [
+            finding
+            for subject, progress in self._loops
+            for finding in of_loop(subject, progress, now, self._patience.stands_s)
+        ]
 
     async def _forgotten(self) -> list[Finding]:
         """Runs that are stored as unfinished, and that nobody works on."""

@@ -33,6 +33,7 @@ from fusemld.intake.snapshot import (
     settled,
 )
 from fusemld.model.document import RememberedFile
+from fusemld.model.progress import Progress
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +99,8 @@ class Watcher:
         identity: str = "",
         timing: Timing | None = None,
     ) -> None:
+        self.progress = Progress()
+        """Not that of what is told: `on_scan` has its own."""
         self._folder = folder
         self._read = read
         self._timing = timing or Timing()
@@ -155,7 +158,9 @@ class Watcher:
             if not is_ready and (self._unavailable or is_read):
                 is_ready = True
                 task_status.started()
-            with anyio.move_on_after(self._idle_s()):
+            idle_s = self._idle_s()
+            self.progress.rest(idle_s)
+            with anyio.move_on_after(idle_s):
                 await self._news.wait()
 
     # Looking ----------------------------------------------------------------------------------------------------
@@ -163,6 +168,7 @@ class Watcher:
     async def _look(self, group: TaskGroup, on_scan: OnScan) -> None:
         self._next_look = time.monotonic() + self._timing.rescan_s
         for _ in range(LOOKS_AT_NEW_FOLDERS):
+            self.progress.work("looking into the watched folder")
             try:
                 seen = await run_sync(look, self._folder, abandon_on_cancel=True)
             except OSError as error:
@@ -233,6 +239,7 @@ class Watcher:
             self._unavailable = cause
             log.warning("intake.unavailable", folder=str(self._folder), cause=cause)
             self._reported = None
+            self.progress.rest()
             await on_scan(Scan(available=False, warning=cause))
 
     # Reading ----------------------------------------------------------------------------------------------------
@@ -310,6 +317,7 @@ class Watcher:
                 warning=warning,
                 identity=self._identity,
             )
+            self.progress.rest()
             await on_scan(scan)
 
     def _hang_warning(self, hanging: set[str]) -> str:

@@ -17,6 +17,7 @@ from tests.acceptance.daemon import Daemon, keepers, runs
 pytestmark = pytest.mark.acceptance
 
 RUNS = 150
+FILES = 1000
 BUSY = """\
 name: busy
 steps:
@@ -43,6 +44,24 @@ def test_a_busy_daemon_is_suspected_of_nothing(daemon: Daemon) -> None:
     assert "invariant.broken" not in daemon.journal()
     health = Client(daemon.socket).get("/health", views.HealthView)
     assert health.state is views.HealthState.OK, health.components
+
+
+def test_many_files_and_a_folder_that_is_away_are_suspected_of_nothing(daemon: Daemon) -> None:
+    settings = {"LOOK_S": "0.2", "LASTS_S": "0.5", "STANDS_S": "2", "LAG_S": "20"}
+    daemon.start(RETENTION_EVERY_S="1", **{f"WATCHDOG_{name}": text for name, text in settings.items()})
+
+    for number in range(FILES):
+        daemon.drop(f"e{number}.yaml", f"id: e{number}\nservices: []\n")
+    daemon.wait_for(lambda: len(daemon.json("files")) == FILES, 60, "all files to be taken in")
+    away = daemon.folder.rename(daemon.folder.with_name("away"))
+    daemon.wait_for(lambda: "intake.unavailable" in daemon.journal(), 20, "the folder to be missed")
+    time.sleep(4)  # longer than may be stood still and than it must last
+    components = Client(daemon.socket).get("/health", views.HealthView).components
+    away.rename(daemon.folder)
+
+    assert "invariant.broken" not in daemon.journal()
+    assert [component.name for component in components if not component.ok] == ["watched folder"]
+    assert len(daemon.json("files")) == FILES
 
 
 def test_an_attempt_that_nobody_will_end_is_told(daemon: Daemon) -> None:

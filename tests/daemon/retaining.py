@@ -73,11 +73,9 @@ class Host:
         self.codesets = Codesets(state, (state,))
         self.folder = folder_of(engine, catalog, Registry())
 
-    async def collect(self, *, dry_run: bool = False, **settings: float) -> dict[str, UpkeepPart]:
-        """With these settings, everything else without limit."""
-        values = {name: getattr(UNLIMITED, name) for name in UNLIMITED.__struct_fields__} | settings
-        retention = Retention(
-            settings=RetentionSettings(**values),
+    def retention(self, settings: RetentionSettings = UNLIMITED) -> Retention:
+        return Retention(
+            settings=settings,
             state=self.state,
             store=self.store,
             supervisor=self.engine.supervisor,
@@ -87,7 +85,11 @@ class Host:
             kinds={"server": Server()},
             clock=self.engine.clock,
         )
-        view: UpkeepView = await retention.collect(dry_run=dry_run)
+
+    async def collect(self, *, dry_run: bool = False, **settings: float) -> dict[str, UpkeepPart]:
+        """With these settings, everything else without limit."""
+        values = {name: getattr(UNLIMITED, name) for name in UNLIMITED.__struct_fields__} | settings
+        view: UpkeepView = await self.retention(RetentionSettings(**values)).collect(dry_run=dry_run)
         return {part.what: part for part in view.parts}
 
     async def ended(self, run: str, days_ago: float, state: RunState = RunState.SUCCEEDED, **fields: Any) -> None:

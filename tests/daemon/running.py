@@ -21,6 +21,7 @@ from fusemld.model.problem import Severity
 from fusemld.model.run import AttemptKey, Run
 from fusemld.spec.documents import read
 from fusemld.store.changes import Change, PutMeta, PutWorkflow
+from fusemld.store.errors import StoreError
 from fusemld.store.keys import CLOCK
 from fusemld.store.sqlite import Store
 
@@ -124,3 +125,11 @@ class Engine:
 
 
 OpenEngine = Callable[..., AbstractAsyncContextManager[Engine]]
+
+
+async def disk_is_full(*_: Change) -> None:
+    raise StoreError("cannot write to the database: disk is full")
+
+
+async def never_answered(*_: object, **__: object) -> None:
+    await anyio.sleep_forever()

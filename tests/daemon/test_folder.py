@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -19,7 +21,7 @@ from fusemld.model.run import Run
 from fusemld.registry.matching import match
 from fusemld.registry.registry import Registry
 from fusemld.store.reads import RunQuery
-from tests.daemon.running import Engine, OpenEngine
+from tests.daemon.running import Engine, OpenEngine, disk_is_full, never_answered
 from tests.daemon.watched import folder_of, scan_of
 
 HELLO = "name: hello\nsteps: [{name: one, image: host, command: [echo, TEXT]}]"
@@ -285,3 +287,33 @@ async def test_an_extension_whose_row_cannot_be_read_is_waited_for_until_the_fol
         "waiting for the record of extension vault",
         "waiting for the record of extension vault: the watched folder cannot be seen",
     ]
+
+
+async def test_it_can_be_seen_that_what_was_seen_cannot_be_stored(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watch() as watched, anyio.create_task_group() as tasks:
+        before = watched.folder.progress.doing
+        with monkeypatch.context() as patch:
+            patch.setattr(watched.engine.store, "write", never_answered)
+            tasks.start_soon(partial(watched.see, hello=HELLO))
+            await anyio.wait_all_tasks_blocked()
+            meanwhile = watched.folder.progress.doing
+            tasks.cancel_scope.cancel()
+
+    assert (before, meanwhile) == ("", "storing what was seen in the watched folder")
+    assert watched.folder.progress.doing == ""
+
+
+async def test_a_database_that_is_said_to_be_out_of_reach_is_no_work_that_does_not_end(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watch() as watched, anyio.create_task_group() as tasks:
+        monkeypatch.setattr(watched.engine.store, "write", disk_is_full)
+        tasks.start_soon(partial(watched.see, hello=HELLO))
+        while not watched.folder.trouble:
+            await anyio.lowlevel.checkpoint()
+        progress = watched.folder.progress.doing, watched.folder.progress.due_at
+        tasks.cancel_scope.cancel()
+
+    assert progress == ("", math.inf)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from functools import partial
 
 import anyio
@@ -12,16 +14,15 @@ import pytest
 from msgspec.structs import replace
 
 from fusemld.api.views import UpkeepPart
-from fusemld.daemon.retention import Retention
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.engine.events import RetryRequested, StepFinished
 from fusemld.model.application import Application
 from fusemld.model.document import Document
 from fusemld.model.errors import NotFoundError, UnavailableError
 from fusemld.model.run import Ending, Outcome, RunState, StepRun, StepState
-from fusemld.store.changes import Change, PutApplication, PutRun, PutWorkflow
-from fusemld.store.errors import StoreError
+from fusemld.store.changes import PutApplication, PutRun, PutWorkflow
 from tests.daemon.retaining import DAY, HELLO, KEY, NOW, Host, OpenHost
+from tests.daemon.running import disk_is_full, never_answered
 
 # Runs
 
@@ -265,10 +266,6 @@ PARTS = {
 }
 
 
-async def disk_is_full(*_: Change) -> None:
-    raise StoreError("cannot write to the database: disk is full")
-
-
 ROWS = {"runs", "contents of workflows", "removed documents"}
 
 
@@ -357,17 +354,7 @@ async def test_it_happens_by_itself_and_trouble_does_not_end_it(
 ) -> None:
     async with host() as there:
         await there.ended("old", 100)
-        retention = Retention(
-            settings=RetentionSettings(every_s=0.01),
-            state=there.state,
-            store=there.store,
-            supervisor=there.engine.supervisor,
-            folder=there.folder,
-            codesets=there.codesets,
-            folders=there.folders,
-            kinds={},
-            clock=there.engine.clock,
-        )
+        retention = there.retention(RetentionSettings(every_s=0.01))
         (there.state / "logs").write_text("a file where a folder should be")
 
         async with anyio.create_task_group() as tasks:
@@ -384,17 +371,34 @@ async def test_it_happens_by_itself_and_trouble_does_not_end_it(
 
 async def test_with_no_interval_it_happens_on_request_only(host: OpenHost) -> None:
     async with host() as there:
-        retention = Retention(
-            settings=RetentionSettings(every_s=0),
-            state=there.state,
-            store=there.store,
-            supervisor=there.engine.supervisor,
-            folder=there.folder,
-            codesets=there.codesets,
-            folders=there.folders,
-            kinds={},
-            clock=there.engine.clock,
-        )
+        retention = there.retention(RetentionSettings(every_s=0))
 
         with anyio.fail_after(5):
             await retention.run()
+
+
+async def test_it_can_be_seen_that_a_pass_does_not_end_and_that_the_next_one_is_not_due_yet(
+    host: OpenHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host() as there, anyio.create_task_group() as tasks:
+        retention = there.retention()
+        monkeypatch.setattr(there.store, "aged_runs", never_answered)
+        tasks.start_soon(retention.collect)
+        await anyio.wait_all_tasks_blocked()
+        meanwhile = retention.passing.doing
+        tasks.cancel_scope.cancel()
+
+    assert meanwhile == "letting go of runs"
+    assert (retention.passing.doing, retention.passing.due_at) == ("", math.inf)
+
+
+async def test_between_two_passes_it_can_be_seen_when_the_next_one_is_due(host: OpenHost) -> None:
+    async with host() as there, anyio.create_task_group() as tasks:
+        retention = there.retention(RetentionSettings(every_s=30.0))
+        tasks.start_soon(retention.run)
+        await anyio.wait_all_tasks_blocked()
+        due_s = retention.rounds.due_at - time.monotonic()
+        tasks.cancel_scope.cancel()
+
+    assert 20.0 < due_s <= 30.0
+    assert retention.passing.due_at == math.inf

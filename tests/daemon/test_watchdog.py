@@ -18,14 +18,18 @@ from fusemld.engine import events
 from fusemld.engine.admission import Admission
 from fusemld.engine.begin import new_run
 from fusemld.engine.plan import Defaults, make_plan
+from fusemld.intake.catalog import Catalog
 from fusemld.model.errors import UnavailableError
+from fusemld.model.progress import Progress
 from fusemld.model.run import Attempt, AttemptKey, Ending, Outcome, Run, StepRun, StepState
 from fusemld.model.template import literal
 from fusemld.model.workflow import Step, Workflow
-from fusemld.store.changes import PutRun
+from fusemld.registry.registry import Registry
+from fusemld.store.changes import Change, PutRun
 from fusemld.store.errors import StoreError
 from fusemld.store.reads import RunQuery
 from tests.daemon.running import Clock, OpenEngine, document_of
+from tests.daemon.watched import folder_of, scan_of
 
 WIDE = """
 name: wide
@@ -47,7 +51,7 @@ PLAN = make_plan(
     Defaults(),
 )
 KEY = AttemptKey("r1", "a", 1)
-PATIENCE = Patience(lasts_s=30.0, turn_s=30.0, stops_s=60.0)
+PATIENCE = Patience(lasts_s=30.0, turn_s=30.0, stops_s=60.0, stands_s=100.0)
 
 
 class Parts:
@@ -73,6 +77,7 @@ class Parts:
         self.storage_error: Exception | None = None
         self.storage_answers = anyio.Event()
         self.storage_answers.set()
+        self.intake, self.retention = Progress(self.monotonic), Progress(self.monotonic)
         run = new_run(PLAN, id="r1", created_at=900.0, inputs={})
         self.active = {"r1": ActiveRun(replace(run, codesets={}), PLAN)}
         self.step(
@@ -82,7 +87,15 @@ class Parts:
             deadline=2000.0,
             attempts=(Attempt(number=1, reason="first", launched_at=950.0),),
         )
-        self.watchdog = Watchdog(self, self, self, clock=self.clock, monotonic=self.monotonic, patience=PATIENCE)
+        self.watchdog = Watchdog(
+            self,
+            self,
+            self,
+            (("intake", self.intake), ("retention", self.retention)),
+            clock=self.clock,
+            monotonic=self.monotonic,
+            patience=PATIENCE,
+        )
 
     def knows(self, key: AttemptKey) -> bool:
         return key in self.known
@@ -231,6 +244,23 @@ def bug_in_a_run(parts: Parts) -> None:
     parts.active["r0"] = ActiveRun(replace(run, steps=run.steps.delete("a")), PLAN)
 
 
+def endless_look(parts: Parts) -> None:
+    parts.intake.work("looking into the watched folder")
+    parts.monotonic.now += PATIENCE.stands_s
+
+
+def no_more_looks(parts: Parts) -> None:
+    parts.intake.rest(10.0)
+    parts.monotonic.now += 10.0 + PATIENCE.stands_s
+
+
+def endless_pass(parts: Parts) -> None:
+    parts.retention.work("letting go of logs")
+    parts.monotonic.now += 50.0
+    parts.retention.step()
+    parts.monotonic.now += PATIENCE.stands_s
+
+
 @pytest.mark.parametrize(
     ("breaks", "told"),
     [
@@ -264,6 +294,9 @@ def bug_in_a_run(parts: Parts) -> None:
         (unreadable_store, "store: cannot read the database: disk I/O error"),
         (bug_in_the_store, "store: it cannot be looked at: ValueError: no such state"),
         (bug_in_a_run, "run r0: it cannot be looked at: KeyError: 'a'"),
+        (endless_look, "intake: looking into the watched folder does not end"),
+        (no_more_looks, "intake: it has stopped: its next turn is overdue"),
+        (endless_pass, "retention: letting go of logs does not end"),
     ],
 )
 async def test_a_broken_invariant_is_told(parts: Parts, breaks: Callable[[Parts], None], told: str) -> None:
@@ -311,6 +344,19 @@ async def test_an_attempt_whose_end_is_on_its_way_is_not_suspected(
     goes_on(parts)
 
     assert await parts.found() == []
+
+
+async def test_who_works_slowly_and_who_rests_are_not_suspected(parts: Parts) -> None:
+    parts.intake.work("storing what was seen in the watched folder")
+    parts.retention.rest(3600.0)
+
+    told = []
+    for _ in range(10):
+        parts.monotonic.now += PATIENCE.stands_s - 1
+        told += await parts.found()
+        parts.intake.step()
+
+    assert told == []
 
 
 async def test_what_is_put_right_in_time_is_not_told(parts: Parts) -> None:
@@ -491,6 +537,31 @@ def _ended(step: StepRun) -> events.StepFinished:
         outcome=Outcome(ending=Ending.SUCCEEDED),
         outputs={"number": "1"},
     )
+
+
+async def test_a_thousand_files_that_are_taken_in_slowly_are_not_suspected(
+    parts: Parts, engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine() as running:
+        folder = folder_of(running, Catalog(()), Registry())
+        folder.progress = parts.intake
+        write = running.store.write
+        told: list[str] = []
+
+        async def write_slowly(*changes: Change) -> None:
+            parts.monotonic.now += PATIENCE.stands_s - PATIENCE.lasts_s - 1
+            told.extend(await parts.found())
+            await write(*changes)
+
+        monkeypatch.setattr(running.store, "write", write_slowly)
+        files = {f"f{number}": f"name: w{number}\nsteps: [{{name: a, image: host}}]" for number in range(1000)}
+        await folder.on_scan(scan_of(**files))
+        count = await running.store.run_count()
+        parts.monotonic.now += 10 * PATIENCE.stands_s
+        told += await parts.found()
+
+    assert count == 1000
+    assert told == []
 
 
 async def test_a_run_that_is_stored_and_not_in_memory_is_told(engine: OpenEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import statistics
 import threading
@@ -13,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from fusemld.intake import watcher as module
-from fusemld.intake.reading import take
+from fusemld.intake.reading import Look, look, take
 from fusemld.intake.snapshot import Scan
 from fusemld.intake.watcher import Timing, Watcher
 from fusemld.spec.documents import Parsed, read
@@ -360,6 +362,50 @@ async def test_a_file_at_which_an_error_of_our_own_shows_is_refused_and_no_other
 
     assert refusal.endswith("because of an error of fusemld's own: RecursionError: too deep")
     assert "a.yaml" not in seen.problems
+
+
+async def test_it_can_be_seen_that_a_look_does_not_end_and_that_the_next_one_is_not_due_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def waiting(folder: Path) -> Look:
+        answers.wait(DEADLINE_S)
+        return look(folder)
+
+    monkeypatch.setattr(module, "look", waiting)
+    watcher, seen = Watcher(tmp_path, parse, timing=SLOW), Seen()
+    async with anyio.create_task_group() as group:
+        group.start_soon(watcher.run, seen.on_scan)
+        while not watcher.progress.doing:
+            await anyio.lowlevel.checkpoint()
+        doing, due_at, now = watcher.progress.doing, watcher.progress.due_at, time.monotonic()
+        answers.set()
+        await seen.until(lambda: bool(seen.scans))
+        while watcher.progress.due_at == math.inf:
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+
+    assert doing == "looking into the watched folder"
+    assert due_at <= now
+    assert watcher.progress.doing == ""
+    assert now < watcher.progress.due_at <= time.monotonic() + SLOW.rescan_s
+
+
+async def test_a_folder_that_is_away_and_what_is_told_of_it_are_no_work_that_does_not_end(tmp_path: Path) -> None:
+    watcher, told = Watcher(tmp_path / "away", parse, timing=SLOW), anyio.Event()
+
+    async def never_taken_in(scan: Scan) -> None:
+        assert not scan.available
+        told.set()
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watcher.run, never_taken_in)
+        await told.wait()
+        group.cancel_scope.cancel()
+
+    assert (watcher.progress.doing, watcher.progress.due_at) == ("", math.inf)
 
 
 @pytest.fixture
