@@ -85,7 +85,13 @@ Observer = Callable[[ProcessStarted | ProcessEnded], None]
 
 
 class Processes(Protocol):
-    """Raises `UnavailableError` where the keeper cannot be reached; it is started again when that happens."""
+    """Raises `UnavailableError` where the keeper cannot be reached; it is started again when that happens. What
+    was spawned here, or seen to be alive, ends as lost where the journal that had it is lost."""
+
+    @property
+    def journal(self) -> str:
+        """Names what tells `known` what was started. Of another name, it is a new one, in place of one that was
+        lost: who is not in it may have been started all the same. Empty while that is not known."""
 
     async def spawn(self, request: ProcessRequest) -> None:
         """Returns once the claim is safe. A key that is known already is never started a second time. Raises

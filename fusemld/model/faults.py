@@ -71,7 +71,7 @@ UPKEEP_POINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "backup.copied": "a copy of the database is complete and not in its place",
         "codesets.copied": "a copy of a codeset is complete and not in its place",
-        "executor.booted": "it is noted which attempts went down with the host, and no run knows",
+        "executor.booted": "it is noted which attempts went with the host or a journal, and no run knows",
         "keeper.compacted": "the keeper's journal is written anew and not in its place",
         "store.migrating": "a database is brought up to date and nothing of that is committed",
         "retention.forgotten": "ended runs are out of the database and their logs are there",

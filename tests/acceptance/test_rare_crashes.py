@@ -3,12 +3,14 @@ the keeper's journal when it is written anew."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon import Daemon, runs
+from fusemld.executors.process.recovery import JOURNAL_LOST
+from tests.acceptance.daemon import Daemon, gone, keepers, processes_of_steps, runs
 from tests.acceptance.ledger import Ledger, attempts, numbers, step
 from tests.acceptance.lives import Life, crash_host
 
@@ -93,6 +95,37 @@ def test_what_went_down_with_the_host_is_still_known_when_the_next_daemon_dies_t
     assert view["state"] == "succeeded"
     assert numbers(view) == {"during": [1, 2]}
     assert "the host went down" in attempts(view, "during")[1]["reason"]
+    ledger.assert_nothing_twice()
+
+
+@pytest.mark.parametrize("is_daemon_killed", [False, True])
+def test_a_keeper_that_loses_its_journal_and_dies_costs_an_attempt_and_nothing_runs_twice(
+    daemon: Daemon, ledger: Ledger, is_daemon_killed: bool
+) -> None:
+    again = daemon.base / "again"
+    script = f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}"
+    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("during", script))
+    daemon.start()
+    run = daemon.run_of("long.yaml")
+    daemon.in_state(run, "during", "running")
+    daemon.wait_for(lambda: ledger.count("began"), 10, "the step to begin")
+    before = processes_of_steps(daemon)
+
+    again.touch()
+    (daemon.state / "keeper" / "journal").unlink()
+    if is_daemon_killed:
+        daemon.kill()
+    for pid in keepers(daemon):
+        os.kill(pid, signal.SIGKILL)
+    if is_daemon_killed:
+        daemon.start()
+    view = daemon.finished(run)
+
+    assert view["state"] == "succeeded"
+    assert numbers(view) == {"during": [1, 2]}
+    assert JOURNAL_LOST in attempts(view, "during")[1]["reason"]
+    assert before
+    assert all(gone(process.pid) for process in before)
     ledger.assert_nothing_twice()
 
 

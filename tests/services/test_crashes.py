@@ -56,6 +56,10 @@ class MortalProcesses:
         self._processes = processes
         self._death = death
 
+    @property
+    def journal(self) -> str:
+        return self._processes.journal
+
     async def spawn(self, request: ProcessRequest) -> None:
         await self._death.do(self._processes.spawn(request))
 

@@ -7,14 +7,19 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import anyio
 import msgspec
 import structlog
 from anyio.abc import TaskStatus
+from anyio.to_thread import run_sync
 
+from fusemld.executors.process.journal import is_another
+from fusemld.executors.process.recovery import JOURNAL_LOST
+from fusemld.executors.process.sweeping import leave_nothing
 from fusemld.executors.process.wire import (
     VERSION,
     Ask,
@@ -41,6 +46,7 @@ from fusemld.model.errors import StartError, UnavailableError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
+_GONE_WITHIN_S = 5.0
 _RESTART_PAUSES_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 _ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", faults.VARIABLE)
@@ -50,7 +56,8 @@ class Keeper:
     """`Processes`, as long as `run` is running.
 
     While there is no connection, requests wait up to `patience_s` for one and then raise `UnavailableError`.
-    After every (re)connection everything that the keeper knows is delivered to the observers.
+    After every (re)connection everything that the keeper knows is delivered to the observers, and the end of what
+    only an earlier keeper, of a journal that is lost, has known.
     """
 
     def __init__(self, state_folder: Path, *, idle_s: float = 60.0, patience_s: float = 15.0) -> None:
@@ -61,6 +68,9 @@ class Keeper:
         self._link: _Link | None = None
         self._linked = anyio.Event()
         self._unsent_forgets: set[str] = set()
+        self._unended: set[str] = set()
+        """What was handed over, or told to be alive: an end of it is owed."""
+        self.journal = ""
         self._is_shutting_down = False
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -114,9 +124,15 @@ class Keeper:
             listener=request.listener,
             process_limit=request.process_limit,
         )
+        self._unended.add(request.key)
         try:
             await link.ask(message)
+        except UnavailableError:
+            if not link.closed.is_set():  # refused: otherwise it may have been started
+                self._unended.discard(request.key)
+            raise
         except FrameError as error:
+            self._unended.discard(request.key)
             raise StartError(
                 f"cannot start {request.key}: what is to be handed over is too large: {error}"
             ) from error
@@ -127,6 +143,7 @@ class Keeper:
 
     async def forget(self, key: str) -> None:
         """Never fails: what the keeper did not hear it is told after the next connection."""
+        self._unended.discard(key)
         if self._link is None:
             self._unsent_forgets.add(key)
         else:
@@ -173,13 +190,30 @@ class Keeper:
             link.send(Forget(keys=tuple(self._unsent_forgets)))
             self._unsent_forgets.clear()
         with contextlib.suppress(UnavailableError):
-            for event in await link.ask(Ask(id=link.next_id(), prefix="")):
+            told = await link.ask(Ask(id=link.next_id(), prefix=""))
+            for event in told:
                 self._notify(event)
+            if is_another(link.keeper_journal, self.journal):
+                await self._give_up(self._unended - {event.key for event in told})
+            self.journal = link.keeper_journal or self.journal
             self._link = link
             self._linked.set()
             _log.info("keeper.adopted", pid=link.keeper_pid)
 
+    async def _give_up(self, keys: Collection[str]) -> None:
+        """They were in a journal that is lost. What is left of them carries its name, and is killed first: who
+        hears of their end may start something in their place."""
+        while not await run_sync(leave_nothing, self.journal, _GONE_WITHIN_S, abandon_on_cancel=True):
+            _log.warning("keeper.cannot_look", journal=self.journal)
+        _log.error("keeper.journal_lost", keys=sorted(keys))
+        for key in keys:
+            self._notify(ProcessEnded(key=key, at=time.time(), lost=JOURNAL_LOST))
+
     def _notify(self, event: ProcessEvent) -> None:
+        if isinstance(event, ProcessStarted):
+            self._unended.add(event.key)
+        else:
+            self._unended.discard(event.key)
         for prefix, observer in self._observers:
             if event.key.startswith(prefix):
                 observer(event)
@@ -253,6 +287,7 @@ class _Link(asyncio.Protocol):
         self.greeted = anyio.Event()
         self.keeper_version = 0
         self.keeper_pid = 0
+        self.keeper_journal = ""
         self._notify = notify
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -327,6 +362,7 @@ class _Link(asyncio.Protocol):
         match message:
             case Hello():
                 self.keeper_version, self.keeper_pid = message.version, message.pid
+                self.keeper_journal = message.journal
                 self.greeted.set()
             case Told(id=0):
                 self._notify(message.event)

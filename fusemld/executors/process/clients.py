@@ -22,13 +22,15 @@ class Clients:
         self._loop = loop
         self._handle = handle
         self._connections: dict[int, Connection] = {}
+        self._journal = ""
 
     def __bool__(self) -> bool:
         """Whether anybody is connected."""
         return bool(self._connections)
 
-    def let_in(self, folder: Path) -> None:
-        """From now on."""
+    def let_in(self, folder: Path, journal: str) -> None:
+        """From now on, telling everybody the name of the journal."""
+        self._journal = journal
         self._watch(listen(folder))
 
     def tell(self, news: Iterable[ProcessEvent]) -> None:
@@ -60,7 +62,7 @@ class Clients:
         connection = Connection(peer)
         self._connections[peer.fileno()] = connection
         self._loop.watch(peer.fileno(), lambda mask: self._serve(connection, mask))
-        connection.send(Hello(version=VERSION, pid=os.getpid()))
+        connection.send(Hello(version=VERSION, pid=os.getpid(), journal=self._journal))
         self._flush(connection)
 
     def _serve(self, connection: Connection, mask: int) -> None:

@@ -14,6 +14,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 from anyio.abc import TaskStatus
+from msgspec.structs import replace
 
 from fusemld.executors import durable_files
 from fusemld.executors.log_files import STEP_LIMIT_SETTING
@@ -26,10 +27,13 @@ from fusemld.executors.process.folders import (
     remove_all_but,
 )
 from fusemld.executors.process.images import Images
+from fusemld.executors.process.journal import is_another
 from fusemld.executors.process.outcomes import MemoryPressure, diagnose, oom_kills
+from fusemld.executors.process.recovery import HOST_WENT_DOWN, JOURNAL_LOST
 from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.executors.process.spawning import boot_id
+from fusemld.executors.process.sweeping import leave_nothing
 from fusemld.hooks.building import passwords
 from fusemld.hooks.executors import PROCESS, AttemptFinished, AttemptStarted, Condition, Launch, Report
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
@@ -46,19 +50,22 @@ _LONGEST_VARIABLE_BYTES = 128 * 1024 - 1
 _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 """Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
+_GONE_WITHIN_S = 5.0
 _REMOVE_AGAIN_S = 1.0
 _SPARES = 64
 _SPARE_S = 0.5
 
 
 class _Boot(msgspec.Struct, frozen=True):
-    """`lost` are attempts that were running when the host went down, of which the keeper knows nothing: its
-    journal is not synced. They must never be launched again. Nor may those of `lost_runs`, whichever
-    they are: nobody could tell."""
+    """`lost` are attempts that were running when the host went down, or when the `journal` of the keeper was lost,
+    of which the keeper knows nothing: its journal is not synced. They must never be launched again. Nor may those
+    of `lost_runs`, whichever they are: nobody could tell. `why` is what happened."""
 
     boot: str
     lost: frozenset[str] = frozenset()
     lost_runs: frozenset[str] = frozenset()
+    journal: str = ""
+    why: str = HOST_WENT_DOWN
 
 
 class _Attempt(msgspec.Struct, kw_only=True):
@@ -95,6 +102,8 @@ class ProcessExecutor:
         self._ended_meanwhile: dict[AttemptKey, ProcessEnded] | None = None
         """What ends while `recover` finds out what there is."""
         self._report: Report | None = None
+        self._boot = _Boot("")
+        self._remembering = anyio.Lock()
         self._bwrap: str | None = None
         self._home = Path(os.environ.get("HOME") or "/")
         self._base_env = _base_environment(self._home, settings.pass_env)
@@ -109,6 +118,10 @@ class ProcessExecutor:
         self._spares_used = False
         self._tidying: asyncio.TimerHandle | None = None
         processes.observe(_PREFIX, self._observe)
+
+    @property
+    def _boot_file(self) -> Path:
+        return self._settings.state / "attempts" / "boot.json"
 
     async def run(self, report: Report, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Raises `StartError` where the settings demand a sandbox that cannot be had."""
@@ -141,6 +154,7 @@ class ProcessExecutor:
                 await anyio.sleep(_REMOVE_AGAIN_S)
 
     async def launch(self, launch: Launch) -> None:
+        await self._remember_journal()
         known = self._attempts.get(launch.key)
         attempt = known or _Attempt()
         self._attempts[launch.key] = attempt
@@ -175,7 +189,7 @@ class ProcessExecutor:
         wanted = frozenset(keys)
         self._ended_meanwhile = {}
         found = {_key(event.key): event for event in await self._processes.known(_PREFIX)}
-        lost = await anyio.to_thread.run_sync(self._lost_with_the_host, wanted - found.keys(), spared)
+        lost, why = await anyio.to_thread.run_sync(self._lost_meanwhile, wanted - found.keys(), spared)
         found |= self._ended_meanwhile
         self._ended_meanwhile = None
         kept = wanted | {key for key in found if key.run in spared}
@@ -192,7 +206,7 @@ class ProcessExecutor:
             else:
                 await self._processes.stop(_name(key), _UNWANTED_GRACE_S)
         for key in lost:
-            outcome = Outcome(ending=Ending.LOST, message="the host went down while it ran")
+            outcome = Outcome(ending=Ending.LOST, message=why)
             self._finish(key, self._attempts.setdefault(key, _Attempt()), time.time(), outcome, {})
         # One that was told to stop before the keeper knew it leaves its folder if the daemon is killed then.
         await anyio.to_thread.run_sync(remove_all_but, self._settings.state, wanted | found.keys(), spared)
@@ -257,27 +271,46 @@ class ProcessExecutor:
         self._leftovers[key] = is_known or self._leftovers.get(key, False)
         self._has_leftovers.set()
 
-    def _lost_with_the_host(
+    def _lost_meanwhile(
         self, unknown: frozenset[AttemptKey], spared: Collection[str]
-    ) -> frozenset[AttemptKey]:
-        """Of attempts that the keeper does not know, those that may have run before the host went down.
+    ) -> tuple[frozenset[AttemptKey], str]:
+        """Of attempts that the keeper does not know, those that may have run before the host went down or the
+        keeper lost its journal, and which of both it was. Nothing is left of them. Raises `UnavailableError`.
 
-        Without such a crash the keeper knows whatever was started, so the others were not. For those of spared
+        Without either the keeper knows whatever was started, so the others were not. For those of spared
         runs the question comes later, and from another daemon: it is answered the same.
         """
-        path = self._settings.state / "attempts" / "boot.json"
-        before = _read_boot(path)
-        boot = boot_id()
-        if before is not None and before.boot == boot:
-            lost = {str(key) for key in unknown if str(key) in before.lost or key.run in before.lost_runs}
+        before = _read_boot(self._boot_file)
+        now = _Boot(boot=boot_id(), journal=self._processes.journal)
+        lost = {str(key) for key in unknown}
+        if before is None:
+            lost = set()
+        elif before.boot != now.boot:
+            now = replace(now, lost=frozenset(lost), lost_runs=frozenset(spared))
+        elif is_another(now.journal, before.journal):
+            if not leave_nothing(before.journal, _GONE_WITHIN_S):
+                raise UnavailableError("cannot look for processes of an earlier keeper now")
+            now = replace(now, lost=frozenset(lost), lost_runs=frozenset(spared), why=JOURNAL_LOST)
         else:
-            lost = {str(key) for key in unknown} if before is not None else set()
-            lost_runs = frozenset(spared if before is not None else ())
-            durable_files.write(
-                path, msgspec.json.encode(_Boot(boot=boot, lost=frozenset(lost), lost_runs=lost_runs))
-            )
+            lost = {str(key) for key in unknown if str(key) in before.lost or key.run in before.lost_runs}
+            now = replace(before, journal=now.journal or before.journal)
+        if now != before:
+            durable_files.write(self._boot_file, msgspec.json.encode(now))
             faults.point("executor.booted")
-        return frozenset(key for key in unknown if str(key) in lost)
+        self._boot = now
+        return frozenset(key for key in unknown if str(key) in lost), now.why
+
+    async def _remember_journal(self) -> None:
+        """Another one while this daemon is there: whose ends are not recorded yet may have been in the one before.
+        Raises OSError."""
+        if not is_another(self._processes.journal, self._boot.journal):
+            return
+        async with self._remembering:
+            lost = self._boot.lost.union(map(str, self._attempts))
+            now = replace(self._boot, lost=lost, journal=self._processes.journal, why=JOURNAL_LOST)
+            if now != self._boot:
+                await anyio.to_thread.run_sync(durable_files.write, self._boot_file, msgspec.json.encode(now))
+                self._boot = now
 
     # Starting
 

@@ -23,8 +23,8 @@ _COMPACT_ABOVE_LINES = 1000
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
-    """A keeper began to write. `marker` is the same for all keepers of a state folder: it tells their
-    processes from those of other state folders."""
+    """A keeper began to write. `marker` is the same for all keepers of a journal: it tells their processes from
+    those of other journals, and names the journal."""
 
     boot: str
     marker: str
@@ -79,6 +79,11 @@ class Entry(msgspec.Struct, kw_only=True):
         yield self.claimed
         if self.spawned is not None:
             yield self.spawned
+
+
+def is_another(marker: str, before: str) -> bool:
+    """Whether the journal before is lost. A keeper of an earlier release names none."""
+    return "" not in (marker, before) and marker != before
 
 
 class Journal:

@@ -40,7 +40,7 @@ from fusemld.executors.process.spawning import (
     start,
     start_ticks,
 )
-from fusemld.executors.process.sweeping import Sweeper
+from fusemld.executors.process.sweeping import Sweeper, leave_nothing
 from fusemld.executors.process.wire import (
     Ask,
     CloseListener,
@@ -118,13 +118,13 @@ class Keeper:
         for end in ends:
             log(f"lost {end.key}: {end.lost}")
         self._loop.watch_signals()
-        self._clients.let_in(self._folder)
+        self._clients.let_in(self._folder, self._marker)
 
     def serve(self) -> None:
         """Until told to shut down, or idle for long enough with nobody connected."""
         while not self._is_over():
             self._turn()
-        self._sweeper.leave_nothing(_GONE_WITHIN_S)
+        leave_nothing(self._marker, _GONE_WITHIN_S)
         self._bounds.clean()
         for connection, request in self._shutdowns:
             connection.send(Reply(id=request))

@@ -42,14 +42,19 @@ class Sweeper:
         else:
             self._loop.after(_EVERY_S, self._sweep_ended)
 
-    def leave_nothing(self, within_s: float) -> None:
-        """Nothing runs any more, so whoever still carries the mark had left its group: until nobody does."""
-        deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                left = [pid for pid in frozen(self._marker) if start_ticks(pid)]
-                if not left:
-                    return
-                for pid in left:
-                    kill(pid)
-            time.sleep(0.005)
+
+def leave_nothing(marker: str, within_s: float) -> bool:
+    """Kill whoever carries the mark until nobody does, or until the time is over: who is killed and still there
+    then does nothing any more. False where nobody could look."""
+    has_looked = False
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            left = [pid for pid in frozen(marker) if start_ticks(pid)]
+            has_looked = True
+            if not left:
+                break
+            for pid in left:
+                kill(pid)
+        time.sleep(0.005)
+    return has_looked

@@ -25,10 +25,11 @@ ProcessEvent = ProcessStarted | ProcessEnded
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
-    """The first frame of both sides."""
+    """The first frame of both sides. The keeper's names its journal (`Opened.marker`)."""
 
     version: int
     pid: int
+    journal: str = ""
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):

@@ -15,7 +15,9 @@ import pytest
 
 from fusemld.daemon.patience import patiently
 from fusemld.executors.process.executor import ProcessExecutor
+from fusemld.executors.process.recovery import JOURNAL_LOST
 from fusemld.executors.process.settings import ProcessExecutorSettings
+from fusemld.executors.process.spawning import start_ticks
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, RuntimeFolders, StepInputs
@@ -477,7 +479,74 @@ async def test_when_the_keeper_is_killed_the_attempt_is_lost(
         assert "keeper" in finished.outcome.message
 
 
-async def test_what_a_keeper_without_its_journal_does_not_know_is_unknown(
+async def test_when_the_journal_of_the_keeper_is_lost_so_are_attempts_and_nothing_is_left_of_them(
+    bench: BenchFactory, state: Path, tmp_path: Path, kill_keeper: Callable[[Path], None], until: Until
+) -> None:
+    pids = tmp_path / "pids"
+    async with bench() as opened:
+        await opened.shell("exit 3", step="ended")
+        await opened.executor.launch(shell(f"setsid sleep 1000 & echo $! $$ > {pids}; sleep 1000"))
+        await until(lambda: pids.exists() and bool(pids.read_text()))
+
+        (state / "keeper" / "journal").unlink()
+        kill_keeper(state)
+        outcome = (await opened.finished(key())).outcome
+
+        assert (outcome.ending, outcome.message) == (Ending.LOST, JOURNAL_LOST)
+        assert not any(start_ticks(int(pid)) for pid in pids.read_text().split())
+        assert await opened.executor.unknown([key(), key("ended")]) == frozenset()
+        assert [report.key for report in opened.reports if isinstance(report, AttemptFinished)] == [
+            key("ended"),
+            key(),
+        ]
+
+
+async def test_attempts_of_a_journal_that_was_lost_between_two_daemons_are_lost_for_good(
+    bench: BenchFactory, state: Path, tmp_path: Path, kill_keeper: Callable[[Path], None], until: Until
+) -> None:
+    pid = tmp_path / "pid"
+    async with bench(shut_down=False) as opened:
+        await opened.executor.launch(shell(f"echo $$ > {pid}; sleep 1000"))
+        await until(lambda: pid.exists() and bool(pid.read_text()))
+    (state / "keeper" / "journal").unlink()
+    kill_keeper(state)
+
+    for _daemon in range(2):
+        async with bench(key()) as opened:
+            outcome = (await opened.finished(key())).outcome
+            assert (outcome.ending, outcome.message) == (Ending.LOST, JOURNAL_LOST)
+            assert opened.recovered == {key()}
+            assert not start_ticks(int(pid.read_text()))
+    async with bench(key("not-launched-since")) as opened:
+        assert opened.reports == []
+
+
+async def test_attempts_of_a_journal_that_came_in_place_of_a_lost_one_and_was_lost_too_are_lost(
+    bench: BenchFactory, state: Path, tmp_path: Path, kill_keeper: Callable[[Path], None], until: Until
+) -> None:
+    pid = tmp_path / "pid"
+    async with bench(shut_down=False) as opened:
+        await opened.executor.launch(shell("sleep 1000", step="first"))
+        (state / "keeper" / "journal").unlink()
+        kill_keeper(state)
+        await opened.finished(key("first"))
+        launch = shell(f"echo $$ > {pid}; sleep 1000", step="second")
+        with anyio.fail_after(30):
+            await patiently(lambda: opened.executor.launch(launch), lambda _: None)
+        await until(lambda: pid.exists() and bool(pid.read_text()))
+
+    async with bench(key("first"), key("second"), shut_down=False) as opened:
+        assert (await opened.finished(key("first"))).outcome.message == JOURNAL_LOST
+        assert opened.recovered == {key("first"), key("second")}
+        assert start_ticks(int(pid.read_text()))
+    (state / "keeper" / "journal").unlink()
+    kill_keeper(state)
+    async with bench(key("second")) as opened:
+        assert (await opened.finished(key("second"))).outcome.message == JOURNAL_LOST
+        assert not start_ticks(int(pid.read_text()))
+
+
+async def test_what_a_keeper_whose_journal_lacks_lines_does_not_know_is_unknown(
     bench: BenchFactory, state: Path, kill_keeper: Callable[[Path], None]
 ) -> None:
     gates = {step: state / f"gate-{step}" for step in ("before", "after")}
@@ -490,7 +559,8 @@ async def test_what_a_keeper_without_its_journal_does_not_know_is_unknown(
         await opened.shell("exit 3", step="ended")
         at_first = await opened.executor.unknown(keys)
 
-        (state / "keeper" / "journal").unlink()
+        journal = state / "keeper" / "journal"
+        journal.write_bytes(journal.read_bytes().partition(b"\n")[0] + b"\n")
         kill_keeper(state)
         with anyio.fail_after(30):
             await patiently(lambda: opened.executor.launch(after), lambda _: None)

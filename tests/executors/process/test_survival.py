@@ -100,6 +100,28 @@ async def test_when_the_keeper_is_killed_its_processes_are_accounted_for(
         assert (await opened.shell("next", "exit 1")).exit_status == 1
 
 
+@pytest.mark.parametrize("point", ["keeper.claimed", "keeper.spawned"])
+async def test_what_a_keeper_was_starting_whose_journal_is_lost_is_not_started_again(
+    host: HostFactory, gone: Gone, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    monkeypatch.setenv(faults.VARIABLE, point)
+    async with host() as opened:
+        monkeypatch.delenv(faults.VARIABLE)
+        journal = keeper_folder(opened.state) / "journal"
+        before = opened.keeper.journal
+        journal.unlink()
+        with pytest.raises(UnavailableError):
+            await opened.spawn("a", "sh", "-c", "echo $$ >> started; exec sleep 1000")
+        lost = await opened.end("a")
+
+        assert lost.lost == recovery.JOURNAL_LOST
+        assert opened.keeper.journal != before
+        started = (opened.state / "started").read_text().split() if (opened.state / "started").exists() else []
+        assert len(started) <= 1
+        for pid in started:
+            await gone(int(pid))
+
+
 @pytest.mark.parametrize("point", ["keeper.claimed", "keeper.spawned", "keeper.reaped"])
 async def test_a_keeper_killed_at_any_point_starts_nothing_twice_and_leaves_nothing(
     host: HostFactory, gone: Gone, monkeypatch: pytest.MonkeyPatch, point: str

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from fusemld.executors.process import wire
@@ -31,10 +32,10 @@ def test_a_frame_that_the_other_side_refuses_is_not_made() -> None:
 
 
 def test_a_frame_beyond_the_limit_is_refused_before_it_has_arrived() -> None:
-    received = bytearray(frame(Hello(version=1, pid=2)) + (1001).to_bytes(4, "big"))
+    received = bytearray(frame(Hello(version=1, pid=2, journal="j")) + (1001).to_bytes(4, "big"))
     arriving = bodies(received)
 
-    assert to_daemon.decode(next(arriving)) == Hello(version=1, pid=2)
+    assert to_daemon.decode(next(arriving)) == Hello(version=1, pid=2, journal="j")
     with pytest.raises(FrameError, match="a frame of 1001 bytes"):
         next(arriving)
 
@@ -58,3 +59,7 @@ def test_an_end_too_large_for_a_frame_is_told_with_one_reason_in_the_place_of_it
     assert all(words in told.refused_outputs[name] for name, words in refused.items())
     assert told.outputs == ({} if refused else event.outputs)
     assert (told.key, told.at, told.exit_status) == (event.key, event.at, event.exit_status)
+
+
+def test_the_greeting_of_an_earlier_release_names_no_journal() -> None:
+    assert to_daemon.decode(msgspec.msgpack.encode(["hello", 1, 2])) == Hello(version=1, pid=2, journal="")
