@@ -56,6 +56,7 @@ class What(enum.StrEnum):
     SLOW_DISK = "slow disk"
     LOST_EVENTS = "lost events"
     HOST_DOWN = "host down"
+    LOST_JOURNAL = "lost journal"
 
 
 class Mishap(msgspec.Struct, frozen=True, kw_only=True):

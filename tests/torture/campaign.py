@@ -266,6 +266,8 @@ class Campaign:
             self._go_on(mishap.for_s / 2, cancels=cancels)
             if mishap.victim is not None:
                 self._end_life(mishap.victim)
+            elif mishap.what is What.LOST_JOURNAL:
+                self._end_life(Victim.KEEPER)
             self._go_on(mishap.for_s / 2, cancels=cancels)
         self._revive(0)
         self.report.mishaps[mishap.what] += 1

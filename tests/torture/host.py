@@ -32,7 +32,7 @@ class Host:
                 return mishaps.why_no_mounts()
             case What.SET_CLOCK | What.SLOW_DISK:
                 return mishaps.why_no_double()
-            case What.FEW_DESCRIPTORS | What.LOST_EVENTS:
+            case What.FEW_DESCRIPTORS | What.LOST_EVENTS | What.LOST_JOURNAL:
                 return ""
 
     def prepare(self) -> None:
@@ -79,6 +79,9 @@ class Host:
                     yield
                 finally:
                     _signal(pids, signal.SIGCONT)
+            case What.LOST_JOURNAL:
+                (daemon.state / "keeper" / "journal").unlink(missing_ok=True)
+                yield
             case What.HOST_DOWN:
                 yield
 
