@@ -238,7 +238,9 @@ class Campaign:
             case Victim.BOTH:
                 return [daemon.process.pid, *keepers(daemon)]
             case Victim.EVERYTHING:
-                return [process.pid for process in daemon.processes()]
+                # The keeper before its steps, else it sees them killed: their numbers may be lower than its own.
+                first = self._pids(Victim.BOTH)
+                return [*first, *(process.pid for process in daemon.processes() if process.pid not in first)]
 
     def _revive(self, down_s: float) -> None:
         """Start the next life where the daemon is dead."""
