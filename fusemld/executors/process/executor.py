@@ -219,7 +219,7 @@ class ProcessExecutor:
         await self._processes.stop(_name(key), grace_s)
 
     async def unknown(self, keys: Sequence[AttemptKey]) -> frozenset[AttemptKey]:
-        """The keeper forgets nothing by itself, but its journal may be gone, with whatever it had started."""
+        """The keeper forgets nothing by itself, but its journal may be damaged; one that is lost is noticed."""
         kept = {_key(event.key) for event in await self._processes.known(_PREFIX)}
         return frozenset(key for key in keys if not self._will_end(key, kept))
 
