@@ -140,7 +140,7 @@ class Supervised:
             self._become(ServiceCondition.STOPPED, "stopped; starts again with the daemon")
 
     async def remove(self) -> None:
-        """Stop it for good and delete everything of it."""
+        """Stop it for good and delete everything of it. Raises `UnavailableError` where that fails for now."""
         async with self._lock:
             self._halted = True
             await self._save(replace(self.record, wanted=False))
@@ -149,9 +149,17 @@ class Supervised:
             for key in self._keys():
                 await self._tools.endings.forget(key)
             await self._tools.processes.close_listener(starting.listener_name(self.record.name))
-            await to_thread.run_sync(lambda: shutil.rmtree(self.address.folder, ignore_errors=True))
+            await to_thread.run_sync(self._remove_folder)
             faults.point("service.removed")
             await self._persistence.delete(self.record.name)
+
+    def _remove_folder(self) -> None:
+        folder = self.address.folder
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise UnavailableError(f"cannot remove the folder of service {self.record.name}: {error}") from error
 
     # Starting; the lock is held
 

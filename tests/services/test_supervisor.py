@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -389,6 +391,27 @@ async def test_a_removed_service_leaves_nothing_and_may_come_back(
         address = await supervisor.ensure(UPDATED, silent)
 
         assert await fetch(address.url) == "new"
+
+
+async def test_a_service_whose_folder_cannot_be_removed_now_is_known_until_it_is(
+    open_supervisor: Open, records: Any, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with open_supervisor() as supervisor:
+        await supervisor.ensure(SHARED, silent)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", fails)
+            with pytest.raises(UnavailableError, match="cannot remove the folder of service model: "):
+                await supervisor.remove("model")
+        known = set(records.saved)
+        await supervisor.remove("model")
+
+        assert known == {"model"}
+        assert records.saved == {}
+        assert not (state / "services" / "model").exists()
 
 
 async def test_stop_all_ends_every_service_and_starts_no_more(
