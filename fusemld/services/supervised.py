@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -243,7 +244,7 @@ class Supervised:
         """Start what is recorded; if that fails it is tried again later."""
         try:
             await self._begin(await self._plan(self.record.kind, self.record.parameters, _silent), _silent)
-        except FusemldError as error:
+        except (FusemldError, OSError) as error:
             _log.warning("service.start_failed", service=self.record.name, error=str(error))
             self._become(ServiceCondition.BACKOFF, str(error))
             self.attend()
@@ -252,7 +253,7 @@ class Supervised:
         """A process of an earlier daemon is alive: keep it if it answers, or if nobody can say how to ask."""
         try:
             planned = await self._plan(self.record.kind, self.record.parameters, _silent)
-        except FusemldError as error:
+        except (FusemldError, OSError) as error:
             _log.warning("service.not_checked", service=self.record.name, error=str(error))
             self._become(ServiceCondition.READY, f"not checked: {error}", self._found_since())
             return
@@ -296,9 +297,10 @@ class Supervised:
                 except UnavailableError:
                     return
         oldest = self.record.counter - _LOGS_KEPT
-        for log in (self._tools.logs / self.record.name).glob("*.log"):
-            if log.stem.isdigit() and int(log.stem) <= oldest and int(log.stem) != self.record.start:
-                log.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next time
+            for log in (self._tools.logs / self.record.name).glob("*.log"):
+                if log.stem.isdigit() and int(log.stem) <= oldest and int(log.stem) != self.record.start:
+                    log.unlink(missing_ok=True)
 
     async def _end_all(self, grace_s: float) -> None:
         """Stop every process of it and wait until they are gone. Raises `UnavailableError`."""

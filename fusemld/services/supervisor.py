@@ -162,7 +162,7 @@ class ServiceSupervisor:
             if adopt:
                 try:
                     await service.adopt()
-                except FusemldError as error:
+                except (FusemldError, OSError) as error:
                     _log.warning("service.not_adopted", service=name, error=str(error))
                     service.attend()
             await service.supervise()

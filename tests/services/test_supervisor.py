@@ -182,6 +182,36 @@ async def test_a_service_that_dies_comes_back_at_the_same_address(
         assert await fetch(address.url) == request_.parameters.get("text", "hello")
 
 
+@pytest.mark.parametrize("name", ["mkdir", "glob"])
+async def test_want_of_descriptors_ends_no_supervision_and_passes(
+    open_supervisor: Open, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    wanting = 0
+
+    def fails(path: Path, *_: object, **__: object) -> None:
+        nonlocal wanting
+        wanting += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with open_supervisor() as supervisor:
+        await supervisor.ensure(PLAIN, silent)
+        before = state_of(supervisor, "plain").pid
+        assert before is not None
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, fails)
+            os.kill(before, signal.SIGKILL)
+            await eventually(lambda: wanting > 1, "it was tried again")
+
+        await eventually(
+            lambda: (
+                (now := state_of(supervisor, "plain")).state is ServiceCondition.READY
+                and now.pid not in (None, before)
+            ),
+            "another process is ready",
+        )
+
+
 async def test_when_it_starts_again_is_counted_down(open_supervisor: Open, eventually: Eventually) -> None:
     seen: list[int] = []
 
