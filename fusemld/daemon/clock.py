@@ -42,24 +42,23 @@ class WallClock:
         self._wall = wall
         self._steady = steady
         before = None if known is None else msgspec.json.decode(known, type=Reading)
-        self._ahead_s = self._now_ahead_s() if before is None or before.boot != boot else before.ahead_s
+        self._ahead_s = wall() - steady() if before is None or before.boot != boot else before.ahead_s
 
     def __call__(self) -> float:
         return self._wall()
 
-    def moved_s(self) -> float:
-        """By how much it was set since the last call, backwards if negative."""
-        ahead_s = self._now_ahead_s()
+    def read(self) -> tuple[float, float]:
+        """What it shows, and by how much it was set since the last call, backwards if negative. What is measured
+        against what follows from the call has to use this reading: it may be set again at once."""
+        now = self._wall()
+        ahead_s = now - self._steady()
         by_s = ahead_s - self._ahead_s
         if abs(by_s) < SET_S:
-            return 0.0
+            return now, 0.0
         self._ahead_s = ahead_s
-        return by_s
+        return now, by_s
 
     def record(self) -> PutMeta:
-        """To be stored together with what was made of `moved_s`."""
+        """To be stored together with what was made of `read`."""
         reading = Reading(boot=self._boot, ahead_s=self._ahead_s)
         return PutMeta(CLOCK, msgspec.json.encode(reading).decode())
-
-    def _now_ahead_s(self) -> float:
-        return self._wall() - self._steady()

@@ -305,22 +305,21 @@ class Supervisor:
 
     def _advance_all(self) -> _Batch:
         batch = _Batch()
-        if by_s := self._clock.moved_s():
-            self._follow_clock(batch, by_s)
+        now, by_s = self._clock.read()
+        if by_s:
+            self._follow_clock(batch, now, by_s)
         if by_s or not self._has_begun:
             self._has_begun = True
             batch.clock = self._clock.record()
         for _ in range(min(len(self._queue), BATCH)):
             self._advance_one(batch, self._queue.popleft())
         while admitted := self._admission.admit():
-            now = self._clock()
             for run_id, step in admitted:
                 self._advance_one(batch, _Posted(run_id, events.StepAdmitted(at=now, step=step)))
         return batch
 
-    def _follow_clock(self, batch: _Batch, by_s: float) -> None:
+    def _follow_clock(self, batch: _Batch, now: float, by_s: float) -> None:
         """Move what is to happen in every run, after what was posted before the clock was set."""
-        now = self._clock()
         log.warning("clock.set", by_s=round(by_s, 1))
         while self._queue and abs(self._queue[0].event.at - (now - by_s)) < abs(self._queue[0].event.at - now):
             self._advance_one(batch, self._queue.popleft())

@@ -42,19 +42,23 @@ def document_of(text: str) -> Document:
 
 
 class Clock:
-    """Stands still until time passes (`now`) or somebody sets it (`set_by`)."""
+    """Stands still until time passes (`now`) or somebody sets it (`set_by`; `set_after_s`: right after it is read
+    next)."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
+        self.set_after_s = 0.0
         self._set_by_s = 0.0
 
     def set_by(self, seconds: float) -> None:
         self.now += seconds
         self._set_by_s += seconds
 
-    def moved_s(self) -> float:
-        by_s, self._set_by_s = self._set_by_s, 0.0
-        return by_s
+    def read(self) -> tuple[float, float]:
+        now, by_s, self._set_by_s = self.now, self._set_by_s, 0.0
+        self.set_by(self.set_after_s)
+        self.set_after_s = 0.0
+        return now, by_s
 
     def record(self) -> Change:
         return PutMeta(CLOCK, str(self.now))

@@ -32,10 +32,17 @@ def finished(step: str, outcome: Outcome = SUCCEEDED, attempt: int = 1, **output
     return StepFinished(at=1001.0, step=step, attempt=attempt, outcome=outcome, outputs=outputs)
 
 
-def step_one(running: Engine) -> StepRun:
-    run = running.supervisor.find("r1")
+def step_one(running: Engine, run_id: str = "r1") -> StepRun:
+    run = running.supervisor.find(run_id)
     assert run is not None
     return run.steps["one"]
+
+
+def left_s(running: Engine, run_id: str) -> float:
+    """How long its first step may take from now on."""
+    deadline = step_one(running, run_id).deadline
+    assert deadline is not None
+    return deadline - running.clock()
 
 
 async def to_the_end(running: Engine, run: str = "r1", outcome: Outcome = SUCCEEDED, attempt: int = 1) -> None:
@@ -400,6 +407,22 @@ async def test_a_clock_that_is_set_back_holds_up_no_step_and_what_was_posted_bef
 
         assert again_at is not None
         assert 0 < again_at - (running.clock() - 60.0) <= 60.0
+
+
+async def test_a_clock_that_is_set_back_while_a_step_is_admitted_does_not_end_it(
+    engine: OpenEngine, chain: Document
+) -> None:
+    async with engine() as running:
+        await running.create(chain)
+        timeout_s = left_s(running, "r1")
+
+        running.clock.set_after_s = -3 * DAY_S
+        await running.create(chain, "r2")
+        running.supervisor.post("r2", events.DeadlinePassed(at=running.clock(), step="one"))
+        await running.supervisor.changed.wait(running.supervisor.changed.version)
+
+        assert left_s(running, "r2") == timeout_s
+        assert not [effect for _, effect in running.performer.effects if isinstance(effect, effects.KillStep)]
 
 
 async def test_what_was_stored_under_a_later_clock_waits_no_longer_than_it_was_to_wait(
