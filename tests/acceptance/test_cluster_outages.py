@@ -121,8 +121,9 @@ def test_an_api_server_that_has_just_started_and_refuses_what_it_allows_fails_no
         daemon.wait_for(lambda: health(daemon).state == "ok", 30, "the API server to be seen")
     daemon.wait_for(lambda: all_over(daemon, len(dropped)), 150, "the end of all runs")
 
-    assert is_refused(daemon)
     assert_undisturbed(pods, len(dropped))
+    if not is_refused(daemon):
+        pytest.skip(f"the API server was quick: it refused nothing after {RESTARTS} starts")
 
 
 def is_refused(daemon: Daemon) -> bool:
