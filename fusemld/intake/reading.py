@@ -10,6 +10,7 @@ import os
 import pwd
 import signal
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -86,6 +87,17 @@ def look(folder: Path) -> Look:
             if not isinstance(error, FileNotFoundError):
                 unreadable[place] = error.strerror or str(error)
     return Look(files=files, folders=tuple(folders), identity=identity_of(top), unreadable=unreadable)
+
+
+def gone(folder: Path, identity: str, files: Iterable[str]) -> list[str] | None:
+    """Those of the files that are not there; None where the folder is another one than that of the identity: files
+    seem to be gone then."""
+    try:
+        if identity_of(folder.stat()) != identity:
+            return None
+    except OSError:
+        return None
+    return [file for file in files if not os.path.lexists(folder / file)]
 
 
 def take(folder: Path, file: str, read: Read, *, sure: bool, mark: str | None) -> Taken | Skipped:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
-import os
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,7 +19,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.to_thread import run_sync
 from asyncinotify import Event, Inotify, Mask, Watch
 
-from fusemld.intake.reading import Look, Skipped, Taken, identity_of, look, shown, still_open, take
+from fusemld.intake.reading import Look, Skipped, Taken, gone, look, shown, still_open, take
 from fusemld.intake.snapshot import (
     RESTED_NS,
     FileReport,
@@ -303,7 +302,7 @@ class Watcher:
             elif result is Skipped.OPEN and hint is Hint.UNCHANGED and self._marks.get(file) != HELD_OPEN:
                 reports.append(still_open(file))
                 self._marks[file] = HELD_OPEN
-        removed = self._removals(inodes)
+        removed = await self._removals(inodes)
         warning = "; ".join(filter(None, (self._warning, self._hang_warning(hanging))))
         if warning and warning != self._reported:
             log.warning("intake.degraded", folder=str(self._folder), cause=warning)
@@ -331,32 +330,27 @@ class Watcher:
             f"is the disk or network share that has them there?{held_up}"
         )
 
-    def _removals(self, inodes: set[int]) -> tuple[str, ...]:
+    async def _removals(self, inodes: set[int]) -> tuple[str, ...]:
         now = time.monotonic()
-        due = [file for file, deadline in self._gone.items() if deadline <= now or self._inode(file) in inodes]
+        due = {file: at for file, at in self._gone.items() if at <= now or self._inode(file) in inodes}
         if not due:
             return ()
-        if not self._is_there():
+        self.progress.work("looking for files that seem to be gone")
+        missing = await run_sync(gone, self._folder, self._identity, due, abandon_on_cancel=True)
+        if missing is None:
             self._next_look = now
             return ()
-        removed: list[str] = []
-        for file in due:
-            del self._gone[file]
-            if not os.path.lexists(self._folder / file):
-                removed.append(shown(file))
-                for memory in (self._taken, self._marks, self._not_before):
-                    memory.pop(file, None)
-        return tuple(removed)
+        for file, at in due.items():
+            if self._gone.get(file) == at:
+                del self._gone[file]
+        for file in missing:
+            for memory in (self._taken, self._marks, self._not_before):
+                memory.pop(file, None)
+        return tuple(map(shown, missing))
 
     def _inode(self, file: str) -> int | None:
         state = self._taken.get(file)
         return state.inode if state else None
-
-    def _is_there(self) -> bool:
-        """Whether the folder is the one that was looked at: files seem to be gone when it is not."""
-        with contextlib.suppress(OSError):
-            return self._identity == identity_of(self._folder.stat())
-        return False
 
     def _idle_s(self) -> float:
         now = time.monotonic()

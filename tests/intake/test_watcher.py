@@ -8,7 +8,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import anyio.lowlevel
 import pytest
 
 from fusemld.intake import watcher as module
-from fusemld.intake.reading import Look, look, take
+from fusemld.intake.reading import Look, gone, look, take
 from fusemld.intake.snapshot import Scan
 from fusemld.intake.watcher import Timing, Watcher
 from fusemld.spec.documents import Parsed, read
@@ -390,6 +390,31 @@ async def test_it_can_be_seen_that_a_look_does_not_end_and_that_the_next_one_is_
     assert due_at <= now
     assert watcher.progress.doing == ""
     assert now < watcher.progress.due_at <= time.monotonic() + SLOW.rescan_s
+
+
+async def test_a_file_system_that_does_not_say_whether_a_file_is_gone_holds_up_the_watcher_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def waiting(folder: Path, identity: str, files: Iterable[str]) -> list[str] | None:
+        answers.wait(DEADLINE_S)
+        return gone(folder, identity, files)
+
+    monkeypatch.setattr(module, "gone", waiting)
+    (tmp_path / "a.yaml").write_text("one")
+    watcher, seen = Watcher(tmp_path, parse, timing=SLOW), Seen()
+    async with anyio.create_task_group() as group:
+        await group.start(watcher.run, seen.on_scan)
+        (tmp_path / "a.yaml").unlink()
+        with anyio.fail_after(DEADLINE_S):
+            while watcher.progress.doing != "looking for files that seem to be gone":
+                await anyio.lowlevel.checkpoint()
+        answers.set()
+        await seen.until(lambda: any(scan.removed for scan in seen.scans))
+        group.cancel_scope.cancel()
+
+    assert [scan.removed for scan in seen.scans if scan.removed] == [("a.yaml",)]
 
 
 async def test_a_folder_that_is_away_and_what_is_told_of_it_are_no_work_that_does_not_end(tmp_path: Path) -> None:
