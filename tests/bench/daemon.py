@@ -21,7 +21,8 @@ import psutil
 
 from tests.acceptance.daemon import BIN, Daemon, daemon_of
 
-ROUNDS = 5
+ROUNDS = 15
+"""Single ones scatter by half where the processors are those of a virtual machine."""
 PAUSE_S = 2.0
 CHAIN = 100
 FAN = 320
