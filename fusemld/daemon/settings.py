@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
@@ -49,8 +49,8 @@ PASSED_ON = (
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    steps: Annotated[int, msgspec.Meta(ge=1)] = 16
-    """Attempts that may exist at the same time, over all runs."""
+    steps: int = 16
+    """Attempts that may exist at the same time, over all runs; 0: without limit."""
     steps_per_workflow: int = 0
     """The same for the runs of one workflow; 0: only the limit above."""
 

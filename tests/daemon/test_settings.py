@@ -54,8 +54,7 @@ def test_lists_and_tables_can_be_variables(tmp_path: Path) -> None:
     [
         ("[limits]\nstep = 2\n", "there is no setting 'limits.step'; did you mean 'limits.steps'?"),
         ("[limits]\nsteps = 'many'\n", "cannot read setting limits.steps from"),
-        ("[limits]\nsteps_per_workflow = -1\n", "-1 is below 0"),
-        ("[limits]\nsteps = 0\n", "Expected `int` >= 1"),
+        ("[limits]\nsteps = -1\n", "-1 is below 0"),
         ("[steps]\ntimeout_s = inf\n", "inf is not a finite number"),
         ("[watchdog]\nlag_s = -inf\n", "-inf is not a finite number"),
         ("[kubernetes]\nnode_lost_after_s = nan\n", "nan is not a finite number"),
