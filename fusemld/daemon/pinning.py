@@ -25,10 +25,12 @@ from fusemld.registry.registry import Registry
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """`url` is empty where only this host has the files. `credentials` are secret."""
+    """`url` is empty where only this host has the files. `secrets` is the part of the credentials that must not be
+    seen: what a record has among its own."""
 
     url: str
     credentials: Mapping[str, str] = {}
+    secrets: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"Origin(url={self.url!r})"
@@ -130,8 +132,11 @@ class Pinner:
             return Origin(url=url)
         access = await self._credentials(document.declared, project=project, user=user, note=note)
         found = credentials_of(access)
-        values = {} if found is None else msgspec.structs.asdict(found)
-        return Origin(url=url, credentials={name: value for name, value in values.items() if value})
+        if access is None or found is None:
+            return Origin(url=url)
+        values = {name: value for name, value in msgspec.structs.asdict(found).items() if value}
+        secret = frozenset(access.configuration[name] for name in access.secret_keys)
+        return Origin(url=url, credentials=values, secrets=secret.intersection(values.values()))
 
 
 def _nobody(_: str) -> None:

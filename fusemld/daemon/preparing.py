@@ -175,7 +175,8 @@ class Preparer:
         origin = Origin(url="")
         if executor.name != PROCESS:
             origin = await self._parts.pinner.origin(pinned, project=run.project, user=run.user, note=note)
-        mounted = MountedCodeset(
+            mask.add(origin.secrets)
+        return MountedCodeset(
             path=path,
             project=pinned.project,
             name=pinned.name,
@@ -185,9 +186,8 @@ class Preparer:
             size_bytes=pinned.size_bytes,
             url=origin.url,
             credentials=origin.credentials,
+            secrets=origin.secrets,
         )
-        mask.add(mounted.secrets)
-        return mounted
 
     @staticmethod
     def _pinned(run: Run, step: Step, reference: str) -> PinnedCodeset:

@@ -18,7 +18,8 @@ PROCESS: Final = "process"
 class MountedCodeset(msgspec.Struct, frozen=True, kw_only=True):
     """`source` is the pinned, read-only copy on the daemon's disk; the attempt gets a private writable one
     at `path`, with `.fuseml/_org` and `.fuseml/_project`. `url` is where git can fetch `version` from, empty for a
-    folder; `credentials` are secret: what git needs for that (`username` and `password`, or `ssh_key`)."""
+    folder; `credentials` are what git needs for that (`username` and `password`, or `ssh_key`), and `secrets` the
+    values of them that must not be seen."""
 
     path: str
     project: str
@@ -29,11 +30,7 @@ class MountedCodeset(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     url: str = ""
     credentials: Mapping[str, str] = {}
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The part of the credentials that must not be seen: a user's name (`git`) is in many a text."""
-        return tuple(self.credentials[name] for name in ("password", "ssh_key") if name in self.credentials)
+    secrets: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return f"MountedCodeset(path={self.path!r}, name={self.name!r}, version={self.version!r})"

@@ -33,9 +33,10 @@ services:
   - id: git
     auth_required: true
     endpoints: [{{url: "http://forge.example.org"}}]
-    credentials: [{{id: one, configuration: {{GIT_USERNAME: ann, GIT_PASSWORD: "{CANARY}"}}}}]
+    configuration: {{GIT_USERNAME: ann}}
+    credentials: [{{id: one, configuration: {{GIT_PASSWORD: "{CANARY}"}}}}]
 """
-"""A record whose password is the canary."""
+"""A record whose password is the canary; the name of its user is no secret."""
 CODE = "inputs: [{name: code, codeset: {name: demo/repo@pinned, path: /project}}]"
 
 

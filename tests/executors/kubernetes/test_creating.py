@@ -161,10 +161,16 @@ async def test_an_attempt_that_waits_for_the_sweep_of_secrets_says_so(
     assert await desk.create() == {}
 
 
-def test_of_what_opens_a_codeset_the_name_of_the_user_is_not_masked(tmp_path: Path) -> None:
-    opened = {"username": "git", "password": "s3cr3t", "known_hosts": "example.org x y"}
+def test_of_what_opens_a_codeset_only_what_is_secret_is_masked(tmp_path: Path) -> None:
     codeset = MountedCodeset(
-        path="/project", project="p", name="c", version="v", digest="d", source=tmp_path, credentials=opened
+        path="/project",
+        project="p",
+        name="c",
+        version="v",
+        digest="d",
+        source=tmp_path,
+        credentials={"username": "git", "password": "s3cr3t", "known_hosts": "example.org x y"},
+        secrets=frozenset({"s3cr3t"}),
     )
 
     assert masked_values(launch("a", "true", codesets=(codeset,))) == {b"s3cr3t"}
