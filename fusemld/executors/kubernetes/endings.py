@@ -52,7 +52,7 @@ _FAILURES: Final = {
 }
 """By reason of a failed pod; another reason is that of a kubelet that had no place for it after all."""
 _CANNOT_RUN: Final = frozenset({"StartError", "ContainerCannotRun", "RunContainerError"})
-_GAVE_UP: Final = re.compile(r"context (canceled|deadline exceeded)$")
+_GAVE_UP: Final = re.compile(r"context (canceled|deadline exceeded)(: unknown)?$")
 """Go's words for a call whose caller did not wait for it: kubelet was restarted, or had no more patience."""
 _UNKNOWN: Final = frozenset({"ContainerStatusUnknown", "Unknown"})
 """Kubelet, and containerd after a restart of the host, say so of what they lost sight of."""

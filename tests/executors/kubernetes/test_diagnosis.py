@@ -360,13 +360,14 @@ def test_a_node_that_does_not_take_its_pod_is_lost() -> None:
     assert then.outcome.ending is Ending.NODE_LOST
 
 
+@pytest.mark.parametrize("why", ["canceled", "deadline exceeded: unknown"])
 @pytest.mark.parametrize(
     ("tag", "statuses"), [("bad_command", "containerStatuses"), ("bad_bundle", "initContainerStatuses")]
 )
-def test_a_container_whose_start_the_node_gave_up_is_nobodys_fault(tag: str, statuses: str) -> None:
+def test_a_container_whose_start_the_node_gave_up_is_nobodys_fault(tag: str, statuses: str, why: str) -> None:
     """As when kubelet is restarted meanwhile."""
     pod = copy.deepcopy(RECORDED[tag]["pod"])
-    words = 'failed to start containerd task "cea38b12": context canceled'
+    words = f'failed to start containerd task "cea38b12": context {why}'
     pod["status"][statuses][0]["state"] = ended(128, reason="StartError", message=words)
 
     outcome = diagnose(pod, None, [], 0, PATIENCE).outcome
