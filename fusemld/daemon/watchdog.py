@@ -216,7 +216,9 @@ class Watchdog:
         return None if entry is None else entry.run
 
     async def _standing(self) -> list[Finding]:
-        """Endless tasks that should have got on."""
+        """Endless tasks that should have got on; where nothing can be stored they wait for that."""
+        if self._engine.trouble is not None:
+            return []
         now = self._monotonic()
         return [
             finding

@@ -442,8 +442,9 @@ async def test_a_look_that_raises_hides_nothing_else_and_is_logged_once(parts: P
     assert [log["subject"] for log in logs if log["event"] == "watchdog.failed"] == ["run r0", "store"]
 
 
-async def test_where_nothing_can_be_stored_runs_are_not_blamed(parts: Parts) -> None:
+async def test_where_nothing_can_be_stored_neither_runs_nor_tasks_are_blamed(parts: Parts) -> None:
     parts.clock.now = 3000.0
+    endless_look(parts)
     parts.trouble = "cannot write to the database: disk is full"
 
     assert await parts.found() == []
