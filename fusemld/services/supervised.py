@@ -155,10 +155,20 @@ class Supervised:
             await self._persistence.delete(self.record.name)
 
     def _remove_folder(self) -> None:
+        """What is in it goes, also where it is itself a link to another disk, or where one is mounted."""
         folder = self.address.folder
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
+            if not folder.exists():
+                return
+            for entry in folder.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            if folder.is_symlink():
+                folder.unlink()
+            elif not folder.is_mount():
+                folder.rmdir()
         except OSError as error:
             raise UnavailableError(f"cannot remove the folder of service {self.record.name}: {error}") from error
 

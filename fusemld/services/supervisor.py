@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.processes import Processes
 from fusemld.hooks.services import ServiceAddress, ServiceKind, ServiceRequest
-from fusemld.model.errors import FusemldError, InvalidInputError, UnavailableError
+from fusemld.model.errors import FusemldError, InvalidInputError, UnavailableError, may_pass
 from fusemld.model.service import ServiceRecord, ServiceState
 from fusemld.services.backoff import Backoff
 from fusemld.services.credentials import ensure_credentials
@@ -65,10 +65,7 @@ class ServiceSupervisor:
         those that died meanwhile are started again in the background."""
         await self._refresh()
         for record in await self._persistence.load():
-            try:
-                self._services[record.name] = self._supervised(record)
-            except FusemldError as error:
-                _log.error("service.unusable", service=record.name, error=str(error))
+            await self._take_in(record)
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
@@ -78,6 +75,22 @@ class ServiceSupervisor:
                 await anyio.sleep_forever()
         finally:
             self._group = None
+
+    async def _take_in(self, record: ServiceRecord) -> None:
+        """One whose folder cannot be made or read for now is tried again."""
+        failures = 0
+        while True:
+            try:
+                self._services[record.name] = self._supervised(record)
+            except (FusemldError, OSError) as error:
+                if not isinstance(error, OSError) or not may_pass(error):
+                    _log.error("service.unusable", service=record.name, error=str(error))
+                    return
+                _log.warning("service.not_taken_up", service=record.name, error=str(error))
+            else:
+                return
+            await anyio.sleep(self._backoff.delay_s(failures))
+            failures += 1
 
     async def _refresh(self) -> None:
         """Where the keeper goes away while it is asked, the next one knows the same."""

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import threading
@@ -24,7 +23,9 @@ from msgspec.structs import replace
 from fusemld.hooks.services import ServiceKind, ServiceRequest
 from fusemld.model.errors import InvalidInputError, StartError, UnavailableError
 from fusemld.model.service import ServiceCondition, ServiceRecord, ServiceState
+from fusemld.services import supervisor as module
 from fusemld.services.backoff import Backoff
+from fusemld.services.credentials import ensure_credentials
 from fusemld.services.supervisor import ServiceSupervisor
 from tests.services.conftest import DEADLINE_S, KINDS
 
@@ -423,17 +424,61 @@ async def test_a_removed_service_leaves_nothing_and_may_come_back(
         assert await fetch(address.url) == "new"
 
 
+async def test_a_service_is_taken_up_though_descriptors_were_wanting_at_first_and_one_that_cannot_be_is_left_out(
+    open_supervisor: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_supervisor() as supervisor:
+        before = await supervisor.ensure(SHARED, silent)
+
+    def fail_with(*errors: int) -> None:
+        """One after the other; then it is as ever."""
+        left = list(errors)
+
+        def ensure(folder: Path, names: Sequence[str]) -> dict[str, str]:
+            if left:
+                raise OSError(left.pop(), "cannot be had")
+            return ensure_credentials(folder, names)
+
+        monkeypatch.setattr(module, "ensure_credentials", ensure)
+
+    fail_with(errno.EMFILE, errno.ENFILE)
+    async with open_supervisor() as supervisor:
+        after = supervisor.find("model")
+    fail_with(errno.EACCES)
+    async with open_supervisor() as supervisor:
+        refused = supervisor.find("model")
+
+    assert after == before
+    assert refused is None
+
+
+async def test_of_a_service_whose_folder_is_a_link_to_another_disk_nothing_stays_there(
+    open_supervisor: Open, state: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "data").mkdir(parents=True)
+    (state / "services").mkdir(parents=True, exist_ok=True)
+    (state / "services" / "model").symlink_to(elsewhere)
+    async with open_supervisor() as supervisor:
+        await supervisor.ensure(SHARED, silent)
+
+        await supervisor.remove("model")
+
+    assert not list(elsewhere.iterdir())
+    assert not (state / "services" / "model").is_symlink()
+
+
 async def test_a_service_whose_folder_cannot_be_removed_now_is_known_until_it_is(
     open_supervisor: Open, records: Any, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(folder: Path) -> None:
+    def fails(_: Path) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     async with open_supervisor() as supervisor:
         await supervisor.ensure(SHARED, silent)
 
         with monkeypatch.context() as patch:
-            patch.setattr(shutil, "rmtree", fails)
+            patch.setattr(Path, "rmdir", fails)
             with pytest.raises(UnavailableError, match="cannot remove the folder of service model: "):
                 await supervisor.remove("model")
         known = set(records.saved)
