@@ -48,16 +48,18 @@ class Errands:
     def _run(self) -> None:
         while not self._ended.wait(_TICK_S):
             now = time.monotonic()
-            if now >= self._codeset_at:
-                self._codeset_at = now + _CODESET_EVERY_S
-                self._change_codeset()
             try:
+                if now >= self._codeset_at:
+                    self._codeset_at = now + _CODESET_EVERY_S
+                    self._change_codeset()
                 self._delete_applications()
                 if now >= self._backup_at:
+                    self._backup_at = now + self._chance.uniform(
+                        *_BACKUP_EVERY_S
+                    )  # or sooner, if asked for meanwhile
                     self._back_up()
-                    self._backup_at = now + self._chance.uniform(*_BACKUP_EVERY_S)
-            except FusemldError:
-                continue  # it is killed, or stopped, or its disk is full: the next time
+            except (FusemldError, OSError):
+                continue  # it is killed, or stopped, or something is full: the next time
 
     def _change_codeset(self) -> None:
         """Its next run needs a new copy."""
