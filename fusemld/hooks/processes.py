@@ -86,7 +86,8 @@ Observer = Callable[[ProcessStarted | ProcessEnded], None]
 
 class Processes(Protocol):
     """Raises `UnavailableError` where the keeper cannot be reached; it is started again when that happens. What
-    was spawned here, or seen to be alive, ends as lost where the journal that had it is lost."""
+    was spawned here, or seen to be alive, ends as lost where the journal that had it is lost. Before
+    anything else can be asked for, what such a journal of this state folder had is ended."""
 
     @property
     def journal(self) -> str:

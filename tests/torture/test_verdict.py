@@ -161,6 +161,7 @@ def state(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     for file in (
         "fusemld.db",
+        "keeper.json",
         "attempts/boot.json",
         "codesets/content/sha256-" + 64 * "0" + "/words",
         "logs/r/a.1.log",

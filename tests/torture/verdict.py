@@ -119,7 +119,7 @@ def _judge_attempts(run: str, step: views.StepView, expected: Expected, ledger: 
 
 
 _FILES = re.compile(
-    r"fusemld\.db(-wal|-shm)?|daemon\.lock|attempts/boot\.json|codesets/(gitconfig|askpass)"
+    r"fusemld\.db(-wal|-shm)?|daemon\.lock|keeper\.json|attempts/boot\.json|codesets/(gitconfig|askpass)"
     r"|codesets/content/sha256-[0-9a-f]{64}/.*|keeper/(lock|journal|keeper\.log|keeper\.sock)"
     r"|logs/services/served-\d+/\d+\.log"
 )

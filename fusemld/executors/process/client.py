@@ -8,8 +8,9 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import msgspec
@@ -18,6 +19,7 @@ from anyio.abc import TaskStatus
 from anyio.to_thread import run_sync
 
 from fusemld.executors.process.journal import is_another
+from fusemld.executors.process.recorded import record_journal, recorded_journal
 from fusemld.executors.process.recovery import JOURNAL_LOST
 from fusemld.executors.process.sweeping import leave_nothing
 from fusemld.executors.process.wire import (
@@ -45,9 +47,12 @@ from fusemld.model import faults
 from fusemld.model.errors import StartError, UnavailableError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _GONE_WITHIN_S = 5.0
 _RESTART_PAUSES_S = (0.0, 0.1, 0.5, 2.0, 5.0)
+_RECORD_AGAIN_S = 1.0
 _ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", faults.VARIABLE)
 
@@ -57,7 +62,8 @@ class Keeper:
 
     While there is no connection, requests wait up to `patience_s` for one and then raise `UnavailableError`.
     After every (re)connection everything that the keeper knows is delivered to the observers, and the end of what
-    only an earlier keeper, of a journal that is lost, has known.
+    only an earlier keeper, of a journal that is lost, has known. Nothing is left of that then, also where it was
+    lost before `run` began.
     """
 
     def __init__(self, state_folder: Path, *, idle_s: float = 60.0, patience_s: float = 15.0) -> None:
@@ -193,19 +199,23 @@ class Keeper:
             told = await link.ask(Ask(id=link.next_id(), prefix=""))
             for event in told:
                 self._notify(event)
-            if is_another(link.keeper_journal, self.journal):
-                await self._give_up(self._unended - {event.key for event in told})
-            self.journal = link.keeper_journal or self.journal
+            before = self.journal or await _until_done(recorded_journal, self._state_folder)
+            is_lost = is_another(link.keeper_journal, before)
+            if is_lost:
+                await _end_all_of(before)
+            if link.keeper_journal not in ("", before):
+                await _until_done(record_journal, self._state_folder, link.keeper_journal)
+            self.journal = link.keeper_journal or before
+            if is_lost:
+                self._give_up(before, self._unended - {event.key for event in told})
             self._link = link
             self._linked.set()
             _log.info("keeper.adopted", pid=link.keeper_pid)
 
-    async def _give_up(self, keys: Collection[str]) -> None:
-        """They were in a journal that is lost. What is left of them carries its name, and is killed first: who
-        hears of their end may start something in their place."""
-        while not await run_sync(leave_nothing, self.journal, _GONE_WITHIN_S, abandon_on_cancel=True):
-            _log.warning("keeper.cannot_look", journal=self.journal)
-        _log.error("keeper.journal_lost", keys=sorted(keys))
+    def _give_up(self, journal: str, keys: Collection[str]) -> None:
+        """They were in a journal that is lost, and nothing is left of them: who hears of their end may start
+        something in their place."""
+        _log.error("keeper.journal_lost", journal=journal, keys=sorted(keys))
         for key in keys:
             self._notify(ProcessEnded(key=key, at=time.time(), lost=JOURNAL_LOST))
 
@@ -271,6 +281,22 @@ class Keeper:
         elif result.returncode:
             said = result.stdout.decode(errors="replace") or f"it ended with exit status {result.returncode}"
             raise StartError(f"{said} (see {folder / 'keeper.log'})")
+
+
+async def _end_all_of(journal: str) -> None:
+    """What it had carries its name."""
+    while not await run_sync(leave_nothing, journal, _GONE_WITHIN_S, abandon_on_cancel=True):
+        _log.warning("keeper.cannot_look", journal=journal)
+
+
+async def _until_done(work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+    """What this host lacks for it is waited for."""
+    while True:
+        try:
+            return await run_sync(work, *args)
+        except OSError as error:
+            _log.warning("keeper.cannot_record", error=str(error))
+            await anyio.sleep(_RECORD_AGAIN_S)
 
 
 def _encoded(text: str) -> bytes:

@@ -33,7 +33,6 @@ from fusemld.executors.process.recovery import HOST_WENT_DOWN, JOURNAL_LOST
 from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.executors.process.spawning import boot_id
-from fusemld.executors.process.sweeping import leave_nothing
 from fusemld.hooks.building import passwords
 from fusemld.hooks.executors import PROCESS, AttemptFinished, AttemptStarted, Condition, Launch, Report
 from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, ProcessStarted
@@ -50,7 +49,6 @@ _LONGEST_VARIABLE_BYTES = 128 * 1024 - 1
 _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 """Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
-_GONE_WITHIN_S = 5.0
 _REMOVE_AGAIN_S = 1.0
 _SPARES = 64
 _SPARE_S = 0.5
@@ -275,7 +273,7 @@ class ProcessExecutor:
         self, unknown: frozenset[AttemptKey], spared: Collection[str]
     ) -> tuple[frozenset[AttemptKey], str]:
         """Of attempts that the keeper does not know, those that may have run before the host went down or the
-        keeper lost its journal, and which of both it was. Nothing is left of them. Raises `UnavailableError`.
+        keeper lost its journal, and which of both it was. The host or `processes` has ended them.
 
         Without either the keeper knows whatever was started, so the others were not. For those of spared
         runs the question comes later, and from another daemon: it is answered the same.
@@ -288,8 +286,6 @@ class ProcessExecutor:
         elif before.boot != now.boot:
             now = replace(now, lost=frozenset(lost), lost_runs=frozenset(spared))
         elif is_another(now.journal, before.journal):
-            if not leave_nothing(before.journal, _GONE_WITHIN_S):
-                raise UnavailableError("cannot look for processes of an earlier keeper now")
             now = replace(now, lost=frozenset(lost), lost_runs=frozenset(spared), why=JOURNAL_LOST)
         else:
             lost = {str(key) for key in unknown if str(key) in before.lost or key.run in before.lost_runs}

@@ -18,7 +18,7 @@ _GONE_WITHIN_S = 5.0
 HOST_WENT_DOWN = "the host went down while it ran"
 KILLED = "the keeper of the processes went down while it ran, and what was left of it was killed"
 UNOBSERVED = "the keeper of the processes went down while it ran, and nobody saw how it ended"
-JOURNAL_LOST = "the keeper of the processes lost its journal while it ran, and what was left of it was killed"
+JOURNAL_LOST = "the keeper of the processes lost its journal while it ran, and what was left of it here was killed"
 UNKNOWN_START = "the keeper of the processes went down while it was starting it, and nothing of it was found"
 
 

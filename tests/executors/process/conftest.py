@@ -131,6 +131,15 @@ def kill_keeper() -> Callable[[Path], None]:
 
 
 @pytest.fixture
+def lose_journal(kill_keeper: Callable[[Path], None]) -> Callable[[Path], None]:
+    def lose(state: Path) -> None:
+        (keeper_folder(state) / "journal").unlink()
+        kill_keeper(state)
+
+    return lose
+
+
+@pytest.fixture
 def starved(state: Path) -> Callable[..., contextlib.AbstractContextManager[None]]:
     """The keeper can open nothing more, or only `spare` things, as long as the block lasts."""
     return lambda spare=0: few_descriptors(keepers(state), spare)

@@ -100,10 +100,14 @@ def shell(script: str, *, step: str = "step", **more: object) -> Launch:
 def bench(host: HostFactory, state: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Bench]]:
     @contextlib.asynccontextmanager
     async def ready(
-        *keys: AttemptKey, spared: Collection[str] = (), shut_down: bool = True, **more: object
+        *keys: AttemptKey,
+        spared: Collection[str] = (),
+        shut_down: bool = True,
+        folder: Path = state,
+        **more: object,
     ) -> AsyncIterator[Bench]:
-        async with host(shut_down=shut_down) as opened, anyio.create_task_group() as tasks:
-            made = Bench(state, opened.keeper, **({"sandbox": "off"} | more))
+        async with host(folder, shut_down=shut_down) as opened, anyio.create_task_group() as tasks:
+            made = Bench(folder, opened.keeper, **({"sandbox": "off"} | more))
             await tasks.start(made.executor.run, made.report)
             made.recovered = await made.executor.recover(keys, spared)
             yield made
@@ -544,6 +548,23 @@ async def test_attempts_of_a_journal_that_came_in_place_of_a_lost_one_and_was_lo
     async with bench(key("second")) as opened:
         assert (await opened.finished(key("second"))).outcome.message == JOURNAL_LOST
         assert not start_ticks(int(pid.read_text()))
+
+
+async def test_a_copy_of_a_state_folder_without_its_keeper_gives_attempts_up_and_ends_nothing_of_the_original(
+    bench: BenchFactory, state: Path, tmp_path: Path, until: Until
+) -> None:
+    pid, copy = tmp_path / "pid", tmp_path / "copy"
+    async with bench() as original:
+        await original.executor.launch(shell(f"echo $$ > {pid}; sleep 1000"))
+        await until(lambda: pid.exists() and bool(pid.read_text()))
+        shutil.copytree(state, copy, ignore=shutil.ignore_patterns("keeper"))
+
+        async with bench(key(), folder=copy) as copied:
+            outcome = (await copied.finished(key())).outcome
+
+        assert (outcome.ending, outcome.message) == (Ending.LOST, JOURNAL_LOST)
+        assert start_ticks(int(pid.read_text()))
+        assert not any(isinstance(report, AttemptFinished) for report in original.reports)
 
 
 async def test_what_a_keeper_whose_journal_lacks_lines_does_not_know_is_unknown(

@@ -17,6 +17,7 @@ from fusemld.executors.process import recovery
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.journal import Opened
 from fusemld.executors.process.keeper import UNWATCHED
+from fusemld.executors.process.spawning import start_ticks
 from fusemld.executors.process.wire import keeper_folder
 from fusemld.hooks.processes import ProcessEnded, ProcessStarted
 from fusemld.model import faults
@@ -120,6 +121,29 @@ async def test_what_a_keeper_was_starting_whose_journal_is_lost_is_not_started_a
         assert len(started) <= 1
         for pid in started:
             await gone(int(pid))
+
+
+async def test_what_journals_had_that_were_lost_is_ended_before_the_next_daemon_can_start_anything(
+    host: HostFactory, state: Path, lose_journal: Callable[[Path], None]
+) -> None:
+    async with host(shut_down=False) as opened:
+        await opened.spawn("service/a/1", *FOREVER)
+        first = (await opened.start("service/a/1")).pid
+    lose_journal(state)
+    async with host(shut_down=False) as opened:
+        is_first_left = start_ticks(first)
+        await opened.spawn("service/a/2", *FOREVER)
+        await opened.start("service/a/2")
+        lose_journal(state)
+        await opened.end("service/a/2")
+        await opened.spawn("service/a/3", *FOREVER)
+        third = (await opened.start("service/a/3")).pid
+    lose_journal(state)
+    async with host():
+        is_third_left = start_ticks(third)
+
+    assert not is_first_left
+    assert not is_third_left
 
 
 @pytest.mark.parametrize("point", ["keeper.claimed", "keeper.spawned", "keeper.reaped"])
