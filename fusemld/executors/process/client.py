@@ -167,10 +167,10 @@ class Keeper:
         await link.ask(CloseListener(id=link.next_id(), name=name))
 
     async def shutdown(self, grace_s: float) -> bool:
-        """Stop every process and the keeper, `run` running or not. Also ends what a killed keeper left. False:
-        there never was one."""
-        folder = keeper_folder(self._state_folder)
-        if not (folder / "journal").exists():
+        """Stop every process and the keeper, `run` running or not. Also ends what a killed keeper left, with
+        its journal or without. False: there never was one."""
+        journal = recorded_journal(self._state_folder)
+        if not journal and not keeper_folder(self._state_folder).exists():
             return False
         self._is_shutting_down = True
         link = await self._open_link()
@@ -180,6 +180,8 @@ class Keeper:
                 await link.closed.wait()
         finally:
             link.close()
+        if is_another(link.keeper_journal, journal):
+            await _end_all_of(journal)
         return True
 
     async def _connected(self) -> _Link:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,14 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 Gone = Callable[[int], Awaitable[None]]
 FOREVER = ("sh", "-c", "echo up; exec sleep 1000")
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
 
 DAEMON = """
 import os, signal, sys
@@ -316,6 +325,28 @@ async def test_shutting_down_also_ends_what_a_killed_keeper_left(
     kill_keeper(state)
 
     await Keeper(state).shutdown(5)
+
+    await gone(pid)
+
+
+@pytest.mark.parametrize("lost", ["journal", "."])
+@pytest.mark.parametrize("is_keeper_killed", [False, True])
+async def test_shutting_down_also_ends_what_a_keeper_has_whose_journal_is_lost(
+    host: HostFactory,
+    state: Path,
+    gone: Gone,
+    kill_keeper: Callable[[Path], None],
+    lost: str,
+    is_keeper_killed: bool,
+) -> None:
+    async with host(shut_down=False) as opened:
+        await opened.spawn("a", *FOREVER)
+        pid = (await opened.start("a")).pid
+    remove(keeper_folder(state) / lost)
+    if is_keeper_killed:
+        kill_keeper(state)
+
+    assert await Keeper(state).shutdown(5)
 
     await gone(pid)
 
