@@ -159,9 +159,11 @@ class ProcessExecutor:
         if (launch.recovered or known is not None) and await self._is_known(launch.key):
             return
         try:
-            if not self._is_stopped(launch.key, attempt):
+            if not self._is_over(launch.key, attempt):
                 request, attempt.note = await self._prepare(launch)
-            if self._is_stopped(launch.key, attempt):
+            if self._is_over(launch.key, attempt):
+                if launch.key not in self._attempts:
+                    self._abandon(launch.key, is_known=False)
                 return
             attempt.oom_kills = self._memory.kills()
             faults.point("executor.prepared")
@@ -175,13 +177,13 @@ class ProcessExecutor:
         if launch.key in self._stopped:
             await self._processes.stop(_name(launch.key), 0)
 
-    def _is_stopped(self, key: AttemptKey, attempt: _Attempt) -> bool:
-        """Whether it was told to stop before it was started: that is its end."""
-        if key not in self._stopped:
-            return False
-        outcome = Outcome(ending=Ending.CANCELLED, message="it was told to stop before it was started")
-        self._finish(key, attempt, time.time(), outcome, {})
-        return True
+    def _is_over(self, key: AttemptKey, attempt: _Attempt) -> bool:
+        """Whether it has ended before it was started. To be told to stop is its end; so is that a keeper lost its
+        journal which, for all that an earlier try could tell, had it."""
+        if key in self._stopped:
+            outcome = Outcome(ending=Ending.CANCELLED, message="it was told to stop before it was started")
+            self._finish(key, attempt, time.time(), outcome, {})
+        return attempt.finished
 
     async def recover(self, keys: Sequence[AttemptKey], spared: Collection[str] = ()) -> frozenset[AttemptKey]:
         wanted = frozenset(keys)

@@ -6,20 +6,23 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import pytest
 
 from fusemld.daemon.patience import patiently
 from fusemld.executors.process.executor import ProcessExecutor
+from fusemld.executors.process.folders import AttemptFolder
 from fusemld.executors.process.recovery import JOURNAL_LOST
 from fusemld.executors.process.settings import ProcessExecutorSettings
 from fusemld.executors.process.spawning import start_ticks
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
-from fusemld.hooks.processes import ProcessEnded, Processes, ProcessStarted
+from fusemld.hooks.processes import Observer, ProcessEnded, Processes, ProcessRequest, ProcessStarted
 from fusemld.hooks.steps import LocalCommand, RuntimeFolders, StepInputs
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending
@@ -592,6 +595,80 @@ async def test_what_a_keeper_whose_journal_lacks_lines_does_not_know_is_unknown(
         assert at_first == {key("after"), key("never")}
         assert later == {key("before"), key("never")}
         assert (await opened.finished(key("after"))).outcome.ending is Ending.SUCCEEDED
+
+
+class ProcessesDouble:
+    """Stands in for the keeper: it dies while it takes the first request, and loses its journal when told so."""
+
+    journal = "journal"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._observers: list[Observer] = []
+
+    def lose(self, name: str) -> None:
+        for observer in self._observers:
+            observer(ProcessEnded(key=name, at=1.0, lost=JOURNAL_LOST))
+
+    async def spawn(self, request: ProcessRequest) -> None:
+        self.asked.append(request.key)
+        if len(self.asked) == 1:
+            raise UnavailableError("it went away")
+
+    async def stop(self, key: str, grace_s: float) -> None:
+        pass
+
+    async def forget(self, key: str) -> None:
+        pass
+
+    async def known(self, prefix: str) -> Sequence[ProcessStarted | ProcessEnded]:
+        return ()
+
+    def observe(self, prefix: str, observer: Observer) -> None:
+        self._observers.append(observer)
+
+    async def close_listener(self, name: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+async def test_an_attempt_that_is_lost_while_it_is_prepared_once_more_is_not_started(
+    state: Path,
+    codeset: MountedCodeset,
+    monkeypatch: pytest.MonkeyPatch,
+    until: Until,
+    is_forgotten: bool,
+) -> None:
+    keeper = ProcessesDouble()
+    made = Bench(state, keeper, sandbox="off")
+    launch = shell("sh train.sh", codesets=(codeset,))
+    prepare = AttemptFolder.prepare
+
+    def slowly(folder: AttemptFolder, codesets: Iterable[MountedCodeset], has_outputs: bool) -> None:
+        prepare(folder, codesets, has_outputs)
+        anyio.from_thread.run_sync(keeper.lose, f"step/{launch.key}")
+        if is_forgotten:
+            anyio.from_thread.run(made.executor.forget, launch.key)
+            while folder.tmp.exists():
+                time.sleep(0.001)
+            prepare(folder, codesets, has_outputs)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(made.executor.run, made.report)
+        await made.executor.recover(())
+        with pytest.raises(UnavailableError):
+            await made.executor.launch(launch)
+        monkeypatch.setattr(AttemptFolder, "prepare", slowly)
+        await made.executor.launch(launch)
+        if not is_forgotten:
+            await made.executor.forget(launch.key)
+        await until(lambda: [path.name for path in (state / "attempts").iterdir()] == ["boot.json"])
+        tasks.cancel_scope.cancel()
+
+    assert len(keeper.asked) == 1
+    assert [report.outcome.message for report in made.reports if isinstance(report, AttemptFinished)] == [
+        JOURNAL_LOST
+    ]
 
 
 async def test_a_sandbox_that_is_demanded_and_not_there_is_said_at_once(
