@@ -299,13 +299,14 @@ class ProcessExecutor:
         return frozenset(key for key in unknown if str(key) in lost), now.why
 
     async def _remember_journal(self) -> None:
-        """Another one while this daemon is there: whose ends are not recorded yet may have been in the one before.
-        Raises OSError."""
-        if not is_another(self._processes.journal, self._boot.journal):
+        """Before an attempt is in it. Where it is another one, those whose ends are not recorded yet may have been
+        in the one before. Raises OSError."""
+        if self._processes.journal == self._boot.journal:
             return
         async with self._remembering:
-            lost = self._boot.lost.union(map(str, self._attempts))
-            now = replace(self._boot, lost=lost, journal=self._processes.journal, why=JOURNAL_LOST)
+            now = replace(self._boot, journal=self._processes.journal or self._boot.journal)
+            if is_another(now.journal, self._boot.journal):
+                now = replace(now, lost=self._boot.lost.union(map(str, self._attempts)), why=JOURNAL_LOST)
             if now != self._boot:
                 await anyio.to_thread.run_sync(durable_files.write, self._boot_file, msgspec.json.encode(now))
                 self._boot = now

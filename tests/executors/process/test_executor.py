@@ -570,6 +570,28 @@ async def test_a_copy_of_a_state_folder_without_its_keeper_gives_attempts_up_and
         assert not any(isinstance(report, AttemptFinished) for report in original.reports)
 
 
+async def test_attempts_of_a_journal_that_only_a_later_keeper_has_named_are_lost_with_it(
+    bench: BenchFactory,
+    host: HostFactory,
+    state: Path,
+    lose_journal: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A keeper of an earlier release was there when the daemon began."""
+    async with host(shut_down=False) as running, anyio.create_task_group() as tasks:
+        made = Bench(state, running.keeper, sandbox="off")
+        await tasks.start(made.executor.run, made.report)
+        with monkeypatch.context() as earlier:
+            earlier.setattr(running.keeper, "journal", "")
+            await made.executor.recover(())
+        await made.executor.launch(shell("sleep 1000"))
+        tasks.cancel_scope.cancel()
+    lose_journal(state)
+
+    async with bench(key()) as opened:
+        assert (await opened.finished(key())).outcome.message == JOURNAL_LOST
+
+
 async def test_what_a_keeper_whose_journal_lacks_lines_does_not_know_is_unknown(
     bench: BenchFactory, state: Path, kill_keeper: Callable[[Path], None]
 ) -> None:
