@@ -194,9 +194,7 @@ class Keeper:
 
     async def _serve(self, link: _Link) -> None:
         """Tell the observers what happened meanwhile, then let requests through."""
-        if self._unsent_forgets:
-            link.send(Forget(keys=tuple(self._unsent_forgets)))
-            self._unsent_forgets.clear()
+        self._send_forgets(link)
         with contextlib.suppress(UnavailableError):
             told = await link.ask(Ask(id=link.next_id(), prefix=""))
             for event in told:
@@ -211,8 +209,14 @@ class Keeper:
             if is_lost:
                 self._give_up(before, self._unended - {event.key for event in told})
             self._link = link
+            self._send_forgets(link)
             self._linked.set()
             _log.info("keeper.adopted", pid=link.keeper_pid)
+
+    def _send_forgets(self, link: _Link) -> None:
+        if self._unsent_forgets:
+            link.send(Forget(keys=tuple(self._unsent_forgets)))
+            self._unsent_forgets.clear()
 
     def _give_up(self, journal: str, keys: Collection[str]) -> None:
         """They were in a journal that is lost, and nothing is left of them: who hears of their end may start

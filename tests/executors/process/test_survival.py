@@ -18,6 +18,7 @@ from fusemld.executors.process import recovery
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.journal import Opened
 from fusemld.executors.process.keeper import UNWATCHED
+from fusemld.executors.process.recorded import record_journal
 from fusemld.executors.process.spawning import start_ticks
 from fusemld.executors.process.wire import keeper_folder
 from fusemld.hooks.processes import ProcessEnded, ProcessStarted
@@ -279,6 +280,26 @@ async def test_a_keeper_that_is_killed_while_it_starts_is_started_again(
 
     assert (tmp_path / "killed").exists()
     assert ended.exit_status == 3
+
+
+async def test_what_is_forgotten_while_the_keeper_is_being_adopted_is_forgotten(
+    host: HostFactory, state: Path
+) -> None:
+    async with host(shut_down=False) as opened:
+        await opened.shell("a", "exit 0")
+    record_journal(state, "another")  # the name of this one is written while the daemon waits
+    keeper, told = Keeper(state), anyio.Event()
+    keeper.observe("a", lambda _event: told.set())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keeper.run)
+        await told.wait()
+        await keeper.forget("a")
+        known = await keeper.known("")
+        tasks.cancel_scope.cancel()
+    await keeper.shutdown(0)
+
+    assert known == ()
 
 
 async def test_a_keeper_that_nobody_needs_goes_away(
