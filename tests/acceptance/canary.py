@@ -9,7 +9,6 @@ import shlex
 import socket
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import psutil
 from fusemld.api.routes import OPENAPI_PATH, ROUTES
 from fusemld.executors.process.spawning import MARKER
 from tests.acceptance.daemon import Daemon
-from tests.cli.commands import commands, formats
+from tests.cli.commands import commands, formats, invoke
 
 EVENTS = "/events"
 QUIET_S = 0.5
@@ -196,11 +195,9 @@ class Watch:
             for form in ((), *(("-o", name) for name in formats(command) if name == "json"))
             for run in runs
         }
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            for line, done in zip(
-                lines, pool.map(lambda line: self.daemon.run(*line, check=False), lines), strict=True
-            ):
-                yield " ".join(line), (done.stdout + done.stderr).encode()
+        for tool, *arguments in lines:
+            done = invoke(tool, arguments, self.daemon.environment)
+            yield " ".join((tool, *arguments)), f"{done.output}{done.exception}".encode()
         yield str(copy), copy.read_bytes()
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -23,6 +23,9 @@ from fusemld.executors.process.spawning import MARKER
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import RunState
+from tests.cli.commands import invoke
+
+T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -77,7 +80,7 @@ class Daemon:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the daemon ended:\n{self.journal()[-3000:]}"
-        return self.run("fuseml", "runs", check=False).returncode == 0
+        return self._ask("/runs", list[views.RunSummary]) is not None
 
     def kill(self) -> None:
         """As `kill -9` does."""
@@ -180,7 +183,10 @@ class Daemon:
         return done
 
     def json(self, *arguments: str) -> Any:
-        return json.loads(self.run("fuseml", *arguments, "-o", "json").stdout)
+        """What the client prints for programs."""
+        done = invoke("fuseml", [*arguments, "-o", "json"], self.environment)
+        assert done.exit_code == 0, f"fuseml {arguments}: {done.exit_code}\n{done.output}{done.exception}"
+        return json.loads(done.stdout)
 
     def file(self, name: str) -> dict[str, Any]:
         """What `fuseml files` says of the only document of a file."""
@@ -231,9 +237,13 @@ class Daemon:
         self.wait_for(reached, timeout_s, f"{step} to be {state}")
 
     def view(self, run: str) -> views.RunView | None:
+        """None while nobody answers."""
+        return self._ask(f"/runs/{run}", views.RunView)
+
+    def _ask(self, path: str, kind: type[T]) -> T | None:
         """Cheaper than the command line; None while nobody answers."""
         try:
-            return Client(self.socket).get(f"/runs/{run}", views.RunView)
+            return Client(self.socket).get(path, kind)
         except FusemldError:
             return None
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
+from click.testing import CliRunner, Result
 
 from fusemld.cli.fuseml import cli as fuseml
 from fusemld.cli.fusemld import cli as fusemld
+
+
+def invoke(tool: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Result:
+    """What the program does, in this process: it takes a tenth of the time that a process of its own needs."""
+    return CliRunner(env=environment).invoke({"fuseml": fuseml, "fusemld": fusemld}[tool], arguments)
 
 
 def commands() -> dict[str, click.Command]:
