@@ -15,6 +15,7 @@ class Ledger:
     def __init__(self, daemon: Daemon) -> None:
         self.file = daemon.base / "ledger"
         self.file.touch()
+        self.again = daemon.base / "again"
 
     @property
     def work(self) -> str:
@@ -24,6 +25,11 @@ class Ledger:
     @property
     def done(self) -> str:
         return f"echo ended ${{{MARKER}#*:step/}} >> {self.file}; echo done"
+
+    @property
+    def endless(self) -> str:
+        """The script of a step that ends by itself only where it begins after `again` was made."""
+        return f"{self.work} test -e {self.again} || sleep 1000; {self.done}"
 
     def count(self, word: str) -> Counter[str]:
         return Counter(line.split()[1] for line in self.file.read_text().splitlines() if line.startswith(word))

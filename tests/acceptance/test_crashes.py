@@ -392,19 +392,16 @@ def test_stopping_everything_leaves_no_process_even_of_steps_that_ignore_it(
 def test_steps_of_a_killed_keeper_get_a_new_attempt_with_a_reason_that_does_not_count(
     daemon: Daemon, ledger: Ledger, is_daemon_killed: bool
 ) -> None:
-    again = daemon.base / "again"
     broken = daemon.base / "broken"
     # First it waits, then it fails by itself, then it is well.
     script = (
-        f"{ledger.work} setsid sleep 1000 & if ! test -e {again}; then sleep 1000; fi;"
+        f"{ledger.work} setsid sleep 1000 & if ! test -e {ledger.again}; then sleep 1000; fi;"
         f" if ! test -e {broken}; then touch {broken}; exit 1; fi; {ledger.done}"
     )
     retry = "    needs: []\n    retry: {limit: 1, backoff: 1s}\n"
     daemon.drop(
         "kept.yaml",
-        "name: kept\nsteps:\n"
-        + step("one", script, retry)
-        + step("two", f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}", "    needs: []\n"),
+        "name: kept\nsteps:\n" + step("one", script, retry) + step("two", ledger.endless, "    needs: []\n"),
     )
     daemon.start()
     run = daemon.run_of("kept.yaml")
@@ -416,7 +413,7 @@ def test_steps_of_a_killed_keeper_get_a_new_attempt_with_a_reason_that_does_not_
     if is_daemon_killed:
         daemon.kill()
     kill_keeper(daemon)
-    again.touch()
+    ledger.again.touch()
     if is_daemon_killed:
         daemon.start()
     view = daemon.finished(run)
@@ -456,15 +453,13 @@ client._Link.send = kill_when_asked
 def test_a_keeper_that_is_killed_while_a_new_daemon_asks_it_does_not_keep_it_from_starting(
     daemon: Daemon, ledger: Ledger, prefix: str
 ) -> None:
-    again = daemon.base / "again"
-    script = f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}"
-    daemon.drop("asked.yaml", "name: asked\nsteps:\n" + step("a", script))
+    daemon.drop("asked.yaml", "name: asked\nsteps:\n" + step("a", ledger.endless))
     daemon.start()
     run = daemon.run_of("asked.yaml")
     daemon.wait_for(lambda: ledger.count("began").total() == 1, 10, "it to begin")
     daemon.kill()
     keeper = daemon.keeper_pid()
-    again.touch()
+    ledger.again.touch()
 
     daemon.install_plugin("killskeeper", KILLS_THE_KEEPER.format(prefix=prefix))
     daemon.start()
@@ -481,12 +476,9 @@ def test_a_keeper_that_is_killed_while_a_new_daemon_asks_it_does_not_keep_it_fro
 def test_after_a_crash_of_the_host_what_ran_gets_a_new_attempt(
     daemon: Daemon, ledger: Ledger, is_journal_lost: bool
 ) -> None:
-    again = daemon.base / "again"
     daemon.drop(
         "host.yaml",
-        "name: host\nsteps:\n"
-        + step("before", f"{ledger.work} {ledger.done}")
-        + step("during", f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}"),
+        "name: host\nsteps:\n" + step("before", f"{ledger.work} {ledger.done}") + step("during", ledger.endless),
     )
     daemon.start()
     run = daemon.run_of("host.yaml")
@@ -494,7 +486,7 @@ def test_after_a_crash_of_the_host_what_ran_gets_a_new_attempt(
     daemon.wait_for(lambda: len(ledger.count("began")) == 2, 10, "the second step to begin")
 
     crash_host(daemon, is_journal_lost)
-    again.touch()
+    ledger.again.touch()
     daemon.start()
     view = daemon.finished(run)
 

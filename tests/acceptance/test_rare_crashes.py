@@ -76,16 +76,14 @@ def test_a_backup_that_was_cut_short_is_no_backup(daemon: Daemon, tmp_path: Path
 def test_what_went_down_with_the_host_is_still_known_when_the_next_daemon_dies_too(
     daemon: Daemon, ledger: Ledger
 ) -> None:
-    again = daemon.base / "again"
-    script = f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}"
-    daemon.drop("host.yaml", "name: host\nsteps:\n" + step("during", script))
+    daemon.drop("host.yaml", "name: host\nsteps:\n" + step("during", ledger.endless))
     daemon.start()
     run = daemon.run_of("host.yaml")
     daemon.in_state(run, "during", "running")
     daemon.wait_for(lambda: ledger.count("began"), 10, "the step to begin")
 
     crash_host(daemon, is_journal_lost=True)
-    again.touch()
+    ledger.again.touch()
     daemon.spawn("executor.booted")
     died = is_killed(daemon)
     daemon.start()
@@ -102,16 +100,14 @@ def test_what_went_down_with_the_host_is_still_known_when_the_next_daemon_dies_t
 def test_a_keeper_that_loses_its_journal_and_dies_costs_an_attempt_and_nothing_runs_twice(
     daemon: Daemon, ledger: Ledger, is_daemon_killed: bool
 ) -> None:
-    again = daemon.base / "again"
-    script = f"{ledger.work} test -e {again} || sleep 1000; {ledger.done}"
-    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("during", script))
+    daemon.drop("long.yaml", "name: long\nsteps:\n" + step("during", ledger.endless))
     daemon.start()
     run = daemon.run_of("long.yaml")
     daemon.in_state(run, "during", "running")
     daemon.wait_for(lambda: ledger.count("began"), 10, "the step to begin")
     before = processes_of_steps(daemon)
 
-    again.touch()
+    ledger.again.touch()
     (daemon.state / "keeper" / "journal").unlink()
     if is_daemon_killed:
         daemon.kill()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 
 import anyio
@@ -15,8 +15,11 @@ import pytest
 
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.wire import keeper_folder
+from fusemld.hooks.executors import MountedCodeset
 from fusemld.hooks.processes import ProcessEnded, ProcessRequest, ProcessStarted
+from fusemld.model.run import AttemptKey
 from tests.acceptance.mishaps import few_descriptors
+from tests.executors.process.bench import Bench, BenchFactory
 
 Event = ProcessStarted | ProcessEnded
 DEADLINE_S = 30.0
@@ -178,3 +181,32 @@ def gone(until: Callable[[Callable[[], bool]], Awaitable[None]]) -> Callable[[in
 @pytest.fixture
 def journal() -> Callable[[Path], bytes]:
     return lambda state: (keeper_folder(state) / "journal").read_bytes()
+
+
+@pytest.fixture
+def bench(host: HostFactory, state: Path) -> BenchFactory:
+    @contextlib.asynccontextmanager
+    async def ready(
+        *keys: AttemptKey,
+        spared: Collection[str] = (),
+        shut_down: bool = True,
+        folder: Path = state,
+        **more: object,
+    ) -> AsyncIterator[Bench]:
+        async with host(folder, shut_down=shut_down) as opened, anyio.create_task_group() as tasks:
+            made = Bench(folder, opened.keeper, **({"sandbox": "off"} | more))
+            await tasks.start(made.executor.run, made.report)
+            made.recovered = await made.executor.recover(keys, spared)
+            yield made
+            tasks.cancel_scope.cancel()
+
+    return ready
+
+
+@pytest.fixture
+def codeset(tmp_path: Path) -> MountedCodeset:
+    source = tmp_path / "pinned"
+    source.mkdir()
+    (source / "train.sh").write_text("echo training\n")
+    path = "/project"
+    return MountedCodeset(path=path, project="prj", name="code", version="1", digest="d", source=source)

@@ -33,14 +33,6 @@ Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Gone = Callable[[int], Awaitable[None]]
 FOREVER = ("sh", "-c", "echo up; exec sleep 1000")
 
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
 DAEMON = """
 import os, signal, sys
 from pathlib import Path
@@ -348,6 +340,13 @@ async def test_shutting_down_also_ends_what_a_killed_keeper_left(
     await Keeper(state).shutdown(5)
 
     await gone(pid)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @pytest.mark.parametrize("lost", ["journal", "."])
