@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
 
 from fusemld.hooks.processes import Observer, ProcessEnded, Processes, ProcessRequest, ProcessStarted
 from fusemld.hooks.services import ServiceRequest
@@ -18,6 +16,7 @@ from fusemld.model.errors import UnavailableError
 from fusemld.model.service import ServiceCondition, ServiceRecord
 from fusemld.services.persistence import ServicePersistence
 from fusemld.services.supervisor import ServiceSupervisor
+from tests.services.asking import fetch, silent
 
 Open = Callable[..., AbstractAsyncContextManager[ServiceSupervisor]]
 Eventually = Callable[[Callable[[], bool], str], Awaitable[None]]
@@ -92,18 +91,6 @@ class MortalRecords:
 
     async def delete(self, name: str) -> None:
         await self._death.do(self._records.delete(name))
-
-
-def silent(_: str) -> None:
-    pass
-
-
-async def fetch(url: str) -> str:
-    def get() -> str:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return str(answer.read().decode())
-
-    return await to_thread.run_sync(get)
 
 
 def living(folder: Path) -> list[str]:

@@ -12,13 +12,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import click
-import msgspec
 
 from fusemld.api import views
 from fusemld.api.client import Client, url
@@ -33,6 +31,7 @@ from tests.torture import points
 from tests.torture.assaults import POINTS, Assault, Fault, Kill, Mishap, Stop, Victim, What, plan
 from tests.torture.errands import Errands
 from tests.torture.host import Host
+from tests.torture.report import Report
 from tests.torture.verdict import Violation, damage, has_no_room, is_given_up, judge, left_over, read_ledger
 from tests.torture.workload import SERVED, STEERING_PLUGIN, Requests, kinds
 
@@ -49,63 +48,6 @@ _FAULT_WITHIN_S = 15.0
 _OVER_WITHIN_S = 180.0
 """After the last assault, without a single run coming to its end."""
 _TIDY_WITHIN_S = 20.0
-
-
-class Report(msgspec.Struct, kw_only=True):
-    """What was done and what was found."""
-
-    seed: int
-    kills: Counter[str] = msgspec.field(default_factory=Counter)
-    stops: int = 0
-    mishaps: Counter[str] = msgspec.field(default_factory=Counter)
-    impossible: dict[str, str] = {}
-    """Mishaps that cannot be brought about on this host, and why."""
-    points: Counter[str] = msgspec.field(default_factory=Counter)
-    """How often a process died at each fault point."""
-    backups: int = 0
-    deleted: int = 0
-    """Applications."""
-    runs: int = 0
-    steps: int = 0
-    attempts: int = 0
-    started: int = 0
-    lost_attempts: int = 0
-    """Attempts that ended as lost, with that recorded as the reason of the next one: no broken promise."""
-    given_up: int = 0
-    """Steps that reached the bound of such repetitions."""
-    no_room: int = 0
-    """Steps whose own script found the disk full."""
-    took_s: float = 0.0
-    violations: list[Violation] = msgspec.field(default_factory=list)
-
-    def count(self, what: str) -> int:
-        return sum(violation.what == what for violation in self.violations)
-
-    def lines(self) -> Iterator[str]:
-        yield f"seed {self.seed}, {self.took_s:.0f} s, {self.stops} stops with SIGSTOP"
-        yield f"killed: {', '.join(f'{victim} {count}' for victim, count in sorted(self.kills.items()))}"
-        yield f"mishaps: {', '.join(f'{what} {count}' for what, count in sorted(self.mishaps.items())) or 'none'}"
-        yield from (f"no {what} on this host: {why}" for what, why in sorted(self.impossible.items()))
-        yield f"backups: {self.backups}; applications deleted: {self.deleted}"
-        yield f"fault points hit: {len(self.points)} of {len(POINTS)}"
-        yield (
-            f"attempts recorded as lost: {self.lost_attempts}; steps given up for it: {self.given_up}; "
-            f"steps that found the disk full: {self.no_room}"
-        )
-        columns = {
-            "kills": self.kills.total(),
-            "mishaps": self.mishaps.total(),
-            "runs": self.runs,
-            "steps": self.steps,
-            "attempts": self.attempts,
-            "started": self.started,
-            "duplicates": self.count("duplicate"),
-            "lost": self.count("lost"),
-            "stuck": self.count("stuck"),
-            "wrong": self.count("wrong"),
-        }
-        yield "  ".join(f"{name} {count}" for name, count in columns.items())
-        yield from map(str, self.violations)
 
 
 class Campaign:
