@@ -18,6 +18,7 @@ import structlog
 
 from fusemld.intake.snapshot import FileReport, FileState, Read, is_document, is_ignored
 from fusemld.model.errors import may_pass
+from fusemld.model.ids import identity_of
 from fusemld.model.problem import Problem
 from fusemld.spec.nodes import MAX_BYTES, too_large
 
@@ -53,11 +54,6 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     state: FileState
     mark: str
     report: FileReport
-
-
-def identity_of(state: os.stat_result) -> str:
-    """Tells a folder from another one of the same name: `DEVICE:INODE`."""
-    return f"{state.st_dev}:{state.st_ino}"
 
 
 def look(folder: Path) -> Look:

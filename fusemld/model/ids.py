@@ -1,7 +1,8 @@
-"""Identifiers of runs."""
+"""Identifiers of runs and of folders."""
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from datetime import UTC, datetime
@@ -28,3 +29,8 @@ def run_id(workflow: str, now: float, random: bytes | None = None) -> str:
     unique = fraction << 30 | int.from_bytes(random[:RANDOM_BYTES]) >> 2
     letters = "".join(_ALPHABET[unique >> shift & 31] for shift in range(35, -1, -5))
     return f"{name}-{moment:%y%m%d-%H%M%S}-{letters}"
+
+
+def identity_of(state: os.stat_result) -> str:
+    """Tells a folder from another one of the same name: `DEVICE:INODE`."""
+    return f"{state.st_dev}:{state.st_ino}"

@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 
 from fusemld.executors import durable_files
+from fusemld.model.ids import identity_of
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """`device` and `inode` are those of the state folder: what runs for it is not that of a copy of it."""
+    """`folder` is the identity of the state folder: what runs for it is not that of a copy of it."""
 
     journal: str
-    device: int
-    inode: int
+    folder: str
 
 
 def recorded_journal(state_folder: Path) -> str:
@@ -32,8 +32,7 @@ def record_journal(state_folder: Path, journal: str) -> None:
 
 
 def _of(state_folder: Path, journal: str) -> _Record:
-    state = state_folder.stat()
-    return _Record(journal, state.st_dev, state.st_ino)
+    return _Record(journal, identity_of(state_folder.stat()))
 
 
 def _file(state_folder: Path) -> Path:
