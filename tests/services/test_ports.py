@@ -11,6 +11,7 @@ from fusemld.services.ports import PORTS, choose_port, is_free
 def test_a_port_that_somebody_listens_on_is_not_free() -> None:
     port = choose_port(())
     with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may linger
         server.bind(("127.0.0.1", port))
         server.listen()
 
