@@ -2,7 +2,9 @@
 
 import signal
 
+import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.cluster.fixtures"]
 
@@ -15,3 +17,21 @@ settings.load_profile("fusemld")
 # Whoever ends a test run with SIGTERM, as `timeout` does, leaves no more behind than with Ctrl-C: no daemon, no
 # cluster.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+MODELS = ("plugins/", "tests/acceptance/test_main_job.py", "tests/acceptance/test_readme.py")
+"""Nearly half of the time, most of it spent by programs that import scientific packages."""
+
+
+class Lanes(LoadScopeScheduling):
+    """Of two processes, one runs the tests that train and serve models, one after another; the other one the rest.
+
+    So tests that watch the pace of things do not share the machine with each other.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "models" if nodeid.startswith(MODELS) else "others"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):  # type: ignore[no-untyped-def]
+    return Lanes(config, log)

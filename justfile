@@ -5,16 +5,22 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 venv := justfile_directory() / ".venv"
 bin := venv / "bin"
 plugins := "plugins/kserve plugins/mlflow plugins/s3"
+installed := venv / "installed-from"
 
 _list:
     @{{ bin }}/just --list --unsorted
 
-# Install the project, its plugins and the developers' tools into .venv, from the lock file.
+# Install the project, its plugins and the developers' tools into .venv, from the lock file, unless that is done.
 setup:
     @test -x {{ bin }}/python || python3 -m venv {{ venv }}
+    @sha256sum --check --status {{ installed }} 2> /dev/null || {{ just_executable() }} _install
+
+_install:
+    @rm -f {{ installed }}
     @test -x {{ bin }}/uv || {{ bin }}/python -m pip install --quiet --disable-pip-version-check uv
     @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
     @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --no-deps --editable . $(printf -- '--editable %s ' {{ plugins }})
+    @sha256sum requirements.lock pyproject.toml $(printf '%s/pyproject.toml ' {{ plugins }}) > {{ installed }}
 
 # Resolve the lock file anew.
 lock:
@@ -41,9 +47,9 @@ export FUSEMLD_TEST_CACHE := env("FUSEMLD_TEST_CACHE", venv / "test-cache")
 
 control_plane := path_exists(env("KUBEBUILDER_ASSETS", "/usr/local/kubebuilder/bin") / "kube-apiserver")
 
-# Every test, those of the plugins included, but for what `test-cluster` runs where there is a control plane.
+# Every test, those of the plugins included, but for what `test-cluster` runs where there is a control plane; in two processes (`-n 0`: in one, which `--pdb` needs).
 test *args: setup
-    {{ bin }}/pytest {{ if control_plane == "true" { "-m 'not cluster'" } else { "" } }} {{ args }}
+    {{ bin }}/pytest -n 2 {{ if control_plane == "true" { "-m 'not cluster'" } else { "" } }} {{ args }}
 
 # Every test on a real Kubernetes cluster, which is started on this machine; fails where there is no control plane.
 test-cluster *args: setup

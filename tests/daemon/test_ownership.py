@@ -24,8 +24,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebod
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Path]:
     """Of the user nobody."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)  # whose folder it is must be able to get there
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o055 != 0o055:
+            folder.chmod(0o755)  # whose folder it is must be able to get there
     made = tmp_path / "state"
     made.mkdir(mode=0o700)
     if os.geteuid() == 0:
