@@ -19,7 +19,9 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Ts = TypeVarTuple("Ts")
 
-_AT_ONCE = 16
+_AT_ONCE = 64
+"""As many requests as are under way at most where nothing else is said: with fewer the last pods of a burst go one
+behind the other while the server is idle, and the rest of thousands is not in the way of what others ask for."""
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 60.0
 
