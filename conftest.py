@@ -4,6 +4,7 @@ import signal
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -19,11 +20,11 @@ settings.load_profile("fusemld")
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 MODELS = ("plugins/", "tests/acceptance/test_main_job.py", "tests/acceptance/test_readme.py")
-"""Nearly half of the time, most of it spent by programs that import scientific packages."""
+"""Where most of the time is spent by models that are trained and served: nearly half of all."""
 
 
 class Lanes(LoadScopeScheduling):
-    """Of two processes, one runs the tests that train and serve models, one after another; the other one the rest.
+    """Of two processes, one runs the tests of `MODELS`, one after another; the other one the rest.
 
     So tests that watch the pace of things do not share the machine with each other.
     """
@@ -32,6 +33,5 @@ class Lanes(LoadScopeScheduling):
         return "models" if nodeid.startswith(MODELS) else "others"
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):  # type: ignore[no-untyped-def]
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
     return Lanes(config, log)

@@ -12,15 +12,15 @@ _list:
 
 # Install the project, its plugins and the developers' tools into .venv, from the lock file, unless that is done.
 setup:
-    @test -x {{ bin }}/python || python3 -m venv {{ venv }}
-    @sha256sum --check --status {{ installed }} 2> /dev/null || {{ just_executable() }} _install
+    @sha256sum --check --status {{ installed }} 2> /dev/null && test -x {{ bin }}/python || {{ just_executable() }} _install
 
 _install:
     @rm -f {{ installed }}
+    @test -x {{ bin }}/python || python3 -m venv {{ venv }}
     @test -x {{ bin }}/uv || {{ bin }}/python -m pip install --quiet --disable-pip-version-check uv
     @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
     @VIRTUAL_ENV={{ venv }} {{ bin }}/uv pip install --quiet --no-deps --editable . $(printf -- '--editable %s ' {{ plugins }})
-    @sha256sum requirements.lock pyproject.toml $(printf '%s/pyproject.toml ' {{ plugins }}) > {{ installed }}
+    @sha256sum justfile requirements.lock pyproject.toml $(printf '%s/pyproject.toml ' {{ plugins }}) > {{ installed }}
 
 # Resolve the lock file anew.
 lock:

@@ -30,7 +30,6 @@ T = TypeVar("T")
 BIN = Path(sys.executable).parent
 EXAMPLES = Path(__file__).parents[2] / "examples"
 START_S = 30.0
-MENDED_S = 5.0  # a file that was refused and is mended has been read again by then
 
 
 class Daemon:
@@ -191,11 +190,12 @@ class Daemon:
 
     def file(self, name: str) -> dict[str, Any]:
         """What `fuseml files` says of the only document of a file, once it is known."""
-        found = self.wait_for(lambda: self._documents(name), 10, f"{name} to be seen")
+        found = self.wait_for(lambda: self.documents(name), 10, f"{name} to be seen")
         assert len(found) == 1, found
         return dict(found[0])
 
-    def _documents(self, name: str) -> list[dict[str, Any]]:
+    def documents(self, name: str) -> list[dict[str, Any]]:
+        """What `fuseml files` says of the documents of a file; none while it is not known."""
         return [entry for entry in self.json("files") if entry["path"] == name]
 
     # Waiting
@@ -210,13 +210,12 @@ class Daemon:
             time.sleep(0.05)
 
     def run_of(self, name: str, timeout_s: float = 20) -> str:
-        """The run that a file has started, mended a moment ago or not."""
-        refused = time.monotonic() + min(MENDED_S, timeout_s)
+        """The run that a file has started."""
 
         def started() -> str:
-            entries = self._documents(name)
+            entries = self.documents(name)
             rejected = [entry for entry in entries if entry["state"] == "rejected"]
-            assert not rejected or time.monotonic() < refused, rejected
+            assert not rejected, rejected
             return next((entry["run"] for entry in entries if entry["run"]), "")
 
         return str(self.wait_for(started, timeout_s, f"a run of {name}"))

@@ -237,9 +237,7 @@ def test_an_assignment_runs_now_and_for_every_commit_and_not_for_a_restart(daemo
     for run in runs_of(daemon, "show"):
         daemon.finished(run["id"])
     (daemon.folder / "assign.yaml").unlink()
-    daemon.wait_for(
-        lambda: "assign.yaml" not in [entry["path"] for entry in daemon.json("files")], 10, "it to be gone"
-    )
+    daemon.wait_for(lambda: not daemon.documents("assign.yaml"), 10, "it to be gone")
     made.commit("fourth, which nobody follows")
     daemon.run("fuseml", "run", "show", "-i", "code=demo/other", "--wait")
 

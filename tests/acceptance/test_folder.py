@@ -28,8 +28,7 @@ def runs_of(daemon: Daemon, name: str) -> list[dict[str, Any]]:
 
 def in_state(daemon: Daemon, file: str, state: str) -> Callable[[], Any]:
     def reached() -> dict[str, Any] | None:
-        entries = [entry for entry in daemon.json("files") if entry["path"] == file]
-        return next((entry for entry in entries if entry["state"] == state), None)
+        return next((entry for entry in daemon.documents(file) if entry["state"] == state), None)
 
     return reached
 
@@ -138,9 +137,7 @@ def test_only_new_content_and_a_new_drop_start_a_run(daemon: Daemon) -> None:
     daemon.wait_for(lambda: len(runs_of(daemon, "w")) == 2, 10, "a run of the new content")
     content = request.read_text()
     request.unlink()
-    daemon.wait_for(
-        lambda: "r.yaml" not in [e["path"] for e in daemon.json("files")], 10, "the request to be gone"
-    )
+    daemon.wait_for(lambda: not daemon.documents("r.yaml"), 10, "the request to be gone")
     daemon.drop("r.yaml", content)
     daemon.wait_for(lambda: len(runs_of(daemon, "asked")) == 2, 10, "a run of the new drop")
 
@@ -329,6 +326,7 @@ def test_a_request_that_can_never_run_says_so_and_runs_once_it_is_mended(daemon:
     rejected = await_state(daemon, "r.yaml", "rejected")
     shown = daemon.run("fuseml", "files", "--problems").stdout.splitlines()
     daemon.drop("r.yaml", "workflow: w\ninputs:\n  who: you\n")
+    daemon.wait_for(lambda: daemon.file("r.yaml")["state"] != "rejected", 10, "the mended request to be read")
     run = daemon.finished(daemon.run_of("r.yaml"))
 
     assert shown[0] == "r.yaml:3:3: workflow 'w' has no input 'whom': did you mean 'who'?"

@@ -179,7 +179,7 @@ def test_nothing_runs_twice_after_going_back_to_a_copy_that_was_made_under_load(
         for view in views.values()
         for step in view["steps"]
     )
-    late = [entry for entry in daemon.json("files") if entry["path"] == "late.yaml"]
+    late = daemon.documents("late.yaml")
     assert {(entry["state"], entry["run"]) for entry in late} == {("waiting", None)}
     assert all("to run it, remove the file and drop it again" in entry["detail"] for entry in late)
     assert max(ledger.count("began").values()) == 1

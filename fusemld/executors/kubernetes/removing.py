@@ -11,6 +11,7 @@ import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from fusemld.hooks.clusters import Json
+from fusemld.kube.pace import Pace
 from fusemld.model import faults
 from fusemld.model.backoff import backoff_s
 from fusemld.model.errors import FusemldError, NotFoundError, UnavailableError
@@ -19,9 +20,6 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 Ts = TypeVarTuple("Ts")
 
-_AT_ONCE = 64
-"""As many requests as are under way at most where nothing else is said: with fewer the last pods of a burst go one
-behind the other while the server is idle, and the rest of thousands is not in the way of what others ask for."""
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 60.0
 
@@ -30,6 +28,9 @@ class Cluster(Protocol):
     """What is needed of `fusemld.kube.client.KubeCluster`."""
 
     namespace: str
+
+    @property
+    def pace(self) -> Pace: ...
 
     async def get(self, path: str) -> Json: ...
 
@@ -61,7 +62,8 @@ class Remover:
         self._cluster = cluster
         self._stays_for_s = stays_for_s
         self._root = f"/api/v1/namespaces/{cluster.namespace}"
-        self._slots = anyio.CapacityLimiter(_AT_ONCE)
+        # Of thousands, the rest is not in the way of what others ask for, and its time does not run yet.
+        self._slots = anyio.CapacityLimiter(cluster.pace.most)
         self._tasks: TaskGroup | None = None
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:

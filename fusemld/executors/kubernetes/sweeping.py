@@ -19,7 +19,6 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _MOST_NAMED = 500
 """Runs in a label selector, which travels in an URL."""
-_AT_ONCE = 16
 _PAGE = "500"
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
@@ -37,7 +36,7 @@ async def remove_everything(cluster: KubeCluster) -> Removed:
     """Remove every pod, Secret and ConfigMap that the daemon of this instance made for attempts, in its namespace.
     Pods get their time to stop and may be seen for a while. The daemon must not be running."""
     root = f"/api/v1/namespaces/{cluster.namespace}"
-    slots = anyio.CapacityLimiter(_AT_ONCE)
+    slots = anyio.CapacityLimiter(cluster.pace.most)
     removed = 0
 
     async def remove(name: str, uid: str) -> None:

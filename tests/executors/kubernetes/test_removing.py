@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 from fusemld.executors.kubernetes import removing
 from fusemld.executors.kubernetes.removing import Removal, Remover
 from fusemld.hooks.clusters import Json
+from fusemld.kube.pace import Pace
 from fusemld.model.errors import ForbiddenError, FusemldError, UnavailableError
 
 
@@ -16,6 +17,7 @@ class RefusingCluster:
     namespace = "runs"
 
     def __init__(self, *errors: FusemldError) -> None:
+        self.pace = Pace(1)
         self.has_deleted = anyio.Event()
         self._errors = list(errors)
 
