@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,13 @@ def test_two_trainings_side_by_side_of_a_project_with_requirements_txt_serve_the
 
     assert run["state"] == "succeeded", mlops.run("fuseml", "why", run["id"]).stdout
     steps = {step["name"]: step for step in run["steps"]}
-    assert steps["first"]["started_at"] < steps["second"]["finished_at"]
-    assert steps["second"]["started_at"] < steps["first"]["finished_at"]
+    times = {
+        (name, what): datetime.fromisoformat(step[what])
+        for name, step in steps.items()
+        for what in ("started_at", "finished_at")
+    }
+    assert times["first", "started_at"] < times["second", "finished_at"]
+    assert times["second", "started_at"] < times["first", "finished_at"]
     assert run["outputs"]["chosen"] == steps["second"]["outputs"]["mlflow-model-url"]
     row = [13.7, 1.9, 2.4, 17.0, 106.0, 2.9, 3.0, 0.3, 2.0, 5.6, 1.1, 3.2, 1060.0]
     inputs = [{"name": "wine", "shape": [1, 13], "datatype": "FP64", "data": row}]

@@ -19,7 +19,7 @@ import psutil
 from fusemld.api import views
 from fusemld.api.client import Client
 from tests.acceptance.daemon import Daemon, daemon_of, runs
-from tests.bench.daemon import chain, fan, floor_chain, floor_fan, seconds
+from tests.bench.daemon import chain, fan, floor_chain, floor_fan, span_s
 from tests.bench.restart import ready
 
 AT_ONCE = "32"
@@ -119,9 +119,7 @@ def step_s(daemon: Daemon, steps: str) -> float:
     view = daemon.json("get", run.id)
     assert view["state"] == "succeeded", view["message"]
     (daemon.folder / f"{name}.yaml").unlink()
-    first = min(step["started_at"] for step in view["steps"])
-    last = max(step["finished_at"] for step in view["steps"])
-    return (seconds(last) - seconds(first)) / len(view["steps"])
+    return span_s(view) / len(view["steps"])
 
 
 if __name__ == "__main__":
