@@ -14,6 +14,7 @@ import anyio.lowlevel
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
+from fusemld.daemon.errands import Errands
 from fusemld.daemon.mask import Mask
 from fusemld.daemon.patience import patiently
 from fusemld.daemon.preparing import Facts, Parts, Prepared, Preparer, Steered, log_path
@@ -77,6 +78,7 @@ class StepPerformer:
         self._known: set[AttemptKey] = set()
         self._recovered = {name: anyio.Event() for name in parts.executors}
         self._tasks: TaskGroup | None = None
+        self._errands: Errands | None = None
         self.activity: dict[AttemptKey, str] = {}
         self.pinning: dict[str, str] = {}
 
@@ -84,7 +86,7 @@ class StepPerformer:
         """Serve the executors until cancelled. What one of them has to start or stop waits until it has told what
         it knows of earlier attempts; an executor that is out of reach holds up nobody else."""
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+            self._tasks, self._errands = tasks, Errands(tasks)
             for executor in self._parts.executors.values():
                 tasks.start_soon(self._serve, tasks, executor, name=f"executor {executor.name}")
             task_status.started()
@@ -196,7 +198,7 @@ class StepPerformer:
     ) -> None:
         """A task that stops no other: what goes wrong with one run's work is logged. (A kill is asked for again by
         the engine.)"""
-        assert self._tasks is not None, "effects are performed while `run` does"
+        assert self._errands is not None, "effects are performed while `run` does"
 
         async def alone() -> None:
             try:
@@ -206,7 +208,7 @@ class StepPerformer:
             except Exception:
                 log.exception("performer.failed", work=what, key=str(whose))
 
-        self._tasks.start_soon(alone, name=f"{what} {whose}")
+        self._errands.start(alone, what)
 
     async def _forget(self) -> None:
         """What has ended, with what else ends within a moment: nobody waits for it. What is not forgotten now is
