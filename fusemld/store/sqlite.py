@@ -245,17 +245,22 @@ class Store:
 
     async def _commit_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
-        settled = False
+        loop = asyncio.get_running_loop()
+
+        def settle(errors: Sequence[Exception | None]) -> None:
+            self.commits += 1
+            for waiting, error in zip(batch, errors, strict=True):
+                waiting.settle(error)
+
+        def commit(connection: sqlite3.Connection) -> None:
+            errors = _commit(connection, [waiting.changes for waiting in batch])
+            loop.call_soon_threadsafe(settle, errors)  # a turn of the loop before this task hears of it
+
         try:
-            errors = await self._writer.call(partial(_commit, batch=[waiting.changes for waiting in batch]))
-            settled = True
+            await self._writer.call(commit)
         finally:
-            if not settled:
-                for waiting in batch:
-                    waiting.settle(StoreError("cannot tell whether the database was written: it was closed"))
-        self.commits += 1
-        for waiting, error in zip(batch, errors, strict=True):
-            waiting.settle(error)
+            for waiting in batch:
+                waiting.settle(StoreError("cannot tell whether the database was written: it was closed"))
 
     def _close(self) -> None:
         self._closing = True
