@@ -91,6 +91,7 @@ class Keeper:
         self._listeners = Listeners()
         self._marker = ""
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._idle_since = time.monotonic()
         self._shutdowns: list[tuple[Connection, int]] = []
         self._stopping = False
@@ -250,7 +251,7 @@ class Keeper:
             os.set_blocking(reader, False)
             descriptor = listener.fileno() if listener else None
             with self._bounds.held(request.process_limit) as bound:
-                pid = start(request, self._marker, writer, self._null, descriptor)
+                pid = start(request, self._marker, writer, self._null, self._home, descriptor)
                 child = self._children[pid] = self._by_key[request.key] = Child(
                     key=request.key,
                     pid=pid,

@@ -22,6 +22,7 @@ from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.wire import connect, keeper_folder
 from fusemld.hooks.processes import Listener, ProcessEnded
 from fusemld.model.errors import StartError, UnavailableError
+from tests.executors.process.conftest import keepers
 
 if TYPE_CHECKING:
     from tests.executors.process.conftest import HostFactory
@@ -86,6 +87,58 @@ async def test_a_folder_that_is_not_there_is_named(host: HostFactory) -> None:
         ended = await opened.shell("a", "true", cwd=Path("/no/such/folder"))
 
         assert ended.never_started == "cannot enter /no/such/folder: No such file or directory"
+
+
+async def test_a_program_is_looked_for_in_the_path_that_it_is_given(host: HostFactory, tmp_path: Path) -> None:
+    for folder, mode in (("first", 0o600), ("second", 0o700), ("third", 0o700)):
+        program = tmp_path / folder / "program"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\necho {folder}\n")
+        program.chmod(mode)
+    (tmp_path / "none" / "program").mkdir(parents=True)
+
+    async with host() as opened:
+
+        async def found(key: str, *path: str) -> str | None:
+            await opened.spawn(key, "program", env={"PATH": ":".join(path)}, cwd=tmp_path)
+            ended = await opened.end(key)
+            return ended.never_started or ended.tail
+
+        none, first, second, third = (str(tmp_path / name) for name in ("none", "first", "second", "third"))
+        assert await found("a", "/no/such/folder", none, first, second, third) == "second"
+        assert await found("b", "third", second) == "third"
+        assert await found("c", first, none) == "cannot execute program: Permission denied"
+        assert await found("d", "/no/such/folder") == "cannot execute program: No such file or directory"
+        assert await found("e", "", second) == "second"
+
+
+async def test_a_program_without_a_path_is_looked_for_where_the_system_has_its_own(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.spawn("a", "sh", "-c", "exit 3", env={})
+        assert (await opened.end("a")).exit_status == 3
+
+
+async def test_a_process_ignores_and_blocks_no_signal(host: HostFactory) -> None:
+    async with host() as opened:
+        await opened.spawn("a", "grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
+        ended = await opened.end("a")
+
+        blocked, ignored = (int(line.split()[1], 16) for line in ended.tail.splitlines())
+        of_the_c_library = 1 << 31 | 1 << 32
+        assert (blocked, ignored & ~of_the_c_library) == (0, 0)
+
+
+async def test_the_keeper_does_not_stay_where_it_starts_processes(host: HostFactory, tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    async with host() as opened:
+        ended = await opened.shell("a", "pwd", cwd=tmp_path / "place")
+        await opened.shell("b", "true", cwd=Path("/no/such/folder"))
+        await opened.spawn("c", "no-such-program", cwd=tmp_path / "place")
+        await opened.end("c")
+
+        assert ended.tail == str(tmp_path / "place")
+        (pid,) = keepers(opened.state)
+        assert Path(psutil.Process(pid).cwd()) == keeper_folder(opened.state)
 
 
 async def test_the_environment_is_what_was_asked_for_and_nothing_else(
