@@ -33,8 +33,8 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     argv: tuple[str, ...]
-    cwd: Path
-    log: Path
+    cwd: str | Path
+    log: str | Path
     env: Mapping[str, str] = {}
     secret_env: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()

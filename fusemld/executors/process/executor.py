@@ -265,7 +265,10 @@ class ProcessExecutor:
         return Condition(ok=True)
 
     def log_path(self, key: AttemptKey) -> Path:
-        return Path(f"{self._settings.state}/logs/{key.run}/{key.step}.{key.attempt}.log")
+        return Path(self._log_path(key))
+
+    def _log_path(self, key: AttemptKey) -> str:
+        return f"{self._settings.state}/logs/{key.run}/{key.step}.{key.attempt}.log"
 
     def _abandon(self, key: AttemptKey, *, is_known: bool = True) -> None:
         self._leftovers[key] = is_known or self._leftovers.get(key, False)
@@ -342,18 +345,18 @@ class ProcessExecutor:
             problem = f"cannot prepare the folder of {launch.key}: {error}"
             raise (UnavailableError(problem) if may_pass(error) else StartError(problem)) from error
         codesets = [
-            Path(codeset.path) if is_sandboxed else folder.codeset(index)
+            str(Path(codeset.path) if is_sandboxed else folder.codeset(index))
             for index, codeset in enumerate(launch.codesets)
         ]
-        cwd = codesets[0] if codesets else folder.tmp
-        results = RESULTS if is_sandboxed else folder.results
+        cwd = codesets[0] if codesets else folder.path
+        results = str(RESULTS) if is_sandboxed else folder.results_path
         env = self._environment(launch, local, folder, codesets, results)
         argv = self._sandboxed(launch, local, folder, cwd) if is_sandboxed else local.argv
         request = ProcessRequest(
             key=_name(launch.key),
             argv=argv,
-            cwd=folder.tmp if is_sandboxed else cwd,
-            log=self.log_path(launch.key),
+            cwd=folder.path if is_sandboxed else cwd,
+            log=self._log_path(launch.key),
             env=env,
             secret_env=launch.secret_env,
             secrets=tuple(sorted(launch.secrets | self._passwords | passwords(local.env.items()))),
@@ -378,15 +381,15 @@ class ProcessExecutor:
         return False
 
     def _environment(
-        self, launch: Launch, local: LocalCommand, folder: AttemptFolder, codesets: list[Path], results: Path
+        self, launch: Launch, local: LocalCommand, folder: AttemptFolder, codesets: list[str], results: str
     ) -> dict[str, str]:
         """Never the daemon's own environment: what every program needs, the passed on, and the step's."""
         tmp = folder.path
         env = {**self._base_env, "TMPDIR": tmp, "PYTHONUSERBASE": f"{tmp}/python"}
         env.update(local.env)
-        env["FUSEML_RESULTS_DIR"] = str(results)
+        env["FUSEML_RESULTS_DIR"] = results
         if codesets:
-            env["FUSEML_CODESET_DIR"] = str(codesets[0])
+            env["FUSEML_CODESET_DIR"] = codesets[0]
         env.update(launch.env)
         env["PATH"] = os.pathsep.join((*local.path, f"{tmp}/python/bin", env["PATH"]))
         for name, value in (*env.items(), *launch.secret_env.items()):
@@ -400,7 +403,7 @@ class ProcessExecutor:
                 )
         return env
 
-    def _sandboxed(self, launch: Launch, local: LocalCommand, folder: AttemptFolder, cwd: Path) -> tuple[str, ...]:
+    def _sandboxed(self, launch: Launch, local: LocalCommand, folder: AttemptFolder, cwd: str) -> tuple[str, ...]:
         assert self._bwrap is not None
         places = {Path(codeset.path): folder.codeset(index) for index, codeset in enumerate(launch.codesets)}
         if launch.outputs:
@@ -412,7 +415,7 @@ class ProcessExecutor:
             state=self._settings.state,
             home=self._home,
         )
-        return (self._bwrap, *arguments, "--chdir", str(cwd), "--", *local.argv)
+        return (self._bwrap, *arguments, "--chdir", cwd, "--", *local.argv)
 
     # Ending
 

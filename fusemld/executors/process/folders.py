@@ -48,7 +48,11 @@ class AttemptFolder(msgspec.Struct, frozen=True):
 
     @property
     def results(self) -> Path:
-        return Path(f"{self.path}.parts/results")
+        return Path(self.results_path)
+
+    @property
+    def results_path(self) -> str:
+        return f"{self.path}.parts/results"
 
     def codeset(self, index: int) -> Path:
         return Path(f"{self.path}.parts/codesets/{index}")
@@ -96,9 +100,8 @@ class AttemptFolder(msgspec.Struct, frozen=True):
             return False
 
     def become(self, other: AttemptFolder) -> bool:
-        """Be the one that `other` was, which is as it was made. False, and nothing happened, where that fails."""
-        if os.path.lexists(self.path):
-            return False
+        """Be the one that `other` was, which is as it was made. False, and nothing happened, where that fails, or
+        where something is in its place that is not an empty folder."""
         try:
             os.rename(other.path, self.path)  # noqa: PTH104
         except OSError:

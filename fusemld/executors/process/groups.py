@@ -265,8 +265,7 @@ class Groups:
     def enter(self, limit: int) -> Group:
         """An empty group with this process in it until `leave`. Raises OSError: then it may be anywhere."""
         is_used = bool(self._free)
-        name = f"{self._prefix}{os.getpid()}-{next(self._numbers)}"
-        group = self._free.pop() if is_used else Group(self._place, name, limit)
+        group = self._free.pop() if is_used else self._new(limit)
         try:
             if is_used:
                 group.renew(limit)
@@ -279,6 +278,9 @@ class Groups:
             group.remove()
             raise
         return group
+
+    def _new(self, limit: int) -> Group:
+        return Group(self._place, f"{self._prefix}{os.getpid()}-{next(self._numbers)}", limit)
 
     def give_back(self, group: Group) -> bool:
         """Keep it for another step, or remove it: making and removing groups costs the kernel more than entering
