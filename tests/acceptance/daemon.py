@@ -105,7 +105,7 @@ class Daemon:
         return time.monotonic() - started
 
     def keeper_pid(self) -> int:
-        return next(process.pid for process in self.processes() if "keeper" in " ".join(process.cmdline()))
+        return next(process.pid for process in self.processes() if "keeper" in " ".join(command_of(process)))
 
     def processes(self) -> list[psutil.Process]:
         """Everything alive that belongs to this state folder."""
@@ -266,14 +266,16 @@ def processes_of_steps(daemon: Daemon) -> list[psutil.Process]:
 
 def keepers(daemon: Daemon) -> list[int]:
     """Both processes of a keeper that is just detaching itself count."""
-    found = []
-    for process in daemon.processes():
-        try:
-            if "fusemld.executors.process.keeper" in process.cmdline():
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
+    keeper = "fusemld.executors.process.keeper"
+    return [process.pid for process in daemon.processes() if keeper in command_of(process)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its arguments; none of one that is gone meanwhile."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 def gone(pid: int) -> bool:
@@ -303,18 +305,11 @@ def daemon_of(folder: Path) -> Iterator[Daemon]:
             try:
                 made.close()
             finally:
-                left = [(process, _words(process)) for process in made.processes()]
+                left = [(process, command_of(process)) for process in made.processes()]
                 for process, _ in left:
                     with suppress(psutil.NoSuchProcess):
                         process.kill()
             assert not left, f"left over: {[words for _, words in left]}"
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
 
 
 @contextmanager

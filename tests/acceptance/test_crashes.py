@@ -14,7 +14,7 @@ import pytest
 
 from fusemld.executors.process import recovery
 from fusemld.model import faults
-from tests.acceptance.daemon import BIN, EXAMPLES, Daemon, gone, keepers, processes_of_steps, runs
+from tests.acceptance.daemon import BIN, EXAMPLES, Daemon, command_of, gone, keepers, processes_of_steps, runs
 from tests.acceptance.ledger import Ledger, attempts, numbers, step
 from tests.acceptance.lives import Life, crash_host
 
@@ -377,7 +377,7 @@ def test_stopping_everything_leaves_no_process_even_of_steps_that_ignore_it(
         daemon.kill()
     daemon.stop_everything()
 
-    assert [process.cmdline() for process in daemon.processes()] == []
+    assert [command_of(process) for process in daemon.processes()] == []
     daemon.start()
     view = daemon.finished(run)
     assert view["state"] == "failed"

@@ -10,7 +10,7 @@ import pytest
 
 from fusemld.model import faults
 from fusemld.model.run import RunState
-from tests.acceptance.daemon import Daemon, runs
+from tests.acceptance.daemon import Daemon, command_of, runs
 from tests.acceptance.serving import SERVER, TEXTS_PLUGIN
 
 pytestmark = pytest.mark.acceptance
@@ -86,7 +86,7 @@ def served(daemon: Daemon, text: str, number: int) -> str:
 
 
 def servers(daemon: Daemon) -> list[psutil.Process]:
-    return [process for process in daemon.processes() if str(SERVER) in process.cmdline()]
+    return [process for process in daemon.processes() if str(SERVER) in command_of(process)]
 
 
 POINTS = [
