@@ -250,7 +250,7 @@ def _print(what: str, goal: str, bare: Sequence[Measured], whole: Sequence[Measu
             f"processor {own_ms:.2f} ms a pod, {host_ms:.2f} ms with all others"
         )
         print(f"  {'':<11}  requests a pod: {requests}")
-    print(f"  ratio of pods/s {statistics.median(ratios):.2f}{goal}, from {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    print(f"  ratio of pods/s {statistics.median(ratios):.3f}{goal}, from {ratios[0]:.2f} to {ratios[-1]:.2f}")
 
 
 def _busy_s() -> float:
