@@ -13,7 +13,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 class Errands:
-    """To make a task costs a short step more than anything that is done in it: 0.06 of 2.3 ms.
+    """To make a task costs 0.06 ms of a short step's 2.3.
 
     What a piece of work raises ends the task group, as it would from a task that was made for it.
     """
@@ -22,14 +22,14 @@ class Errands:
         self._tasks = tasks
         self._idle: list[asyncio.Future[Work]] = []
 
-    def start(self, work: Work, name: str) -> None:
-        """Begins in the next turn of the loop. `name`: of the task that is made where none is idle."""
+    def start(self, work: Work) -> None:
+        """Begins in the next turn of the loop."""
         while self._idle:
             wanted = self._idle.pop()
             if not wanted.done():  # its task has been cancelled
                 wanted.set_result(work)
                 return
-        self._tasks.start_soon(self._run, work, name=name)
+        self._tasks.start_soon(self._run, work, name="errands")
 
     async def _run(self, work: Work) -> None:
         while True:

@@ -208,7 +208,7 @@ class StepPerformer:
             except Exception:
                 log.exception("performer.failed", work=what, key=str(whose))
 
-        self._errands.start(alone, what)
+        self._errands.start(alone)
 
     async def _forget(self) -> None:
         """What has ended, with what else ends within a moment: nobody waits for it. What is not forgotten now is

@@ -105,7 +105,7 @@ class Daemon:
         return time.monotonic() - started
 
     def keeper_pid(self) -> int:
-        return next(process.pid for process in self.processes() if "keeper" in " ".join(command_of(process)))
+        return keepers(self)[0]
 
     def processes(self) -> list[psutil.Process]:
         """Everything alive that belongs to this state folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from tests.bench.daemon import seconds
 
 QUIET_S = 1.5
 """The log is written in batches; after so long without a line nothing more comes."""
@@ -68,10 +69,6 @@ def _asked(events: Iterator[dict[str, Any]]) -> Iterator[Asked]:
             resource=resource,
             name=target.get("name", ""),
             code=event.get("responseStatus", {}).get("code", 0),
-            came_at=_seconds(event["requestReceivedTimestamp"]),
-            answered_at=_seconds(event["stageTimestamp"]),
+            came_at=seconds(event["requestReceivedTimestamp"]),
+            answered_at=seconds(event["stageTimestamp"]),
         )
-
-
-def _seconds(text: str) -> float:
-    return dt.datetime.fromisoformat(text).timestamp()

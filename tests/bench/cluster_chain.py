@@ -14,12 +14,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tests.acceptance.daemon import Daemon, daemon_of
 from tests.bench.bare_client import BareClient
+from tests.bench.daemon import seconds
 from tests.cluster.fixtures import create_namespace, delete_namespace
 from tests.cluster.images import BASE
 from tests.cluster.local import LocalCluster
@@ -125,7 +125,7 @@ def _daemon(daemon: Daemon, steps: str) -> float:
     view = daemon.finished(daemon.run_of(f"{name}.yaml"), 120)
     assert view["state"] == "succeeded", view
     (daemon.folder / f"{name}.yaml").unlink()
-    return _seconds(view["finished_at"]) - _seconds(view["created_at"])
+    return seconds(view["finished_at"]) - seconds(view["created_at"])
 
 
 def _workflow(image: str, with_codeset: bool) -> str:
@@ -147,10 +147,6 @@ def _print(what: str, goal: float | None, rounds: Sequence[tuple[float, float]])
     ratio = statistics.median(whole / script for script, whole in rounds)
     wanted = "" if goal is None else f" (goal {goal})"
     print(f"  {what:<33} script {script_s:.2f} s, fusemld {daemon_s:.2f} s, ratio {ratio:.2f}{wanted}")
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -19,7 +20,7 @@ async def test_a_task_that_is_done_takes_the_next_piece_of_work() -> None:
     async with anyio.create_task_group() as tasks:
         busy = Errands(tasks)
         for _ in range(3):
-            busy.start(work, "work")
+            busy.start(work)
             await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
@@ -36,7 +37,7 @@ async def test_work_waits_for_no_other_work() -> None:
     async with anyio.create_task_group() as tasks:
         busy = Errands(tasks)
         for number in range(3):
-            busy.start(lambda number=number: work(number), "work")  # type: ignore[misc] # of this turn
+            busy.start(partial(work, number))
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
@@ -49,7 +50,7 @@ async def test_only_some_of_the_tasks_are_kept(monkeypatch: pytest.MonkeyPatch) 
     async with anyio.create_task_group() as tasks:
         busy = Errands(tasks)
         for _ in range(5):
-            busy.start(anyio.lowlevel.checkpoint, "work")
+            busy.start(anyio.lowlevel.checkpoint)
         await anyio.wait_all_tasks_blocked()
         kept = len(asyncio.all_tasks()) - before
         tasks.cancel_scope.cancel()
@@ -73,7 +74,7 @@ async def test_work_whose_own_scope_was_cancelled_leaves_its_task_for_the_next()
     async with anyio.create_task_group() as tasks:
         busy = Errands(tasks)
         for one in (cancelled, work, cancelled, work):
-            busy.start(one, "work")
+            busy.start(one)
             await anyio.sleep(0.05)
         tasks.cancel_scope.cancel()
 
@@ -86,7 +87,7 @@ async def test_what_it_raises_ends_the_group() -> None:
 
     async def group() -> None:
         async with anyio.create_task_group() as tasks:
-            Errands(tasks).start(work, "work")
+            Errands(tasks).start(work)
             await anyio.sleep_forever()
 
     with pytest.raises(ExceptionGroup, match="unhandled"):
@@ -102,9 +103,9 @@ async def test_nothing_is_handed_to_a_task_that_is_going_away() -> None:
 
     async with anyio.create_task_group() as tasks:
         busy = Errands(tasks)
-        busy.start(work, "work")
+        busy.start(work)
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
-        busy.start(work, "work")
+        busy.start(work)
 
     assert done == ["work"]

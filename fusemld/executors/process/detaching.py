@@ -9,8 +9,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fusemld.executors.process.spawning import LISTENER_DESCRIPTOR
-
 _PR_SET_CHILD_SUBREAPER = 36
 _OOM_SCORE = -500
 _FIRST_FREE_DESCRIPTOR = 10
@@ -78,9 +76,7 @@ def _keep_only(folder: Path, writer: int) -> int:
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    # Taken for good: listening sockets are put here for the moment of a start.
-    os.dup2(null, LISTENER_DESCRIPTOR, inheritable=False)
-    os.closerange(LISTENER_DESCRIPTOR + 1, writer)
+    os.closerange(3, writer)
     os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
     return writer
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Collection
 
 from fusemld.executors.process.wire import Spawn
+from fusemld.model.errors import may_pass
 
 LISTENER_DESCRIPTOR = 3
 MARKER = "FUSEMLD_ATTEMPT"
@@ -16,7 +17,6 @@ MARKER = "FUSEMLD_ATTEMPT"
 _LOOKS = 50
 _DEFAULT_PATH = os.fsencode(os.defpath)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-_NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 class ExecError(Exception):
@@ -36,15 +36,14 @@ def start(request: Spawn, marker: str, output: int, null: int, home: int, listen
     if listener is not None:
         env[b"LISTEN_FDS"] = b"1"
         actions.append((os.POSIX_SPAWN_DUP2, listener, LISTENER_DESCRIPTOR))
-    program = request.argv[0]
+    verb, name = "enter", request.cwd
     try:
         os.chdir(request.cwd)
-    except OSError as error:
-        raise ExecError(f"cannot enter {_shown(request.cwd)}: {os.strerror(error.errno or 0)}") from error
-    try:
-        # Every descriptor of this process is closed by exec.
-        return os.posix_spawn(
-            _located(program, env.get(b"PATH", _DEFAULT_PATH)),
+        verb, name = "execute", request.argv[0]
+        os.environb[b"PATH"] = env.get(b"PATH", _DEFAULT_PATH)  # where the C library looks for the program
+        # Every other descriptor of this process is closed by exec.
+        return os.posix_spawnp(
+            request.argv[0],
             request.argv,
             env,
             file_actions=actions,
@@ -52,28 +51,13 @@ def start(request: Spawn, marker: str, output: int, null: int, home: int, listen
             setsigdef=_IGNORED_BY_PYTHON,
         )
     except ValueError as error:
-        raise ExecError(f"cannot execute {_shown(program)}: {error}") from error
+        raise ExecError(f"cannot {verb} {_shown(name)}: {error}") from error
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if may_pass(error):
             raise
-        raise ExecError(f"cannot execute {_shown(program)}: {os.strerror(error.errno or 0)}") from error
+        raise ExecError(f"cannot {verb} {_shown(name)}: {os.strerror(error.errno or 0)}") from error
     finally:
         os.fchdir(home)
-
-
-def _located(program: bytes, path: bytes) -> bytes:
-    """Where a program without a folder in its name is; as a shell would look for it, in what is the working folder
-    now. Raises OSError where it is not to be found."""
-    if b"/" in program:
-        return program
-    found = errno.ENOENT
-    for folder in path.split(b":"):
-        file = (folder or b".") + b"/" + program
-        if os.access(file, os.X_OK) and os.path.isfile(file):  # noqa: PTH113 - spares the keeper a Path
-            return file
-        if os.access(file, os.F_OK):
-            found = errno.EACCES
-    raise OSError(found, os.strerror(found))
 
 
 def _shown(name: bytes) -> str:

@@ -125,12 +125,17 @@ def keepers(state: Path) -> list[int]:
 
 
 @pytest.fixture
-def kill_keeper() -> Callable[[Path], None]:
-    def kill(state: Path) -> None:
+def keeper_pid() -> Callable[[Path], int]:
+    def only(state: Path) -> int:
         (keeper,) = keepers(state)
-        os.kill(keeper, signal.SIGKILL)
+        return keeper
 
-    return kill
+    return only
+
+
+@pytest.fixture
+def kill_keeper(keeper_pid: Callable[[Path], int]) -> Callable[[Path], None]:
+    return lambda state: os.kill(keeper_pid(state), signal.SIGKILL)
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from fusemld.executors.process.folders import AttemptNote, attempt_folder
 from fusemld.hooks.executors import MountedCodeset
@@ -76,3 +79,35 @@ def test_removing_takes_everything_but_the_attempts_of_others(tmp_path: Path) ->
     assert not folder.parts.exists()
     assert other.remove_if_empty()
     assert list((tmp_path / "attempts").iterdir()) == []
+
+
+def nothing(_place: Path) -> None:
+    pass
+
+
+def a_full_folder(place: Path) -> None:
+    (place / "kept").mkdir(parents=True)
+
+
+def a_link(place: Path) -> None:
+    place.symlink_to(place.parent, target_is_directory=True)
+
+
+@pytest.mark.parametrize(
+    ("there_is", "becomes"),
+    [(nothing, True), (Path.mkdir, True), (a_full_folder, False), (Path.touch, False), (a_link, False)],
+)
+def test_a_spare_takes_the_place_of_nothing_that_anybody_has(
+    tmp_path: Path, there_is: Callable[[Path], None], becomes: bool
+) -> None:
+    spare = attempt_folder(tmp_path, AttemptKey("run", "earlier", 1))
+    spare.prepare([], has_outputs=False)
+    folder = attempt_folder(tmp_path, KEY)
+    there_is(folder.tmp)
+
+    assert folder.become(spare) is becomes
+
+    assert folder.is_as_made() is becomes
+    assert spare.tmp.exists() is not becomes
+    assert (folder.tmp / "kept").is_dir() is (there_is is a_full_folder)
+    assert folder.tmp.is_symlink() is (there_is is a_link)
