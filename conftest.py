@@ -1,11 +1,15 @@
 """What every test of the project and its plugins can use."""
 
+import asyncio
 import signal
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+from fusemld.daemon.event_loop import EventLoop
 
 pytest_plugins = ["tests.cluster.fixtures"]
 
@@ -35,3 +39,8 @@ class Lanes(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
     return Lanes(config, log)
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Parts are tested on the event loop that the daemon runs on."""
+    return {"fusemld": EventLoop}

@@ -21,6 +21,7 @@ from fusemld.daemon.applications import ApplicationBook
 from fusemld.daemon.backups import Backups
 from fusemld.daemon.clock import WallClock
 from fusemld.daemon.cluster_access import configured, connection
+from fusemld.daemon.event_loop import EventLoop
 from fusemld.daemon.folder import Folder
 from fusemld.daemon.garbage import nothing_is_garbage, search_seldom
 from fusemld.daemon.legible import known_documents, remembered_files
@@ -81,7 +82,7 @@ def serve(settings: Settings) -> int:
     try:
         refuse_another(settings.state)
         with state_lock(settings.state):
-            anyio.run(_Daemon(settings).run)
+            anyio.run(_Daemon(settings).run, backend_options={"loop_factory": EventLoop})
     except* FusemldError as group:
         for error in leaves(group):
             print(f"fusemld: {error}", file=sys.stderr)  # noqa: T201 the one line that a person reads

@@ -112,7 +112,17 @@ int execve(const char *path, char *const argv[], char *const envp[]) {
     return real(path, argv, environment(argv, envp, more));
 }
 
-/* What Python 3.13 starts most programs with: the C library's own execve in it is not the one above. */
+/* What uvloop starts programs with: the C library's own execve in it is not the one above, nor in posix_spawn. */
+int execvp(const char *file, char *const argv[]) {
+    static int (*real)(const char *, char *const[]);
+    if (!real)
+        real = dlsym(RTLD_NEXT, "execvp");
+    const char *more[MOST_VARIABLES + 2];
+    environ = (char **)environment(argv, environ, more);
+    return real(file, argv);
+}
+
+/* What Python 3.13 starts most programs with. */
 int posix_spawn(pid_t *restrict pid, const char *restrict path, const posix_spawn_file_actions_t *actions,
                 const posix_spawnattr_t *restrict attributes, char *const argv[restrict], char *const envp[restrict]) {
     static int (*real)(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *,

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple, Unpack, cast
 
 import anyio
 import msgspec
@@ -311,8 +311,7 @@ def _encoded(text: str) -> bytes:
 
 
 class _Link(asyncio.Protocol):
-    """One connection. Requests are pipelined: of the frames of one turn of the loop the first leaves at once, and
-    the others in one write."""
+    """One connection. Requests are pipelined; the daemon's event loop writes those of one turn together."""
 
     def __init__(self, notify: Observer) -> None:
         self.closed = anyio.Event()
@@ -322,11 +321,9 @@ class _Link(asyncio.Protocol):
         self.keeper_journal = ""
         self._notify = notify
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._numbers = itertools.count(1)
         self._received = bytearray()
-        self._outgoing = bytearray()
-        self._is_about_to_flush = False
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._told: dict[int, list[ProcessEvent]] = {}
 
@@ -348,29 +345,13 @@ class _Link(asyncio.Protocol):
             self._told.pop(request.id, None)
 
     def send(self, message: ToKeeper) -> None:
-        self._outgoing += frame(message)
-        if not self._is_about_to_flush:
-            self._flush()
-            self._is_about_to_flush = True
-            self._loop.call_soon(self._flush_rest)
+        self._transport.write(frame(message))
 
     def close(self) -> None:
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-
-    def _flush_rest(self) -> None:
-        self._is_about_to_flush = False
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._outgoing and self._transport is not None:
-            self._transport.write(bytes(self._outgoing))
-        self._outgoing.clear()
+        self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self.send(Hello(version=VERSION, pid=os.getpid()))
 
     def connection_lost(self, exc: Exception | None) -> None:
