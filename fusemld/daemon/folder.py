@@ -17,7 +17,7 @@ from fusemld.daemon.pulse import Pulse
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.engine.begin import new_run
 from fusemld.hooks.environments import Note
-from fusemld.intake.catalog import Catalog, PolledCodeset, Update
+from fusemld.intake.catalog import Catalog, DueRun, PolledCodeset, Update
 from fusemld.intake.snapshot import Scan
 from fusemld.intake.triggers import Start
 from fusemld.model import faults
@@ -36,6 +36,8 @@ from fusemld.store.sqlite import Store
 log = structlog.get_logger(__name__)
 
 STORED_AT_ONCE = 500
+STARTED_AT_ONCE = 50
+"""Runs that one commit makes, and that nobody else waits for longer than that."""
 STORING = "storing what was seen in the watched folder"
 _GENERATION = re.compile(" generation ")
 """What follows the document in the cause of a run."""
@@ -190,19 +192,23 @@ class Folder:
         return document is None or not isinstance(document.declared, Codeset) or document.declared.path is not None
 
     async def _start_due(self) -> None:
-        """Each run in one transaction with the row that says it was started. One that cannot be created (a bug) is
-        said in the journal, and tried again by the next daemon."""
-        for due in self.catalog.due():
-            id = run_id(due.start.workflow.name, self._clock())  # noqa: A001 - the name of the field
-            record = self.catalog.started(due, id)
-            changes = (PutDocument(record), *self._remembered_now([record.file]))
-            try:
-                await self._create(
-                    id, due.start, user=due.user, cause=due.cause, version=due.version, changes=changes
-                )
-            except Exception:
-                log.exception("run.not_created", document=due.document, cause=due.cause)
-            self.progress.step()
+        """Each run in one transaction with the row that says it was started."""
+        due = self.catalog.due()
+        for first in range(0, len(due), STARTED_AT_ONCE):
+            async with anyio.create_task_group() as tasks:
+                for each in due[first : first + STARTED_AT_ONCE]:
+                    tasks.start_soon(self._start_one, each, name=f"start {each.document}")
+
+    async def _start_one(self, due: DueRun) -> None:
+        """One that cannot be created (a bug) is said in the journal, and tried again by the next daemon."""
+        id = run_id(due.start.workflow.name, self._clock())  # noqa: A001 - the name of the field
+        record = self.catalog.started(due, id)
+        changes = (PutDocument(record), *self._remembered_now([record.file]))
+        try:
+            await self._create(id, due.start, user=due.user, cause=due.cause, version=due.version, changes=changes)
+        except Exception:
+            log.exception("run.not_created", document=due.document, cause=due.cause)
+        self.progress.step()
 
     @asynccontextmanager
     async def _at_work(self) -> AsyncGenerator[None]:

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from fusemld.daemon.folder import STARTED_AT_ONCE
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.snapshot import Scan
 from fusemld.model.document import Kind
@@ -317,3 +318,17 @@ async def test_a_database_that_is_said_to_be_out_of_reach_is_no_work_that_does_n
         tasks.cancel_scope.cancel()
 
     assert progress == ("", math.inf)
+
+
+async def test_the_requests_of_a_file_do_not_wait_for_one_commit_each(watch: Watch) -> None:
+    many = STARTED_AT_ONCE
+    async with watch() as watched:
+        await watched.see(hello=HELLO)
+        before = watched.engine.store.commits
+        await watched.see(many="\n---\n".join([REQUEST] * many))
+        commits = watched.engine.store.commits - before
+        causes = sorted(run.cause for run in await watched.runs())
+
+    asked = [f"run/many.yaml#{number} generation 1" for number in range(many)]
+    assert causes == sorted([*asked, "workflow/hello generation 1"])
+    assert commits < many / 5, "what was seen, the runs, and what their steps have done meanwhile"
