@@ -1,13 +1,18 @@
-"""The event loop of the daemon: uvloop's, but for who owns a socket that it is given."""
+"""The event loop of the daemon: uvloop's, but for whose descriptors are whose."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
+from pathlib import Path
 from typing import Any
 
 import uvloop
+
+STANDARD_ERROR = 2
 
 
 class EventLoop(uvloop.Loop):
@@ -16,6 +21,8 @@ class EventLoop(uvloop.Loop):
     uvloop 0.23 closes it without telling the socket where the first write fails at once: where the other side has
     reset the connection meanwhile. Once it is collected, the socket would close the same number again, whoever has
     it then, be it another connection or the database. (Other cases of this are uvloop's issues 645 and 738.)
+
+    What it starts gets no descriptor that it was not given; uvloop passes on what the daemon itself has inherited.
     """
 
     async def create_connection(self, *args: Any, **named: Any) -> Any:
@@ -23,6 +30,14 @@ class EventLoop(uvloop.Loop):
 
     async def create_unix_connection(self, *args: Any, **named: Any) -> Any:
         return await _owned(super().create_unix_connection(*args, **named), named.get("sock"))
+
+    async def subprocess_exec(self, *args: Any, pass_fds: Collection[int] = (), **named: Any) -> Any:
+        for entry in Path("/proc/self/fd").iterdir():
+            descriptor = int(entry.name)
+            if descriptor > STANDARD_ERROR and descriptor not in pass_fds:
+                with contextlib.suppress(OSError):  # that of the listing
+                    os.set_inheritable(descriptor, False)
+        return await super().subprocess_exec(*args, pass_fds=pass_fds, **named)
 
 
 async def _owned(

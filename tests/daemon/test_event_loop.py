@@ -1,9 +1,10 @@
-"""Whose socket it is: a number that is closed twice is somebody else's the second time."""
+"""Whose descriptor it is: a number that is closed twice is somebody else's the second time."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -91,3 +92,18 @@ async def test_a_connection_that_is_well_keeps_its_socket_until_it_is_closed(
 
     assert is_open
     assert connection.fileno() == -1
+
+
+async def test_what_is_started_gets_no_descriptor_but_those_it_is_given(tmp_path: Path) -> None:
+    inherited = os.open(tmp_path, os.O_RDONLY)
+    given = os.open(tmp_path, os.O_RDONLY)
+    try:
+        os.set_inheritable(inherited, True)
+        listed = await anyio.run_process(["ls", "/proc/self/fd"], pass_fds=[given])
+    finally:
+        os.close(inherited)
+        os.close(given)
+
+    found = set(map(int, listed.stdout.split()))
+    assert given in found
+    assert inherited not in found
