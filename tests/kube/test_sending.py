@@ -147,13 +147,14 @@ async def test_credentials_that_expire_are_loaded_before_they_are_refused() -> N
 
 
 async def test_many_requests_at_once_load_new_credentials_once() -> None:
-    server = FaultyServer([refuses(401, "Unauthorized")] * 5 + [says({})])
+    server = FaultyServer([wants("Bearer new")])
     source = Tokens("", "old", "new", "newer")
     async with tokens_at(server, source=source) as cluster, anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(cluster.get, PODS)
 
     assert source.loads == 2
+    assert server.tokens.count("Bearer old") == 5
 
 
 async def test_credentials_may_take_longer_than_a_request() -> None:
@@ -279,6 +280,14 @@ async def tokens_at(
         used.server = url
         async with connect_to(used, Connection(request_timeout_s=timeout_s), instance="test") as cluster:
             yield cluster
+
+
+def wants(authorization: str) -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        is_it = request.headers["Authorization"] == authorization
+        return await (says({}) if is_it else refuses(401, "Unauthorized"))(request)
+
+    return answer
 
 
 def streams_nothing() -> Answer:
