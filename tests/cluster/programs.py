@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+PATIENCE_S = 5.0
 STOP_S = 20.0
 
 
@@ -73,12 +75,9 @@ class Programs:
         """SIGTERM, and SIGKILL for who does not follow within a few seconds."""
         if (process := self.process(name)) is not None:
             process.terminate()
-            try:
-                process.wait(5)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(STOP_S)
-        self._pid_file(name).unlink(missing_ok=True)
+            with contextlib.suppress(ClusterError):
+                wait_for(lambda: self.process(name) is None, PATIENCE_S, f"{name} to end")
+        self.kill(name)
 
     def check(self, name: str) -> None:
         """Raises `ClusterError` with the program's last words if it does not run."""
