@@ -22,7 +22,7 @@ from fusemld.intake.snapshot import Scan
 from fusemld.intake.triggers import Start
 from fusemld.model import faults
 from fusemld.model.codeset import Codeset, parse_reference
-from fusemld.model.document import Document, DocumentState, Kind, RememberedFile
+from fusemld.model.document import Document, DocumentRecord, DocumentState, Kind, RememberedFile
 from fusemld.model.errors import UnavailableError
 from fusemld.model.extension import Extension
 from fusemld.model.ids import run_id
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 STORED_AT_ONCE = 500
 STARTED_AT_ONCE = 50
-"""Runs that one commit makes, and that nobody else waits for longer than that."""
+"""Runs that are made in one commit. Others wait no longer than it takes."""
 STORING = "storing what was seen in the watched folder"
 _GENERATION = re.compile(" generation ")
 """What follows the document in the cause of a run."""
@@ -72,6 +72,8 @@ class Folder:
         self._lock = anyio.Lock()
         self._pending: dict[str, RememberedFile] = {}
         """Files that still have something to start."""
+        self._failed: set[str] = set()
+        """Files with something that could not be started: the next daemon reads them again."""
         self._remembered = {file.path for file in remembered}
         self._identity = identity
         self._scanned = Pulse()
@@ -117,10 +119,10 @@ class Folder:
             await self._store_update(update, (*self._forget_files(changed), *self._new_identity(scan)))
             faults.point("folder.stored")
             self._pending |= {file.path: file for file in scan.taken}
-            remembered = self._remembered_now([file.path for file in scan.taken])
+            started = await self._start_due()
+            remembered = self._remembered_now([*(file.path for file in scan.taken), *started])
             for start in range(0, len(remembered), STORED_AT_ONCE):
                 await self._write(*remembered[start : start + STORED_AT_ONCE])
-            await self._start_due()
 
     async def codeset_seen(self, polled: PolledCodeset, version: str, problem: str) -> None:
         """A codeset of an assignment was looked at."""
@@ -191,22 +193,29 @@ class Folder:
         document = self.registered(Kind.CODESET).get(f"{parsed.project}/{parsed.name}")
         return document is None or not isinstance(document.declared, Codeset) or document.declared.path is not None
 
-    async def _start_due(self) -> None:
-        """Each run in one transaction with the row that says it was started."""
+    async def _start_due(self) -> list[str]:
+        """The files that had something to start."""
         due = self.catalog.due()
+        files: list[str] = []
         for first in range(0, len(due), STARTED_AT_ONCE):
             async with anyio.create_task_group() as tasks:
                 for each in due[first : first + STARTED_AT_ONCE]:
-                    tasks.start_soon(self._start_one, each, name=f"start {each.document}")
+                    run = run_id(each.start.workflow.name, self._clock())
+                    record = self.catalog.started(each, run)
+                    files.append(record.file)
+                    tasks.start_soon(self._start_one, each, run, record, name=f"start {each.document}")
+        return files
 
-    async def _start_one(self, due: DueRun) -> None:
-        """One that cannot be created (a bug) is said in the journal, and tried again by the next daemon."""
-        id = run_id(due.start.workflow.name, self._clock())  # noqa: A001 - the name of the field
-        record = self.catalog.started(due, id)
-        changes = (PutDocument(record), *self._remembered_now([record.file]))
+    async def _start_one(self, due: DueRun, run: str, record: DocumentRecord) -> None:
+        """In one transaction with the row that says it was started. What cannot be (a bug) is said in the journal,
+        and tried again by the next daemon."""
+        changes = (PutDocument(record),)
         try:
-            await self._create(id, due.start, user=due.user, cause=due.cause, version=due.version, changes=changes)
+            await self._create(
+                run, due.start, user=due.user, cause=due.cause, version=due.version, changes=changes
+            )
         except Exception:
+            self._failed.add(record.file)
             log.exception("run.not_created", document=due.document, cause=due.cause)
         self.progress.step()
 
@@ -231,13 +240,18 @@ class Folder:
         """Their content is another one."""
         known = self._remembered.intersection(files)
         self._remembered -= known
+        self._failed.difference_update(files)
         for file in files:
             self._pending.pop(file, None)
         return tuple(DeleteFile(file) for file in known)
 
     def _remembered_now(self, files: Iterable[str]) -> tuple[Change, ...]:
         """Those of which the next daemon needs to know nothing but whether they are the same."""
-        done = [self._pending.pop(file) for file in files if file in self._pending and self.catalog.is_done(file)]
+        done = [
+            self._pending.pop(file)
+            for file in files
+            if file in self._pending and file not in self._failed and self.catalog.is_done(file)
+        ]
         self._remembered |= {file.path for file in done}
         return tuple(PutFile(file) for file in done)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 
 from fusemld.daemon.folder import STARTED_AT_ONCE
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.snapshot import Scan
-from fusemld.model.document import Kind
+from fusemld.model.document import Kind, RememberedFile
 from fusemld.model.extension import Selectors
 from fusemld.model.run import Run
 from fusemld.registry.matching import match
@@ -332,3 +333,36 @@ async def test_the_requests_of_a_file_do_not_wait_for_one_commit_each(watch: Wat
     asked = [f"run/many.yaml#{number} generation 1" for number in range(many)]
     assert causes == sorted([*asked, "workflow/hello generation 1"])
     assert commits < many / 5, "what was seen, the runs, and what their steps have done meanwhile"
+
+
+async def test_a_request_whose_run_could_not_be_created_is_started_by_the_next_daemon(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the other requests of its file have had theirs."""
+    both = f"{REQUEST}\n---\n{REQUEST.replace('hello', 'bad')}\n---\n{REQUEST}"
+    documents = {"hello": HELLO, "bad": HELLO.replace("hello", "bad"), "both": both}
+    async with watch() as first:
+        await first.see(hello=documents["hello"], bad=documents["bad"])
+        real = first.engine.plans.add
+
+        def refuse(digest: str, canonical: str) -> object:
+            if '"bad"' in canonical:
+                raise RuntimeError("a bug")
+            return real(digest, canonical)
+
+        with monkeypatch.context() as with_the_bug:
+            with_the_bug.setattr(first.engine.plans, "add", refuse)
+            taken = RememberedFile(
+                path="both.yaml", inode=1, size_bytes=len(both), mtime_ns=1, ctime_ns=1, mark="m"
+            )
+            await first.folder.on_scan(msgspec.structs.replace(scan_of(both=both), taken=(taken,)))
+        before = sorted(run.cause for run in await first.runs() if run.cause.startswith("run/"))
+        known = [file.path for file in await first.engine.store.remembered_files()]
+
+    async with watch() as second:
+        await second.see(**documents)
+        after = sorted(run.cause for run in await second.runs() if run.cause.startswith("run/"))
+
+    assert before == ["run/both.yaml#0 generation 1", "run/both.yaml#2 generation 1"]
+    assert known == [], "what is remembered is not read again"
+    assert after == [f"run/both.yaml#{number} generation 1" for number in range(3)]
