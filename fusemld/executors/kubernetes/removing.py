@@ -63,7 +63,7 @@ class Remover:
         self._stays_for_s = stays_for_s
         self._root = f"/api/v1/namespaces/{cluster.namespace}"
         # Of thousands, the rest is not in the way of what others ask for, and its time does not run yet.
-        self._slots = anyio.Semaphore(cluster.pace.most, fast_acquire=True)
+        self._slots = anyio.CapacityLimiter(cluster.pace.most)
         self._tasks: TaskGroup | None = None
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
