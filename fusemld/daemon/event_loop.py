@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-STANDARD_ERROR = 2
+_STANDARD_ERROR = 2
 
 
 class EventLoop(uvloop.Loop):
@@ -22,7 +22,8 @@ class EventLoop(uvloop.Loop):
     reset the connection meanwhile. Once it is collected, the socket would close the same number again, whoever has
     it then, be it another connection or the database. (Other cases of this are uvloop's issues 645 and 738.)
 
-    What it starts gets no descriptor that it was not given; uvloop passes on what the daemon itself has inherited.
+    What it starts gets no descriptor that it was not given, as with asyncio: uvloop passes on those that the
+    daemon has inherited itself.
     """
 
     async def create_connection(self, *args: Any, **named: Any) -> Any:
@@ -34,8 +35,8 @@ class EventLoop(uvloop.Loop):
     async def subprocess_exec(self, *args: Any, pass_fds: Collection[int] = (), **named: Any) -> Any:
         for entry in Path("/proc/self/fd").iterdir():
             descriptor = int(entry.name)
-            if descriptor > STANDARD_ERROR and descriptor not in pass_fds:
-                with contextlib.suppress(OSError):  # that of the listing
+            if descriptor > _STANDARD_ERROR and descriptor not in pass_fds:
+                with contextlib.suppress(OSError):  # it is closed already: that of the listing was
                     os.set_inheritable(descriptor, False)
         return await super().subprocess_exec(*args, pass_fds=pass_fds, **named)
 
@@ -43,12 +44,11 @@ class EventLoop(uvloop.Loop):
 async def _owned(
     connecting: Coroutine[Any, Any, Any], given: socket.socket | None
 ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+    is_open = False
     try:
         transport, protocol = await connecting
-    except BaseException:
-        if given is not None:
+        is_open = not transport.is_closing()
+    finally:
+        if given is not None and not is_open:
             given.detach()
-        raise
-    if given is not None and transport.is_closing():
-        given.detach()
     return transport, protocol
