@@ -241,9 +241,9 @@ def test_a_watch_that_falls_silent_is_replaced(pods: PodDaemon, gate: Gate) -> N
 @contextmanager
 def rejected(pods: PodDaemon) -> Iterator[None]:
     """The API server answers 429 to everything that this daemon asks: its account has a priority level of its own
-    with a single seat and no queue, and the seat is taken."""
+    with few seats and no queue, and the seats are taken."""
     group = "/apis/flowcontrol.apiserver.k8s.io/v1"
-    limits = {"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0}
+    limits = {"nominalConcurrencyShares": 1, "lendablePercent": 0, "borrowingLimitPercent": 0}
     level = {"type": "Limited", "limited": limits | {"limitResponse": {"type": "Reject"}}}
     account = {"namespace": pods.namespace, "name": ACCOUNT}
     everything = {
@@ -264,26 +264,28 @@ def rejected(pods: PodDaemon) -> Iterator[None]:
     try:
         for resource, spec in things.items():
             pods.api.create(f"{group}/{resource}", {"metadata": {"name": pods.namespace}, "spec": spec})
-        with contextlib.closing(seat_taken(pods)):
+        with seats_taken(pods):
             yield
     finally:
         for resource in reversed(things):
             pods.api.delete(f"{group}/{resource}/{pods.namespace}")
 
 
-def seat_taken(pods: PodDaemon) -> socket.socket:
-    """A request whose body never comes."""
+@contextmanager
+def seats_taken(pods: PodDaemon) -> Iterator[None]:
+    """By requests whose bodies never come. The first ones may have come before the priority level was known."""
     tls = ssl.create_default_context(cafile=str(pods.cluster.pki / "ca.crt"))
     path = f"/api/v1/namespaces/{pods.namespace}/configmaps"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {pods.token}\r\n"
     deadline = time.monotonic() + 30
-    while True:
-        request = tls.wrap_socket(socket.create_connection(("127.0.0.1", pki.PORT)), server_hostname="localhost")
-        request.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n".encode())
-        if is_rejected(tls, path, pods.token):
-            return request
-        request.close()
-        assert time.monotonic() < deadline, "the priority level does not work"
+    with contextlib.ExitStack() as requests:
+        while not is_rejected(tls, path, pods.token):
+            assert time.monotonic() < deadline, "the priority level does not work"
+            connection = socket.create_connection(("127.0.0.1", pki.PORT))
+            request = requests.enter_context(tls.wrap_socket(connection, server_hostname="localhost"))
+            request.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n".encode())
+            time.sleep(0.05)
+        yield
 
 
 def is_rejected(tls: ssl.SSLContext, path: str, token: str) -> bool:
