@@ -112,7 +112,7 @@ int execve(const char *path, char *const argv[], char *const envp[]) {
     return real(path, argv, environment(argv, envp, more));
 }
 
-/* What uvloop starts programs with: the C library's own execve in it is not the one above, nor in posix_spawn. */
+/* What uvloop starts programs with. In it and in posix_spawn, the C library's own execve is not the one above. */
 int execvp(const char *file, char *const argv[]) {
     static int (*real)(const char *, char *const[]);
     if (!real)
