@@ -150,10 +150,9 @@ class Keeper:
     async def forget(self, key: str) -> None:
         """Never fails: what the keeper did not hear it is told after the next connection."""
         self._unended.discard(key)
-        if self._link is None:
-            self._unsent_forgets.add(key)
-        else:
-            self._link.send(Forget(keys=(key,)))
+        self._unsent_forgets.add(key)
+        if self._link is not None:
+            self._send_forgets(self._link)
 
     async def known(self, prefix: str) -> Sequence[ProcessStarted | ProcessEnded]:
         link = await self._connected()
@@ -214,8 +213,7 @@ class Keeper:
             _log.info("keeper.adopted", pid=link.keeper_pid)
 
     def _send_forgets(self, link: _Link) -> None:
-        if self._unsent_forgets:
-            link.send(Forget(keys=tuple(self._unsent_forgets)))
+        if self._unsent_forgets and link.send(Forget(keys=tuple(self._unsent_forgets))):
             self._unsent_forgets.clear()
 
     def _give_up(self, journal: str, keys: Collection[str]) -> None:
@@ -311,7 +309,7 @@ def _encoded(text: str) -> bytes:
 
 
 class _Link(asyncio.Protocol):
-    """One connection. Requests are pipelined; the daemon's event loop writes those of one turn together."""
+    """One connection. Requests are pipelined."""
 
     def __init__(self, notify: Observer) -> None:
         self.closed = anyio.Event()
@@ -344,8 +342,13 @@ class _Link(asyncio.Protocol):
             self._answers.pop(request.id, None)
             self._told.pop(request.id, None)
 
-    def send(self, message: ToKeeper) -> None:
-        self._transport.write(frame(message))
+    def send(self, message: ToKeeper) -> bool:
+        """False: it is closed, or about to be. Raises `FrameError` where the message is too large."""
+        data = frame(message)
+        if self._transport.is_closing():
+            return False
+        self._transport.write(data)
+        return True
 
     def close(self) -> None:
         self._transport.close()

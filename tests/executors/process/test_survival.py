@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 import msgspec
 import pytest
 
-from fusemld.executors.process import recovery
+from fusemld.executors.process import client, recovery
 from fusemld.executors.process.client import Keeper
 from fusemld.executors.process.journal import Opened
 from fusemld.executors.process.keeper import UNWATCHED
-from fusemld.executors.process.recorded import record_journal
+from fusemld.executors.process.recorded import record_journal, recorded_journal
 from fusemld.executors.process.spawning import start_ticks
 from fusemld.executors.process.wire import keeper_folder
 from fusemld.hooks.processes import ProcessEnded, ProcessStarted
@@ -292,6 +295,58 @@ async def test_what_is_forgotten_while_the_keeper_is_being_adopted_is_forgotten(
     await keeper.shutdown(0)
 
     assert known == ()
+
+
+async def known_to_next(keeper: Keeper) -> Sequence[ProcessStarted | ProcessEnded]:
+    """What a keeper knows, once there is one again."""
+    with anyio.fail_after(15):
+        while True:
+            with contextlib.suppress(UnavailableError):
+                return await keeper.known("")
+            await anyio.sleep(0.005)
+
+
+async def test_forgetting_never_fails_whenever_the_keeper_goes_away(
+    host: HostFactory, state: Path, kill_keeper: Callable[[Path], None]
+) -> None:
+    async with host() as opened:
+        await opened.shell("a", "exit 0")
+        for _ in range(3):
+            kill_keeper(state)
+            for _ in range(2000):
+                await opened.keeper.forget("a")
+                await anyio.lowlevel.checkpoint()
+            known = await known_to_next(opened.keeper)
+
+    assert known == ()
+
+
+async def test_a_keeper_that_dies_while_what_it_told_is_settled_is_replaced(
+    host: HostFactory, state: Path, monkeypatch: pytest.MonkeyPatch, kill_keeper: Callable[[Path], None]
+) -> None:
+    """Something was forgotten meanwhile, of which it is to be told next."""
+    dies = anyio.Event()
+
+    def slow(folder: Path) -> str:
+        if not dies.is_set():
+            anyio.from_thread.run_sync(kill_keeper, folder)
+            anyio.from_thread.run(anyio.sleep, 0.1)
+            anyio.from_thread.run(opened.keeper.forget, "a")
+            anyio.from_thread.run_sync(dies.set)
+        return recorded_journal(folder)
+
+    async with host() as opened:
+        await opened.shell("a", "exit 0")
+        monkeypatch.setattr(client, "recorded_journal", slow)
+        opened.keeper.journal = ""  # as for a daemon that has just started
+        kill_keeper(state)
+        with anyio.fail_after(10):
+            await dies.wait()
+        known = await known_to_next(opened.keeper)
+        ended = await opened.shell("b", "exit 3")
+
+    assert known == ()
+    assert ended.exit_status == 3
 
 
 async def test_a_keeper_that_nobody_needs_goes_away(
