@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -21,11 +24,14 @@ from fusemld.api.operations import Operations
 from fusemld.api.routes import OBSOLETE, OPENAPI_PATH, ROUTES, Route
 from fusemld.api.sockets import listening_socket
 from fusemld.api.views import Ping, RunChanged, RunView, moment
-from fusemld.model.errors import FusemldError, InvalidInputError
+from fusemld.model.errors import FusemldError, InvalidInputError, may_pass
 
 BODY_LIMIT_BYTES = 1024 * 1024
 PING_S = 15.0
 SHUTDOWN_S = 2.0
+BACKLOG = 128
+"""Clients that may wait to be accepted; others are refused by the kernel."""
+ACCEPT_AGAIN_S = 0.5
 
 Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,13 +57,37 @@ async def serve(
         runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
-            await web.SockSite(runner, bound).start()
+            assert runner.server is not None
+            bound.listen(BACKLOG)
+            bound.setblocking(False)
             log.info("api.listening", socket=str(path))
             task_status.started()
-            await anyio.sleep_forever()
+            await _accept(bound, runner.server)
         finally:
+            bound.close()
             with anyio.move_on_after(SHUTDOWN_S * 2, shield=True):
                 await runner.cleanup()
+
+
+async def _accept(listening: socket.socket, server: web.Server) -> None:
+    """Where something is lacking for a connection, its client waits until it is there again. (An event loop that
+    accepts by itself may break it off then, or try again without a pause, as uvloop's.)"""
+    loop = asyncio.get_running_loop()
+    lacked = ""
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(listening)
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            if not lacked:
+                log.warning("api.cannot_accept", error=str(error))
+            lacked = str(error)
+            await anyio.sleep(ACCEPT_AGAIN_S)
+            continue
+        lacked = ""
+        with contextlib.suppress(OSError):  # the client is gone already
+            await loop.connect_accepted_socket(server, connection)
 
 
 class _Api:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fusemld.api import views
@@ -261,6 +263,35 @@ def test_processes_without_descriptors_wait_for_some(daemon: Daemon, ledger: Led
 
     work.assert_all_well()
     assert work.went_on_with == before, "a daemon or keeper ended"
+
+
+def test_clients_wait_where_the_daemon_has_no_descriptors_for_them(daemon: Daemon) -> None:
+    """And the daemon waits, too: it does not try again without a pause."""
+    daemon.start()
+    assert daemon.process is not None
+    process = psutil.Process(daemon.process.pid)
+    client = Client(daemon.socket)
+    answers: list[views.HealthView] = []
+
+    def ask() -> None:
+        answers.append(client.get("/health", views.HealthView))
+
+    asking = [threading.Thread(target=ask) for _ in range(3)]
+
+    with mishaps.few_descriptors([process.pid]):
+        for each in asking:
+            each.start()
+        before_s = sum(process.cpu_times()[:2])
+        time.sleep(3.0)
+        spent_s = sum(process.cpu_times()[:2]) - before_s
+        during = len(answers)
+    for each in asking:
+        each.join(10)
+
+    assert during == 0
+    assert len(answers) == len(asking)
+    assert spent_s < 1.0
+    assert daemon.journal().count("api.cannot_accept") == 1
 
 
 def test_documents_whose_events_were_dropped_are_found(daemon: Daemon, ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from fusemld.api.client import Client
 from fusemld.api.server import serve
+from fusemld.daemon.event_loop import EventLoop
 from tests.api.memory import MemoryOperations
 
 
@@ -29,7 +30,7 @@ def operations() -> MemoryOperations:
 @pytest.fixture
 def portal() -> Iterator[BlockingPortal]:
     """An event loop in a thread, for servers and for what is to happen while a client waits."""
-    with start_blocking_portal("asyncio") as portal:
+    with start_blocking_portal("asyncio", {"loop_factory": EventLoop}) as portal:
         yield portal
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -13,6 +14,8 @@ from typing import Any, cast
 
 import anyio
 import pytest
+
+from tests.acceptance.mishaps import few_descriptors
 
 DEADLINE_S = 10.0
 Connect = Callable[["Talker", socket.socket], Awaitable[Any]]
@@ -94,6 +97,20 @@ async def test_a_connection_that_is_well_keeps_its_socket_until_it_is_closed(
     assert connection.fileno() == -1
 
 
+async def test_an_accepted_connection_whose_client_is_gone_is_closed_once(tmp_path: Path) -> None:
+    client, listener = connected(over_unix, tmp_path)
+    with listener:
+        accepted, _ = listener.accept()
+    client.close()
+    talker = Talker()
+
+    with anyio.fail_after(DEADLINE_S), contextlib.suppress(OSError):
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: talker, accepted)
+        await talker.lost.wait()
+
+    assert accepted.fileno() == -1
+
+
 async def test_what_is_started_gets_no_descriptor_but_those_it_is_given(tmp_path: Path) -> None:
     inherited = os.open(tmp_path, os.O_RDONLY)
     given = os.open(tmp_path, os.O_RDONLY)
@@ -107,3 +124,37 @@ async def test_what_is_started_gets_no_descriptor_but_those_it_is_given(tmp_path
     found = set(map(int, listed.stdout.split()))
     assert given in found
     assert inherited not in found
+
+
+@pytest.mark.parametrize(
+    ("argument", "variables"),
+    [("a\0b", {}), ("a", {"A": "x\0y"}), ("a", {"A\0B": "x"}), ("a", {"A=B": "x"})],
+)
+async def test_what_no_program_can_be_given_is_refused(argument: str, variables: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"null byte|illegal"):
+        await anyio.run_process(["echo", argument], env=os.environ | variables)
+
+
+@pytest.mark.parametrize(("spare", "outcome"), [*((spare, errno.EMFILE) for spare in range(12)), (16, 0)])
+async def test_a_program_that_cannot_be_started_for_want_of_descriptors_takes_none(
+    spare: int, outcome: int
+) -> None:
+    await anyio.run_process(["true"])
+    before = descriptors()
+    outcomes = []
+    with few_descriptors([os.getpid()], spare):
+        for _ in range(3):
+            try:
+                await anyio.run_process(["true"])
+                outcomes.append(0)
+            except OSError as error:
+                outcomes.append(error.errno or -1)
+    after = descriptors()
+
+    assert outcomes == [outcome] * 3
+    assert after == before
+    await anyio.run_process(["true"])
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
