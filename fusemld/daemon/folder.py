@@ -6,6 +6,8 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from itertools import groupby
+from operator import attrgetter
 
 import anyio
 import structlog
@@ -22,7 +24,7 @@ from fusemld.intake.snapshot import Scan
 from fusemld.intake.triggers import Start
 from fusemld.model import faults
 from fusemld.model.codeset import Codeset, parse_reference
-from fusemld.model.document import Document, DocumentRecord, DocumentState, Kind, RememberedFile
+from fusemld.model.document import Document, DocumentState, Kind, RememberedFile
 from fusemld.model.errors import UnavailableError
 from fusemld.model.extension import Extension
 from fusemld.model.ids import run_id
@@ -72,8 +74,6 @@ class Folder:
         self._lock = anyio.Lock()
         self._pending: dict[str, RememberedFile] = {}
         """Files that still have something to start."""
-        self._failed: set[str] = set()
-        """Files with something that could not be started: the next daemon reads them again."""
         self._remembered = {file.path for file in remembered}
         self._identity = identity
         self._scanned = Pulse()
@@ -196,28 +196,33 @@ class Folder:
     async def _start_due(self) -> list[str]:
         """The files that had something to start."""
         due = self.catalog.due()
-        files: list[str] = []
         for first in range(0, len(due), STARTED_AT_ONCE):
             async with anyio.create_task_group() as tasks:
-                for each in due[first : first + STARTED_AT_ONCE]:
-                    run = run_id(each.start.workflow.name, self._clock())
-                    record = self.catalog.started(each, run)
-                    files.append(record.file)
-                    tasks.start_soon(self._start_one, each, run, record, name=f"start {each.document}")
-        return files
+                for document, runs in groupby(due[first : first + STARTED_AT_ONCE], attrgetter("document")):
+                    tasks.start_soon(self._start_all, tuple(runs), name=f"start {document}")
+        return [row.file for each in due if (row := self.catalog.record(each.document)) is not None]
 
-    async def _start_one(self, due: DueRun, run: str, record: DocumentRecord) -> None:
-        """In one transaction with the row that says it was started. What cannot be (a bug) is said in the journal,
-        and tried again by the next daemon."""
-        changes = (PutDocument(record),)
+    async def _start_all(self, due: Iterable[DueRun]) -> None:
+        """Those of one document, one after the other: each row says what was started before it."""
+        for each in due:
+            await self._start_one(each)
+            self.progress.step()
+
+    async def _start_one(self, due: DueRun) -> None:
+        """In one transaction with the row that says it was started."""
+        run = run_id(due.start.workflow.name, self._clock())
+        row = self.catalog.starting(due, run)
+        changes = (PutDocument(row),)
         try:
             await self._create(
                 run, due.start, user=due.user, cause=due.cause, version=due.version, changes=changes
             )
-        except Exception:
-            self._failed.add(record.file)
+        except Exception as error:
             log.exception("run.not_created", document=due.document, cause=due.cause)
-        self.progress.step()
+            why = f"its run cannot be created: {str(error) or type(error).__name__}; the next daemon tries again"
+            await self._store_update(self.catalog.failed(due, why))
+        else:
+            self.catalog.started(due, row)
 
     @asynccontextmanager
     async def _at_work(self) -> AsyncGenerator[None]:
@@ -240,18 +245,13 @@ class Folder:
         """Their content is another one."""
         known = self._remembered.intersection(files)
         self._remembered -= known
-        self._failed.difference_update(files)
         for file in files:
             self._pending.pop(file, None)
         return tuple(DeleteFile(file) for file in known)
 
     def _remembered_now(self, files: Iterable[str]) -> tuple[Change, ...]:
         """Those of which the next daemon needs to know nothing but whether they are the same."""
-        done = [
-            self._pending.pop(file)
-            for file in files
-            if file in self._pending and file not in self._failed and self.catalog.is_done(file)
-        ]
+        done = [self._pending.pop(file) for file in files if file in self._pending and self.catalog.is_done(file)]
         self._remembered |= {file.path for file in done}
         return tuple(PutFile(file) for file in done)
 

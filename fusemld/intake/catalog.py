@@ -107,6 +107,7 @@ class Catalog:
         self._by_kind: dict[Kind, dict[str, Document]] = {kind: {} for kind in Kind}
         self._open: dict[str, None] = {}
         self._due: dict[str, tuple[DueRun, ...]] = {}
+        self._failed: dict[str, str] = {}
         self._versions: dict[str, tuple[Codeset, str, str]] = {}
         self._changed: dict[str, None] = {}
         self._shadows: dict[str, set[str]] = {}
@@ -138,7 +139,7 @@ class Catalog:
         return self._by_kind[kind]
 
     def due(self) -> tuple[DueRun, ...]:
-        """The runs to start now. Each is there until `started` confirms it or it is due no more."""
+        """The runs to start now. Each is there until `started` or `failed` confirms it, or it is due no more."""
         return tuple(run for runs in self._due.values() for run in runs)
 
     def polled(self) -> tuple[PolledCodeset, ...]:
@@ -193,17 +194,26 @@ class Catalog:
             self._judge(key for key in tuple(self._open) if key.startswith("assignment/"))
         return self._update()
 
-    def started(self, due: DueRun, run: str = "") -> DocumentRecord:
-        """Take note that it was started as `run`; the row belongs into the transaction that creates the run."""
+    def starting(self, due: DueRun, run: str = "") -> DocumentRecord:
+        """The row of a document that is started as `run`, for the transaction that creates the run. It counts once
+        `started` is told of it."""
         row = self._rows[due.document]
         if due.mark:
             row = replace(row, started_versions={**row.started_versions, due.start.reference: due.mark})
-        row = replace(row, started_generation=max(row.started_generation, due.generation), run=run)
+        return replace(row, started_generation=max(row.started_generation, due.generation), run=run)
+
+    def started(self, due: DueRun, row: DocumentRecord) -> None:
+        """Take note of it: it is in the store."""
         self._rows[due.document] = row
         self._set_due(due.document, [run for run in self._due.get(due.document, ()) if run.cause != due.cause])
         if not due.mark and row.started_generation >= row.generation:
             self._open.pop(due.document, None)
-        return row
+
+    def failed(self, due: DueRun, why: str) -> Update:
+        """It cannot be started, for a reason that stays. Who comes after this daemon tries again."""
+        self._failed[due.cause] = why
+        self._judge([due.document])
+        return self._update()
 
     def is_done(self, file: str) -> bool:
         """Whether nothing is to be expected of the file unless it changes: all it declares are run requests that
@@ -391,6 +401,7 @@ class Catalog:
                 runs, verdict = self._assigned(row, document.declared, verdict)
             else:
                 runs = [_due(row, start) for start in verdict.starts]
+            runs, verdict = self._possible(runs, verdict)
             self._set_due(key, runs)
             problems = (*document.problems, *verdict.problems)
             row = self._rows[key]
@@ -420,6 +431,14 @@ class Catalog:
         if waits and verdict.state is not DocumentState.REJECTED:
             verdict = replace(verdict, state=DocumentState.WAITING, detail="; ".join(waits))
         return runs, verdict
+
+    def _possible(self, runs: list[DueRun], verdict: Verdict) -> tuple[list[DueRun], Verdict]:
+        """Those that have not failed to start; why others have is shown."""
+        whys = [self._failed[run.cause] for run in runs if run.cause in self._failed]
+        if whys:
+            told = [verdict.detail] if verdict.detail else []
+            verdict = replace(verdict, state=DocumentState.WAITING, detail="; ".join([*told, *whys]))
+        return [run for run in runs if run.cause not in self._failed], verdict
 
     def _codeset(self, reference: CodesetReference) -> Codeset | None:
         found = self._by_kind[Kind.CODESET].get(f"{reference.project}/{reference.name}")

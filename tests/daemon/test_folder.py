@@ -17,7 +17,7 @@ import pytest
 from fusemld.daemon.folder import STARTED_AT_ONCE
 from fusemld.intake.catalog import Catalog
 from fusemld.intake.snapshot import Scan
-from fusemld.model.document import Kind, RememberedFile
+from fusemld.model.document import DocumentState, Kind, RememberedFile
 from fusemld.model.extension import Selectors
 from fusemld.model.run import Run
 from fusemld.registry.matching import match
@@ -335,14 +335,31 @@ async def test_the_requests_of_a_file_do_not_wait_for_one_commit_each(watch: Wat
     assert commits < many / 5, "what was seen, the runs, and what their steps have done meanwhile"
 
 
+BAD_REQUEST = REQUEST.replace("hello", "bad")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        f"{REQUEST}\n---\n{BAD_REQUEST}\n---\n{REQUEST}",
+        f"# a comment\n{REQUEST}\n---\n{BAD_REQUEST}\n---\n{REQUEST}",
+        f"{REQUEST}\n---\n{REQUEST}\n---\n{BAD_REQUEST}\n---\n{REQUEST}",
+    ],
+)
 async def test_a_request_whose_run_could_not_be_created_is_started_by_the_next_daemon(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
-    """Also where the other requests of its file have had theirs."""
-    both = f"{REQUEST}\n---\n{REQUEST.replace('hello', 'bad')}\n---\n{REQUEST}"
-    documents = {"hello": HELLO, "bad": HELLO.replace("hello", "bad"), "both": both}
+    """Also where the other requests of its file have had theirs, and where the file was changed meanwhile."""
+    before = f"{REQUEST}\n---\n{BAD_REQUEST}\n---\n{REQUEST}"
+    workflows = {"hello": HELLO, "bad": HELLO.replace("hello", "bad")}
+
+    async def see(watched: Watched, text: str) -> None:
+        size = len(text)
+        taken = RememberedFile(path="both.yaml", inode=1, size_bytes=size, mtime_ns=1, ctime_ns=1, mark=text)
+        await watched.folder.on_scan(msgspec.structs.replace(scan_of(both=text), taken=(taken,)))
+
     async with watch() as first:
-        await first.see(hello=documents["hello"], bad=documents["bad"])
+        await first.see(**workflows)
         real = first.engine.plans.add
 
         def refuse(digest: str, canonical: str) -> object:
@@ -350,19 +367,19 @@ async def test_a_request_whose_run_could_not_be_created_is_started_by_the_next_d
                 raise RuntimeError("a bug")
             return real(digest, canonical)
 
-        with monkeypatch.context() as with_the_bug:
-            with_the_bug.setattr(first.engine.plans, "add", refuse)
-            taken = RememberedFile(
-                path="both.yaml", inode=1, size_bytes=len(both), mtime_ns=1, ctime_ns=1, mark="m"
-            )
-            await first.folder.on_scan(msgspec.structs.replace(scan_of(both=both), taken=(taken,)))
-        before = sorted(run.cause for run in await first.runs() if run.cause.startswith("run/"))
+        monkeypatch.setattr(first.engine.plans, "add", refuse)
+        await see(first, before)
+        if after != before:
+            await see(first, after)
+        at_first = sorted(run.workflow for run in await first.runs() if run.cause.startswith("run/"))
         known = [file.path for file in await first.engine.store.remembered_files()]
+        (waiting,) = [row for row in await first.engine.store.documents() if row.state is DocumentState.WAITING]
 
     async with watch() as second:
-        await second.see(**documents)
-        after = sorted(run.cause for run in await second.runs() if run.cause.startswith("run/"))
+        await second.see(**workflows, both=after)
+        asked = sorted(run.workflow for run in await second.runs() if run.cause.startswith("run/"))
 
-    assert before == ["run/both.yaml#0 generation 1", "run/both.yaml#2 generation 1"]
+    assert waiting.detail == "its run cannot be created: a bug; the next daemon tries again"
     assert known == [], "what is remembered is not read again"
-    assert after == [f"run/both.yaml#{number} generation 1" for number in range(3)]
+    assert at_first == ["hello"] * (after.count(REQUEST))
+    assert asked == ["bad", *at_first]

@@ -53,6 +53,8 @@ class Inbox:
         self.files: dict[str, str] = {}
         self.started: list[DueRun] = []
         self.catalog = Catalog()
+        self.refused: Callable[[DueRun], bool] = lambda _: False
+        """Which runs cannot be started."""
 
     def scan(self, *, write: dict[str, str] | None = None, remove: tuple[str, ...] = ()) -> list[str]:
         """Returns the documents that started a run."""
@@ -76,12 +78,17 @@ class Inbox:
         return self.start_due()
 
     def start_due(self) -> list[str]:
-        due = self.catalog.due()
-        for run in due:
-            self.rows[run.document] = self.catalog.started(run)
-        self.started += due
+        started = []
+        for run in self.catalog.due():
+            if self.refused(run):
+                self.rows |= {row.key: row for row in self.catalog.failed(run, "a bug").records}
+                continue
+            self.rows[run.document] = self.catalog.starting(run)
+            self.catalog.started(run, self.rows[run.document])
+            started.append(run)
+        self.started += started
         assert self.catalog.due() == ()
-        return [run.document for run in due]
+        return [run.document for run in started]
 
     def restart(self) -> list[str]:
         """The daemon is killed, started again, and looks at the folder."""

@@ -22,6 +22,7 @@ class Inbox(Protocol):
     files: dict[str, str]
     started: list[DueRun]
     catalog: Catalog
+    refused: Callable[[DueRun], bool]
 
     def scan(self, *, write: dict[str, str] | None = None, remove: tuple[str, ...] = ()) -> list[str]: ...
     def take(self, scan: Scan) -> list[str]: ...
@@ -252,6 +253,23 @@ def test_an_assignment_runs_once_for_each_version_of_each_codeset(
     assert inbox.state("assignment/nightly").endswith("version of codeset lab/faces")
 
 
+def test_of_two_codesets_one_can_fail_to_start(inbox: Inbox, train: str, codeset: Text, assignment: Text) -> None:
+    """The row of the other says nothing about it."""
+    inbox.scan(write={"w.yaml": f"{train}\n---\n{codeset()}\n---\n{codeset('faces')}"})
+    inbox.refused = lambda run: run.start.reference == "lab/digits"
+    inbox.scan(write={"a.yaml": assignment("[lab/digits, lab/faces]")})
+
+    assert inbox.seen("lab/digits", "c1") == []
+    assert inbox.state("assignment/nightly").endswith("a bug")
+    assert inbox.seen("lab/faces", "f1") == ["assignment/nightly"]
+    assert inbox.seen("lab/digits", "c1") == []
+    inbox.refused = _nothing
+    inbox.restart()
+    assert inbox.seen("lab/faces", "f1") == []
+    assert inbox.seen("lab/digits", "c1") == ["assignment/nightly"]
+    assert inbox.state("assignment/nightly") == "accepted"
+
+
 def test_naming_one_more_codeset_does_not_run_the_others_again_but_other_inputs_do(
     inbox: Inbox, train: str, codeset: Text, assignment: Text
 ) -> None:
@@ -296,6 +314,28 @@ actions = st.one_of(
 )
 
 
+def _everything(_: DueRun) -> bool:
+    return True
+
+
+def _nothing(_: DueRun) -> bool:
+    return False
+
+
+def act(inbox: Inbox, action: tuple[str, ...]) -> None:
+    match action:
+        case ("write", file, text):
+            inbox.scan(write={file: text})
+        case ("remove", file) if file in inbox.files:
+            inbox.scan(remove=(file,))
+        case ("rename", old, new) if old in inbox.files and new not in inbox.files:
+            inbox.scan(write={new: inbox.files[old]}, remove=(old,))
+        case ("restart",):
+            inbox.restart()
+        case _:
+            pass
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(actions, max_size=25))
 def test_whatever_happens_no_generation_starts_twice_and_rows_tell_the_truth(
@@ -304,17 +344,9 @@ def test_whatever_happens_no_generation_starts_twice_and_rows_tell_the_truth(
     inbox = new_inbox()
 
     for action in story:
-        match action:
-            case ("write", file, text):
-                inbox.scan(write={file: text})
-            case ("remove", file) if file in inbox.files:
-                inbox.scan(remove=(file,))
-            case ("rename", old, new) if old in inbox.files and new not in inbox.files:
-                inbox.scan(write={new: inbox.files[old]}, remove=(old,))
-            case ("restart",):
-                assert inbox.restart() == []
-            case _:
-                pass
+        before = len(inbox.started)
+        act(inbox, action)
+        assert action != ("restart",) or len(inbox.started) == before
 
     starts = [(run.document, run.generation) for run in inbox.started]
     assert len(starts) == len(set(starts))
@@ -323,6 +355,33 @@ def test_whatever_happens_no_generation_starts_twice_and_rows_tell_the_truth(
     assert {row.file for row in present} == set(inbox.files)
     holders = [row.name for row in present if row.key.startswith("workflow/")]
     assert sorted(holders) == sorted(inbox.catalog.registered(Kind.WORKFLOW))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(actions | st.tuples(st.just("bug")), max_size=25))
+def test_what_could_not_be_started_is_by_the_next_daemon_whatever_happens_meanwhile(
+    new_inbox: Callable[[], Inbox], story: list[tuple[str, ...]]
+) -> None:
+    """From one `bug` to the next nothing can be started."""
+    inbox, sane = new_inbox(), new_inbox()
+
+    has_bug = False
+    for action in story:
+        if action == ("bug",):
+            has_bug = not has_bug
+            inbox.refused = _everything if has_bug else _nothing
+        act(inbox, action)
+        act(sane, action)
+    inbox.refused = _nothing
+    inbox.restart()
+
+    had_their_run = [
+        {row.key for row in each.rows.values() if row.present and 0 < row.generation <= row.started_generation}
+        for each in (inbox, sane)
+    ]
+    assert had_their_run[0] == had_their_run[1]
+    starts = [(run.document, run.generation) for run in inbox.started]
+    assert len(starts) == len(set(starts))
 
 
 @settings(max_examples=60, deadline=None)

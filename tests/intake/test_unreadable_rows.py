@@ -36,7 +36,7 @@ def test_what_claims_its_key_starts_nothing_and_is_not_written(key: str, texts: 
     first = Catalog()
     first.apply(Scan(files=tuple(report(file, text) for file, text in texts.items())))
     for due in first.due():
-        first.started(due)
+        first.started(due, first.starting(due))
     second = catalog_without(key, readable=first)
 
     again = second.apply(Scan(files=tuple(report(file, text) for file, text in texts.items())))
@@ -55,7 +55,7 @@ def test_of_equal_requests_in_a_file_none_is_taken_for_new_because_the_row_of_an
     first = Catalog()
     first.apply(Scan(files=files))
     for due in first.due():
-        first.started(due)
+        first.started(due, first.starting(due))
     second = catalog_without("run/a.yaml#0", readable=first)
 
     second.apply(Scan(files=files))
