@@ -37,9 +37,6 @@ class EventLoop(uvloop.Loop):
     async def create_unix_connection(self, *args: Any, **named: Any) -> Any:
         return await _owned(super().create_unix_connection(*args, **named), named.get("sock"))
 
-    async def connect_accepted_socket(self, protocol_factory: Any, sock: socket.socket, **named: Any) -> Any:
-        return await _owned(super().connect_accepted_socket(protocol_factory, sock, **named), sock)
-
     async def subprocess_exec(
         self,
         protocol_factory: Callable[[], P],

@@ -97,20 +97,6 @@ async def test_a_connection_that_is_well_keeps_its_socket_until_it_is_closed(
     assert connection.fileno() == -1
 
 
-async def test_an_accepted_connection_whose_client_is_gone_is_closed_once(tmp_path: Path) -> None:
-    client, listener = connected(over_unix, tmp_path)
-    with listener:
-        accepted, _ = listener.accept()
-    client.close()
-    talker = Talker()
-
-    with anyio.fail_after(DEADLINE_S), contextlib.suppress(OSError):
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: talker, accepted)
-        await talker.lost.wait()
-
-    assert accepted.fileno() == -1
-
-
 async def test_what_is_started_gets_no_descriptor_but_those_it_is_given(tmp_path: Path) -> None:
     inherited = os.open(tmp_path, os.O_RDONLY)
     given = os.open(tmp_path, os.O_RDONLY)
