@@ -73,19 +73,19 @@ async def _accept(listening: socket.socket, server: web.Server) -> None:
     """Where something is lacking for a connection, its client waits until it is there again. (An event loop that
     accepts by itself may break it off then, or try again without a pause, as uvloop's.)"""
     loop = asyncio.get_running_loop()
-    lacked = ""
+    is_told = False
     while True:
         try:
             connection, _ = await loop.sock_accept(listening)
         except OSError as error:
             if not may_pass(error):
                 raise
-            if not lacked:
+            if not is_told:
                 log.warning("api.cannot_accept", error=str(error))
-            lacked = str(error)
+            is_told = True
             await anyio.sleep(ACCEPT_AGAIN_S)
             continue
-        lacked = ""
+        is_told = False
         with contextlib.suppress(OSError):  # the client is gone already
             await loop.connect_accepted_socket(server, connection)
 

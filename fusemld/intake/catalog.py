@@ -108,6 +108,7 @@ class Catalog:
         self._open: dict[str, None] = {}
         self._due: dict[str, tuple[DueRun, ...]] = {}
         self._failed: dict[str, str] = {}
+        """Why runs could not be started, by their causes."""
         self._versions: dict[str, tuple[Codeset, str, str]] = {}
         self._changed: dict[str, None] = {}
         self._shadows: dict[str, set[str]] = {}

@@ -327,7 +327,7 @@ async def test_a_keeper_that_dies_while_what_it_told_is_settled_is_replaced(
     """Something was forgotten meanwhile, of which it is to be told next."""
     dies = anyio.Event()
 
-    def slow(folder: Path) -> str:
+    def double_of_a_slow_disk(folder: Path) -> str:
         if not dies.is_set():
             anyio.from_thread.run_sync(kill_keeper, folder)
             anyio.from_thread.run(anyio.sleep, 0.1)
@@ -337,7 +337,7 @@ async def test_a_keeper_that_dies_while_what_it_told_is_settled_is_replaced(
 
     async with host() as opened:
         await opened.shell("a", "exit 0")
-        monkeypatch.setattr(client, "recorded_journal", slow)
+        monkeypatch.setattr(client, "recorded_journal", double_of_a_slow_disk)
         opened.keeper.journal = ""  # as for a daemon that has just started
         kill_keeper(state)
         with anyio.fail_after(10):
