@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import statistics
 import threading
 import time
@@ -278,7 +280,9 @@ def test_clients_wait_where_the_daemon_has_no_descriptors_for_them(daemon: Daemo
 
     asking = [threading.Thread(target=ask) for _ in range(3)]
 
-    with mishaps.few_descriptors([process.pid]):
+    with mishaps.few_descriptors([process.pid]), contextlib.ExitStack() as connections:
+        for _ in range(20):  # those that the daemon gives back meanwhile are theirs
+            connections.enter_context(socket.socket(socket.AF_UNIX)).connect(str(daemon.socket))
         for each in asking:
             each.start()
         before_s = sum(process.cpu_times()[:2])
@@ -291,7 +295,7 @@ def test_clients_wait_where_the_daemon_has_no_descriptors_for_them(daemon: Daemo
     assert during == 0
     assert len(answers) == len(asking)
     assert spent_s < 1.0
-    assert daemon.journal().count("api.cannot_accept") == 1
+    assert "api.cannot_accept" in daemon.journal()
 
 
 def test_documents_whose_events_were_dropped_are_found(daemon: Daemon, ledger: Ledger) -> None:
