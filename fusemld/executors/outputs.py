@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,13 +12,23 @@ OUTPUT_LIMIT_BYTES = 1024 * 1024
 """Of one output."""
 ALL_OUTPUTS_LIMIT_BYTES = 64 * 1024 * 1024
 """Of all outputs of one attempt together: its end is handed over, and held in memory, as one."""
+_AT_ONCE_BYTES = 64 * 1024
 RESULTS = Path("/tekton/results")
 """Where steps write their outputs."""
 
 
 def text(value: bytes) -> str:
-    """Any bytes, as Python passes them to environments (surrogateescape), without trailing newlines."""
-    return value.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+    """Any bytes, as Python passes them to environments (surrogateescape), without trailing newlines. Of what is
+    long a part at a time, so that other threads get on meanwhile."""
+    value = value.rstrip(b"\r\n")
+    if len(value) <= _AT_ONCE_BYTES:
+        return value.decode("utf-8", "surrogateescape")
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    parts = []
+    for start in range(0, len(value), _AT_ONCE_BYTES):
+        time.sleep(0)
+        parts.append(decoder.decode(value[start : start + _AT_ONCE_BYTES]))
+    return "".join(parts) + decoder.decode(b"", final=True)
 
 
 def missing(names: Iterable[str], results: Path = RESULTS) -> str:

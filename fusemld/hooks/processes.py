@@ -26,7 +26,8 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     (`***`) and refused in outputs. Standard output and error go to `log`, at most `log_limit_bytes` of it, with a
     note where something was cut, which names `log_limit_setting` where there is one. `outputs` are files of
     `results` to read when the leader has ended, each of at most `output_limit_bytes`, and all together of at most
-    `all_outputs_limit_bytes`.
+    `all_outputs_limit_bytes`. Those that have more than `told_outputs_bytes` together (0: however many) are not
+    handed over: they are left where they are.
     When the leader has ended, whatever is left of its group is killed. At most `process_limit` processes and
     threads of it may be there at the same time (0: no limit), where something on this host can hold them.
     """
@@ -44,6 +45,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[str, ...] = ()
     output_limit_bytes: int = 1024 * 1024
     all_outputs_limit_bytes: int = 64 * 1024 * 1024
+    told_outputs_bytes: int = 0
     listener: Listener | None = None
     process_limit: int = 0
 
@@ -57,15 +59,24 @@ class ProcessStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     pid: int
 
 
+class LeftOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """A file as it was when its process had ended: whoever writes to it later changes one of these."""
+
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
 class ProcessEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Exactly one of `exit_status`, `signal` and `lost` is set; `lost` says why nothing better is known
     (the keeper or the host went down, or the claim was recorded and no process can be shown to have started).
 
     `never_started` (with `lost` or `exit_status=127`) holds the operating system's words if the program could not
-    be executed. `outputs` are the files that exist, byte for byte; `refused_outputs` maps the name of one
-    that is too large (by itself, or with those before it) or holds a secret to the reason. `tail` are the last
-    lines of the (masked) log. `killed`: it was told to stop before it ended. `reached_limit` names the limit that
-    kept it from starting more processes.
+    be executed. `outputs` are the files that exist, byte for byte; what they are is in `left_outputs` where they
+    were left. `refused_outputs` maps the name of one that is too large (by itself, or with those before it) or
+    holds a secret to the reason. `tail` are the last lines of the (masked) log. `killed`: it was told to stop
+    before it ended. `reached_limit` names the limit that kept it from starting more processes.
     """
 
     key: str
@@ -76,6 +87,7 @@ class ProcessEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     never_started: str | None = None
     killed: bool = False
     outputs: dict[str, bytes] = {}
+    left_outputs: dict[str, LeftOutput] = {}
     refused_outputs: dict[str, str] = {}
     tail: str = ""
     reached_limit: str = ""

@@ -7,6 +7,7 @@ import os
 import msgspec
 
 from fusemld.executors.process.bounds import Bound
+from fusemld.executors.process.collecting import Collected
 from fusemld.executors.process.groups import Group
 from fusemld.executors.process.pump import Pump
 from fusemld.hooks.processes import ProcessEnded
@@ -23,6 +24,7 @@ class Child(msgspec.Struct, kw_only=True):
     outputs: tuple[str, ...]
     output_limit_bytes: int
     all_outputs_limit_bytes: int
+    told_outputs_bytes: int
     bound: Bound | None
     status: int | None = None
     killed: bool = False
@@ -37,7 +39,7 @@ class Child(msgspec.Struct, kw_only=True):
         """The control group that only it and what it has started are in, where there is one."""
         return None if self.bound is None else self.bound.group
 
-    def ended(self, at: float, outputs: dict[str, bytes], refused: dict[str, str]) -> ProcessEnded:
+    def ended(self, at: float, collected: Collected) -> ProcessEnded:
         """How it ended, which the leader's status says if nothing went wrong with it here."""
         code = os.waitstatus_to_exitcode(self.status or 0)
         return ProcessEnded(
@@ -47,8 +49,9 @@ class Child(msgspec.Struct, kw_only=True):
             signal=-code if code < 0 and not self.lost else None,
             lost=self.lost or None,
             killed=self.killed,
-            outputs=outputs,
-            refused_outputs=refused,
+            outputs=collected.outputs,
+            left_outputs=collected.left,
+            refused_outputs=collected.refused,
             tail=self.pump.tail,
             reached_limit="" if self.bound is None else self.bound.reached,
         )

@@ -127,6 +127,7 @@ class Keeper:
             outputs=request.outputs if request.results else (),
             output_limit_bytes=request.output_limit_bytes,
             all_outputs_limit_bytes=request.all_outputs_limit_bytes,
+            told_outputs_bytes=request.told_outputs_bytes,
             listener=request.listener,
             process_limit=request.process_limit,
         )

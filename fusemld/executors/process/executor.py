@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 from fusemld.executors import durable_files
 from fusemld.executors.log_files import STEP_LIMIT_SETTING
 from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES, OUTPUT_LIMIT_BYTES
+from fusemld.executors.process.collecting import read_left
 from fusemld.executors.process.folders import (
     AttemptFolder,
     AttemptNote,
@@ -50,6 +52,9 @@ _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 """Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
 _REMOVE_AGAIN_S = 1.0
+_READ_AGAIN_S = 1.0
+_TOLD_OUTPUTS_BYTES = 32 * 1024
+"""More of them would hold up the keeper, and everybody who waits for it."""
 _SPARES = 64
 _SPARE_S = 0.5
 
@@ -74,6 +79,8 @@ class _Attempt(msgspec.Struct, kw_only=True):
     spawned: bool = False
     started: bool = False
     finished: bool = False
+    is_read: bool = False
+    """Its outputs are, or will be: it has ended."""
     unwanted: bool = False
     """Nobody waits for its end: it is forgotten then."""
 
@@ -107,6 +114,9 @@ class ProcessExecutor:
         self._base_env = _base_environment(self._home, settings.pass_env)
         self._passwords = passwords(self._base_env.items())
         self._memory = MemoryPressure()
+        self._unread: collections.deque[tuple[AttemptKey, _Attempt, ProcessEnded]] = collections.deque()
+        """What has ended and left its outputs to be read."""
+        self._has_unread = anyio.Event()
         self._leftovers: dict[AttemptKey, bool] = {}
         """What is to be forgotten, and whether the keeper knows it."""
         self._has_leftovers = anyio.Event()
@@ -129,7 +139,9 @@ class ProcessExecutor:
         _log.info("executor.ready", executor=self.name, sandbox=self._bwrap or "none")
         task_status.started()
         try:
-            await self._remove_leftovers()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._read_left_outputs, name="outputs of processes")
+                await self._remove_leftovers()
         finally:
             if self._tidying is not None:
                 self._tidying.cancel()
@@ -367,6 +379,7 @@ class ProcessExecutor:
             outputs=launch.outputs,
             output_limit_bytes=OUTPUT_LIMIT_BYTES,
             all_outputs_limit_bytes=ALL_OUTPUTS_LIMIT_BYTES,
+            told_outputs_bytes=_TOLD_OUTPUTS_BYTES,
         )
         return request, note
 
@@ -433,19 +446,56 @@ class ProcessExecutor:
             case ProcessEnded() if attempt.unwanted:
                 del self._attempts[key]
                 self._abandon(key)
+            case ProcessEnded(exit_status=0) if event.left_outputs:
+                if not attempt.is_read:
+                    attempt.is_read = True
+                    self._unread.append((key, attempt, event))
+                    self._has_unread.set()
             case ProcessEnded():
-                folder = attempt_folder(self._settings.state, key)
-                note = attempt.note or folder.note()
-                outcome, outputs = diagnose(
-                    event,
-                    note.outputs,
-                    RESULTS if note.is_sandboxed or not note.outputs else folder.results,
-                    is_sandboxed=note.is_sandboxed,
-                    is_short_of_memory=event.exit_status != 0
-                    and attempt.oom_kills is not None
-                    and oom_kills() > attempt.oom_kills,
-                )
-                self._finish(key, attempt, event.at, outcome, outputs)
+                self._finish(key, attempt, event.at, *self._diagnosis(key, attempt, event))
+
+    async def _read_left_outputs(self) -> None:
+        """Of one attempt after the other: nobody else waits for that."""
+        while True:
+            await self._has_unread.wait()
+            self._has_unread = anyio.Event()
+            while self._unread:
+                key, attempt, event = self._unread.popleft()
+                found = await self._patiently_read(key, attempt, event)
+                self._finish(key, attempt, event.at, *found)
+
+    async def _patiently_read(
+        self, key: AttemptKey, attempt: _Attempt, event: ProcessEnded
+    ) -> tuple[Outcome, Mapping[str, str]]:
+        def read() -> tuple[Outcome, Mapping[str, str]]:
+            results = attempt_folder(self._settings.state, key).results
+            outputs = read_left(results, event.left_outputs)
+            if outputs is None:
+                lost = "its outputs are not what they were when it ended"
+                return self._diagnosis(key, attempt, replace(event, exit_status=None, lost=lost))
+            return self._diagnosis(key, attempt, replace(event, outputs=outputs))
+
+        while True:
+            try:
+                return await anyio.to_thread.run_sync(read)
+            except OSError as error:
+                _log.warning("attempt.outputs_not_read", key=str(key), error=str(error))
+                await anyio.sleep(_READ_AGAIN_S)
+
+    def _diagnosis(
+        self, key: AttemptKey, attempt: _Attempt, event: ProcessEnded
+    ) -> tuple[Outcome, Mapping[str, str]]:
+        folder = attempt_folder(self._settings.state, key)
+        note = attempt.note or folder.note()
+        return diagnose(
+            event,
+            note.outputs,
+            RESULTS if note.is_sandboxed or not note.outputs else folder.results,
+            is_sandboxed=note.is_sandboxed,
+            is_short_of_memory=event.exit_status != 0
+            and attempt.oom_kills is not None
+            and oom_kills() > attempt.oom_kills,
+        )
 
     def _start(self, key: AttemptKey, attempt: _Attempt, at: float) -> None:
         if not attempt.started and not attempt.finished and self._report is not None:

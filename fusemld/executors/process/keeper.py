@@ -261,6 +261,7 @@ class Keeper:
                     outputs=request.outputs,
                     output_limit_bytes=request.output_limit_bytes,
                     all_outputs_limit_bytes=request.all_outputs_limit_bytes,
+                    told_outputs_bytes=request.told_outputs_bytes,
                     bound=bound,
                 )
         except ExecError as error:
@@ -431,11 +432,12 @@ class Keeper:
 
     def _finish(self, child: Child) -> None:
         try:
-            outputs, refused = collect(
+            collected = collect(
                 child.results,
                 child.outputs,
                 child.output_limit_bytes,
                 child.all_outputs_limit_bytes,
+                child.told_outputs_bytes,
                 child.patterns,
             )
         except OSError as error:
@@ -447,7 +449,7 @@ class Keeper:
         if child.group is not None:
             self._remove_later(child.group, 0.0)
         child.pump.close()
-        self._record_end(child.ended(time.time(), outputs, refused))
+        self._record_end(child.ended(time.time(), collected))
         if child.group is not None:
             return  # nothing gets out of it, so there is nothing to sweep
         self._sweeper.sweep_later(child.key)

@@ -50,6 +50,7 @@ class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
     process_limit: int = 0
     log_limit_setting: str = ""
     all_outputs_limit_bytes: int = ALL_OUTPUTS_LIMIT_BYTES
+    told_outputs_bytes: int = 0
 
     def __repr__(self) -> str:
         return f"Spawn(key={self.key!r})"

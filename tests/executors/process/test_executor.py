@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import anyio
 import anyio.from_thread
 import pytest
 
+from fusemld.executors.process import executor
+from fusemld.executors.process.collecting import read_left
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
+from fusemld.hooks.processes import LeftOutput
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import Ending
 from tests.acceptance.mishaps import few_descriptors
@@ -43,6 +47,58 @@ async def test_a_step_finds_its_codeset_and_its_outputs_are_collected(
         assert finished.outputs == {"model": "s3://model"}
         assert [type(report) for report in opened.reports] == [AttemptStarted, AttemptFinished]
         assert not (codeset.source / "new").exists()
+
+
+@pytest.mark.parametrize("sandbox", SANDBOXES)
+async def test_long_outputs_are_handed_over_too(bench: BenchFactory, sandbox: str) -> None:
+    script = (
+        "yes x | head -c 1000000 > /tekton/results/model || yes x | head -c 1000000 > $FUSEML_RESULTS_DIR/model"
+    )
+    async with bench(sandbox=sandbox) as opened:
+        finished = await opened.shell(f"({script}) 2> /dev/null", outputs=("model",))
+        missing = await opened.shell(f"({script}) 2> /dev/null", step="two", outputs=("model", "other"))
+        failed = await opened.shell(f"({script}) 2> /dev/null; exit 3", step="three", outputs=("model",))
+
+        assert finished.outputs == {"model": ("x\n" * 500_000).rstrip("\n")}
+        assert (missing.outcome.ending, missing.outputs) == (Ending.OUTPUT_MISSING, {})
+        assert "did not write its output other" in missing.outcome.message
+        assert (failed.outcome.exit_status, failed.outputs) == (3, {})
+
+
+async def test_long_outputs_that_are_not_what_they_were_are_lost_with_their_attempt(
+    bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench() as opened:
+
+        def changed_first(results: Path, left: Mapping[str, LeftOutput]) -> dict[str, bytes] | None:
+            (results / "model").write_bytes(bytes(1_000_000))
+            return read_left(results, left)
+
+        monkeypatch.setattr(executor, "read_left", changed_first)
+        finished = await opened.shell("head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model", outputs=("model",))
+
+        assert finished.outcome.ending is Ending.LOST
+        assert finished.outcome.message == "its outputs are not what they were when it ended"
+
+
+async def test_long_outputs_are_read_again_where_this_host_lacks_something_for_it(
+    bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "_READ_AGAIN_S", 0.01)
+    tries: list[Path] = []
+
+    def fails_twice(results: Path, left: Mapping[str, LeftOutput]) -> dict[str, bytes] | None:
+        tries.append(results)
+        if len(tries) < 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read_left(results, left)
+
+    monkeypatch.setattr(executor, "read_left", fails_twice)
+    async with bench() as opened:
+        finished = await opened.shell("head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model", outputs=("model",))
+
+        assert finished.outputs == {"model": "\0" * 1_000_000}
+        assert len(tries) == 3
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason=NO_BWRAP)

@@ -15,6 +15,7 @@ import pytest
 from fusemld.executors.masking import HOLDS_CREDENTIAL
 from fusemld.executors.process import wire
 from fusemld.executors.process.client import Keeper
+from fusemld.executors.process.collecting import read_left
 from fusemld.executors.process.wire import connect, keeper_folder
 from fusemld.hooks.processes import ProcessEnded
 from fusemld.model.errors import StartError
@@ -160,7 +161,54 @@ async def test_outputs_are_read_byte_for_byte(host: HostFactory, tmp_path: Path)
         assert ended.refused_outputs == {}
 
 
-async def test_outputs_that_must_not_go_out_are_refused_with_the_reason(host: HostFactory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("secrets", [(), ("canary-3",)])
+@pytest.mark.parametrize(("told_bytes", "are_left"), [(0, False), (8, False), (7, True)])
+async def test_outputs_that_are_long_together_are_left_where_they_are(
+    host: HostFactory,
+    journal: Callable[[Path], bytes],
+    tmp_path: Path,
+    told_bytes: int,
+    are_left: bool,
+    secrets: tuple[str, ...],
+) -> None:
+    async with host() as opened:
+        ended = await opened.shell(
+            "a",
+            "for name in a b; do printf 1234 > $name; done",
+            cwd=tmp_path,
+            results=tmp_path,
+            outputs=("a", "none", "b"),
+            told_outputs_bytes=told_bytes,
+            secrets=secrets,
+        )
+
+        assert ended.outputs == ({} if are_left else {"a": b"1234", "b": b"1234"})
+        assert ended.left_outputs.keys() == ({"a", "b"} if are_left else set())
+        assert b"MTIzNA" not in journal(opened.state) or not are_left  # base64 of 1234
+        if are_left:
+            assert read_left(tmp_path, ended.left_outputs) == {"a": b"1234", "b": b"1234"}
+
+
+@pytest.mark.parametrize(
+    "change", ["printf 1235 > b", "printf 12345 > b", "rm b", "rm b; mkdir b", "cp -p b c; mv c b"]
+)
+async def test_what_was_left_is_not_taken_for_what_somebody_makes_of_it(
+    host: HostFactory, tmp_path: Path, change: str
+) -> None:
+    async with host() as opened:
+        script = "for name in a b; do printf 1234 > $name; done"
+        ended = await opened.shell(
+            "a", script, cwd=tmp_path, results=tmp_path, outputs=("a", "b"), told_outputs_bytes=1
+        )
+        await anyio.run_process(["sh", "-c", f"sleep 0.02; {change}"], cwd=tmp_path)
+
+        assert read_left(tmp_path, ended.left_outputs) is None
+
+
+@pytest.mark.parametrize("told_bytes", [0, 1])
+async def test_outputs_that_must_not_go_out_are_refused_with_the_reason(
+    host: HostFactory, tmp_path: Path, told_bytes: int
+) -> None:
     script = (
         "head -c 101 /dev/zero > large; echo canary-2 > secret; mkfifo pipe; "
         "ln -s /etc/passwd link; mkdir folder; echo fine > fine"
@@ -174,10 +222,12 @@ async def test_outputs_that_must_not_go_out_are_refused_with_the_reason(host: Ho
             results=tmp_path,
             outputs=names,
             output_limit_bytes=100,
+            told_outputs_bytes=told_bytes,
             secrets=("canary-2",),
         )
 
-        assert ended.outputs == {"fine": b"fine\n"}
+        fine = read_left(tmp_path, ended.left_outputs) if told_bytes else ended.outputs
+        assert fine == {"fine": b"fine\n"}
         assert ended.refused_outputs == {
             "large": "it has 101 bytes; at most 100 are allowed",
             "secret": HOLDS_CREDENTIAL,
@@ -191,8 +241,14 @@ async def test_outputs_that_must_not_go_out_are_refused_with_the_reason(host: Ho
     ("limit_bytes", "taken", "refused"),
     [(12, ("a", "b", "c"), ()), (11, ("a", "b"), ("c",)), (4, ("a",), ("b",)), (3, (), ("a",))],
 )
+@pytest.mark.parametrize("told_bytes", [0, 1])
 async def test_all_outputs_together_have_a_limit_and_the_one_that_goes_beyond_it_is_refused(
-    host: HostFactory, tmp_path: Path, limit_bytes: int, taken: tuple[str, ...], refused: tuple[str, ...]
+    host: HostFactory,
+    tmp_path: Path,
+    limit_bytes: int,
+    taken: tuple[str, ...],
+    refused: tuple[str, ...],
+    told_bytes: int,
 ) -> None:
     script = "for name in a b c; do printf 1234 > $name; done"
     async with host() as opened:
@@ -203,10 +259,12 @@ async def test_all_outputs_together_have_a_limit_and_the_one_that_goes_beyond_it
             results=tmp_path,
             outputs=("a", "none", "b", "c"),
             all_outputs_limit_bytes=limit_bytes,
+            told_outputs_bytes=told_bytes,
         )
 
         reason = f"with it, the outputs have more than the {limit_bytes} bytes together that are allowed"
-        assert ended.outputs == dict.fromkeys(taken, b"1234")
+        found = read_left(tmp_path, ended.left_outputs) if told_bytes else ended.outputs
+        assert found == dict.fromkeys(taken, b"1234")
         assert ended.refused_outputs == dict.fromkeys(refused, reason)
 
 

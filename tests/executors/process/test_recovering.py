@@ -50,6 +50,24 @@ async def test_the_next_daemon_takes_up_what_ran_and_hears_what_ended(
         assert not any(report.key.step == "unwanted" for report in opened.reports)
 
 
+async def test_the_next_daemon_reads_the_long_outputs_that_the_last_one_has_left(
+    bench: BenchFactory, state: Path, until: Until
+) -> None:
+    done = state / "done"
+    async with bench(shut_down=False) as opened:
+        wait = f"until test -e {state}/gate; do sleep 0.01; done"
+        give = f"head -c 99999 /dev/zero > $FUSEML_RESULTS_DIR/out; touch {done}"
+        await opened.executor.launch(shell(f"{wait}; {give}", outputs=("out",)))
+    (state / "gate").touch()
+    await until(done.exists)
+
+    async with bench(key(), shut_down=False) as opened:
+        assert opened.recovered == {key()}
+        assert (await opened.finished(key())).outputs == {"out": "\0" * 99999}
+    async with bench(key()) as opened:
+        assert (await opened.finished(key())).outputs == {"out": "\0" * 99999}
+
+
 async def test_what_ends_while_the_next_daemon_finds_out_what_there_is_has_ended(
     bench: BenchFactory, host: HostFactory, state: Path, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
