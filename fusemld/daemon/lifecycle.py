@@ -234,6 +234,7 @@ class _Daemon:
                 state=settings.state,
                 grace_s=settings.steps.grace_s,
                 extensions_read=folder.extensions_read,
+                keep_outputs=store.keep_outputs,
             ),
             supervisor,
         )

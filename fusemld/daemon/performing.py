@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVarTuple, Unpack
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
@@ -27,6 +28,7 @@ from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarte
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
 from fusemld.model.run import AttemptKey, Ending, Outcome, Run
+from fusemld.store.outputs import are_long
 from fusemld.store.reads import DamagedRun
 
 log = structlog.get_logger(__name__)
@@ -73,6 +75,8 @@ class StepPerformer:
         """Of attempts that were prepared here and whose end was not reported."""
         self._told_by: dict[AttemptKey, Executor] = {}
         """Of attempts whose end is not recorded yet."""
+        self._keeping: set[AttemptKey] = set()
+        """Those of them whose outputs are being stored."""
         self._ended: list[AttemptKey] = []
         self._has_ended = anyio.Event()
         self._known: set[AttemptKey] = set()
@@ -150,6 +154,7 @@ class StepPerformer:
             key in self._launching
             or key in self._facts
             or key in self._known
+            or key in self._keeping
             or self._steering.is_running(key)
             or self._is_being_recovered(key)
         )
@@ -364,6 +369,8 @@ class StepPerformer:
                 self._facts.pop(key, None)
                 if by is not None:
                     self._told_by[key] = by
+                if key in self._keeping:
+                    return
                 tell = log.debug if outcome.ending is Ending.SUCCEEDED else log.info
                 tell("step.finished", key=str(key), ending=outcome.ending, message=outcome.message)
                 event = events.StepFinished(
@@ -375,7 +382,37 @@ class StepPerformer:
                     services=facts.services,
                     warnings=facts.warnings,
                 )
+                if outcome.ending is Ending.SUCCEEDED and are_long(report.outputs):
+                    self._keeping.add(key)
+                    self._start("keep", key, self._keep, key, event)
+                    return
         self._supervisor.post(key.run, event)
+
+    async def _keep(self, key: AttemptKey, event: events.StepFinished) -> None:
+        """Long outputs are stored before the engine hears of them: nobody waits for that but their own run."""
+
+        def note(text: str) -> None:
+            log.warning("step.outputs_not_stored", key=str(key), error=text)
+            self._show(key, text)
+
+        try:
+            outputs = self._declared(key, event.outputs)
+            if outputs is not None:
+                file = await patiently(lambda: self._parts.keep_outputs(key.run, outputs), note)
+                event = msgspec.structs.replace(event, outputs=outputs, outputs_file=file)
+        except Exception:
+            log.exception("step.outputs_not_stored", key=str(key))  # a bug: then they go the way of short ones
+        finally:
+            self._keeping.discard(key)
+            self.activity.pop(key, None)
+        self._supervisor.post(key.run, event)
+
+    def _declared(self, key: AttemptKey, outputs: Mapping[str, str]) -> dict[str, str] | None:
+        """Those that count; None where one is missing, or nobody knows the run: then none does."""
+        entry = self._supervisor.active.get(key.run)
+        names = [] if entry is None or entry.plan is None else entry.plan.step(key.step).outputs
+        declared = {output.name: outputs[output.name] for output in names if output.name in outputs}
+        return declared if declared and len(declared) == len(names) else None
 
     def log_path(self, key: AttemptKey) -> Path:
         """Where the log of the attempt is, whoever runs it."""

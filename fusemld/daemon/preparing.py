@@ -47,6 +47,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float
     extensions_read: Callable[[Note], Awaitable[None]]
     """Returns once the registry holds every record that is known to exist."""
+    keep_outputs: Callable[[str, Mapping[str, str]], Awaitable[str]]
+    """See `Store.keep_outputs`."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

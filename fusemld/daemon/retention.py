@@ -3,9 +3,9 @@
 Never touched are unfinished runs and what they use; failed and cancelled runs younger than `retention.runs_s`,
 which `fuseml retry` could go on with, and what they use; the run, the services and the environments of an
 application; what a running process uses; and codesets and environments that were asked for within the last hour.
-In the database runs go first and their logs after them: a run that is shown is whole. Folders leave their place
-before they are removed. All parts are told which runs went, or in a dry run would have gone, and count these for
-nothing: what a dry run says is what a real one does.
+In the database runs go first, their long outputs and logs after them: a run that is shown is whole. Folders leave
+their place before they are removed. All parts are told which runs went, or in a dry run would have gone, and count
+these for nothing: what a dry run says is what a real one does.
 
 On a full disk the database cannot be written, and folders are what makes room: each part fails alone, the others
 go on, and what is only rows comes last.
@@ -30,6 +30,7 @@ from fusemld.daemon.leisure import at_leisure
 from fusemld.daemon.retained_codesets import RetainedCodesets
 from fusemld.daemon.retained_environments import RetainedEnvironments
 from fusemld.daemon.retained_logs import RetainedLogs
+from fusemld.daemon.retained_outputs import RetainedOutputs
 from fusemld.daemon.settings import RetentionSettings
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.daemon.tally import Tally, tallied
@@ -69,6 +70,7 @@ class Retention:
         self.passing = Progress()
         """Of a pass, whoever asked for it."""
         self._logs = RetainedLogs(state / "logs", settings, store, supervisor, clock, self.passing)
+        self._outputs = RetainedOutputs(store, supervisor, self.passing)
         self._codesets = RetainedCodesets(codesets, settings, store, supervisor, clock, self.passing)
         self._environments = RetainedEnvironments(
             folders, state, settings, store, folder, kinds, clock, self.passing
@@ -110,6 +112,8 @@ class Retention:
         self.passing.work("letting go of runs")
         with tallied("runs") as runs:
             await self._runs(runs, going, dry_run)
+        self.passing.work("letting go of outputs")
+        outputs = await self._outputs.collect(going, dry_run=dry_run)
         self.passing.work("letting go of logs")
         logs = await self._logs.collect(going, dry_run=dry_run)
         self.passing.work("letting go of copies of codesets")
@@ -124,7 +128,7 @@ class Retention:
         self.passing.rest()  # the folder has its own
         with tallied("removed documents") as documents:
             await self._documents(documents, going, dry_run)
-        return runs, workflows, documents, *logs, copies, environments, downloads
+        return runs, outputs, workflows, documents, *logs, copies, environments, downloads
 
     async def _runs(self, tally: Tally, going: set[str], dry_run: bool) -> None:
         """`going` gets those that went."""

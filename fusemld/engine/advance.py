@@ -188,6 +188,7 @@ def _step_finished(run: Run, event: StepFinished, plan: Plan) -> Advance:
         step.name,
         attempts=(*step.attempts[:-1], replace(step.attempts[-1], ended_at=event.at, outcome=outcome)),
         outputs=outputs,
+        outputs_file=event.outputs_file if outputs else "",
         services=event.services or step.services,
         warnings=event.warnings or step.warnings,
     )

@@ -35,6 +35,7 @@ class StepFields(TypedDict, total=False):
     losses: int
     kill_requested: Ending | None
     outputs: dict[str, str]
+    outputs_file: str
     services: tuple[ResolvedService, ...]
     warnings: tuple[str, ...]
 
@@ -137,6 +138,7 @@ class Draft:
                 losses=0,
                 kill_requested=None,
                 outputs={},
+                outputs_file="",
             )
         for name in names:
             count = sum(1 for _ in unmet_steps(self.plan, self._steps, name))

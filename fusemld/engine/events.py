@@ -43,12 +43,14 @@ class StepStarted(Event, frozen=True, kw_only=True, tag=True):
 
 
 class StepFinished(Event, frozen=True, kw_only=True, tag=True):
-    """The attempt is over and leaves nothing running. `outputs` count only if it succeeded."""
+    """The attempt is over and leaves nothing running. `outputs` count only if it succeeded; `outputs_file` is
+    where the store has the declared ones already, if it has."""
 
     step: str
     attempt: int
     outcome: Outcome
     outputs: dict[str, str] = {}
+    outputs_file: str = ""
     services: tuple[ResolvedService, ...] = ()
     warnings: tuple[str, ...] = ()
 

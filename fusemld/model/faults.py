@@ -24,6 +24,8 @@ POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "supervisor.advanced": "events were applied and nothing of that is stored",
         "supervisor.committed": "events are stored and their effects not performed",
         "supervisor.performed": "effects are handed over, and ended attempts not forgotten",
+        "outputs.written": "long outputs are in a file that has not got its name yet",
+        "outputs.kept": "long outputs are in their file and no run names it",
         "performer.pinned": "a run's codesets are pinned and the run does not know",
         "performer.prepared": "an attempt is resolved and not handed to its executor",
         "performer.ended": "the end of an attempt is known and not stored",

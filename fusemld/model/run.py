@@ -101,7 +101,8 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
     up waiting (None only while `reason` names other steps) or, in backoff, begins the next attempt. `reason` is
     stored, so it says nothing that changes as time goes by. `kill_requested` holds the ending to record when
     an attempt that was told to stop has stopped. Attempts with numbers up to `reserved` may have been made
-    although none is recorded (the database is a copy of an earlier one): no number is given twice.
+    although none is recorded (the database is a copy of an earlier one): no number is given twice. `outputs_file`
+    is where the store has the outputs, if they are too long for the database: its own name for it.
     """
 
     name: str
@@ -115,6 +116,7 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True):
     reserved: int = 0
     kill_requested: Ending | None = None
     outputs: dict[str, str] = {}
+    outputs_file: str = ""
     services: tuple[ResolvedService, ...] = ()
     warnings: tuple[str, ...] = ()
 

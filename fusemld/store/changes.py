@@ -156,7 +156,7 @@ def _insert_run(connection: sqlite3.Connection, run: Run) -> None:
         ),
     )
     _put_details(connection, run)
-    _put_outputs(connection, run.id, "", run.outputs)
+    _put_run_outputs(connection, run)
     _put_steps(connection, run.id, run.steps.values())
 
 
@@ -170,7 +170,7 @@ def _update_run(connection: sqlite3.Connection, run: Run, changed: tuple[str, ..
     if before is None or (run.inputs, run.codesets) != (before.inputs, before.codesets):
         _put_details(connection, run)
     if run.finished_at is not None:
-        _put_outputs(connection, run.id, "", run.outputs)
+        _put_run_outputs(connection, run)
     _put_steps(connection, run.id, [run.steps[name] for name in changed])
 
 
@@ -194,7 +194,31 @@ def _put_steps(connection: sqlite3.Connection, run: str, steps: Iterable[StepRun
         [(run, step.name, step.state.value, encode(StoredStep.of(step))) for step in steps],
     )
     for step in steps:
-        _put_outputs(connection, run, step.name, step.outputs)
+        if step.outputs_file:
+            connection.execute(
+                "INSERT OR REPLACE INTO output_files (run, step, file) VALUES (?, ?, ?)",
+                (run, step.name, step.outputs_file),
+            )
+        else:
+            _put_outputs(connection, run, step.name, step.outputs)
+
+
+def _put_run_outputs(connection: sqlite3.Connection, run: Run) -> None:
+    """Those that a step has in a file are only named: the very same objects, as the engine hands them on."""
+    kept = {
+        id(value): (step.name, name)
+        for step in run.steps.values()
+        if step.outputs_file
+        for name, value in step.outputs.items()
+    }
+    links = {name: kept[id(value)] for name, value in run.outputs.items() if id(value) in kept}
+    connection.execute("DELETE FROM output_links WHERE run = ?", (run.id,))
+    if links:
+        connection.executemany(
+            "INSERT INTO output_links (run, name, step, output) VALUES (?, ?, ?, ?)",
+            [(run.id, name, step, output) for name, (step, output) in links.items()],
+        )
+    _put_outputs(connection, run.id, "", {name: run.outputs[name] for name in run.outputs.keys() - links.keys()})
 
 
 def _put_outputs(connection: sqlite3.Connection, run: str, step: str, outputs: dict[str, str]) -> None:

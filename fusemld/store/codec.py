@@ -56,8 +56,8 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def from_bytes(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+def from_bytes(data: bytes | memoryview) -> str:
+    return str(data, "utf-8", "surrogateescape")
 
 
 def to_text(text: str) -> str:

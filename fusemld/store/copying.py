@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 from fusemld.model import faults
+from fusemld.store import outputs
+from fusemld.store.durable import sync
 
 PARTIAL = ".partial"
 
@@ -17,7 +19,9 @@ PARTIAL = ".partial"
 def copy(source: sqlite3.Connection, target: Path) -> None:
     """Copy what the connection sees now, at one moment, to `target` (mode 0600), in the place of what is there.
 
-    Writers go on meanwhile. Raises `sqlite3.Error` and `OSError`; then there is no new `target`.
+    Writers go on meanwhile. What is in files of the source is in the copy itself; where such a file cannot be
+    read, the copy names it as the source does. Raises `sqlite3.Error` and `OSError`; then there is no new
+    `target`.
     """
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
@@ -26,12 +30,22 @@ def copy(source: sqlite3.Connection, target: Path) -> None:
             # In one step: between two, the copy of a database that others write to begins anew, without end.
             source.backup(made, pages=-1)
             made.execute("PRAGMA journal_mode = DELETE")  # no files beside it
+            _complete(made, source)
         sync(partial)
         faults.point("backup.copied")
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
     sync(target.parent)
+
+
+def _complete(made: sqlite3.Connection, source: sqlite3.Connection) -> None:
+    """Take in the outputs that are in files. Runs of which the source has let go since, with their files, go."""
+    made.execute("PRAGMA synchronous = OFF")  # it is synced as a whole
+    made.execute("PRAGMA foreign_keys = ON")
+    for run in outputs.take_in(made, outputs.folder_of(source)):
+        if source.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone() is None:
+            made.execute("DELETE FROM runs WHERE id = ?", (run,))
 
 
 def give_to_owner(path: Path) -> None:
@@ -51,15 +65,6 @@ def damage(connection: sqlite3.Connection) -> str:
     except sqlite3.DatabaseError as error:
         return str(error)
     return "" if found == ["ok"] else "; ".join(line for line in found if line != "ok")
-
-
-def sync(path: Path) -> None:
-    """Have the content of a file, or the names in a folder, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def beside(path: Path, what: str) -> Path:

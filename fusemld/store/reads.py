@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import immutables
@@ -15,6 +16,7 @@ from fusemld.model.document import DocumentRecord, RememberedFile, Restoration
 from fusemld.model.errors import InvalidInputError, NotFoundError
 from fusemld.model.run import Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
+from fusemld.store import outputs as output_files
 from fusemld.store.codec import Decoder, from_bytes
 from fusemld.store.errors import DamagedError
 from fusemld.store.keys import RESTORATION
@@ -197,27 +199,29 @@ def _runs(
 ) -> list[Run]:
     """The runs whose ids the statement `chosen` gives, with their steps."""
     left_out = msgspec.json.encode(sorted(without_steps)).decode()
-    unwanted = "AND run NOT IN (SELECT value FROM json_each(?))"
+
+    def of_steps(columns: str, table: str) -> sqlite3.Cursor:
+        return connection.execute(
+            f"SELECT {columns} FROM {table} WHERE run IN ({chosen})"  # noqa: S608
+            " AND run NOT IN (SELECT value FROM json_each(?))",
+            (*parameters, left_out),
+        )
+
     connection.execute("BEGIN")
     try:
-        outputs: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-        for run_id, step, name, value in connection.execute(
-            f"SELECT run, step, name, value FROM outputs WHERE run IN ({chosen}) {unwanted}",  # noqa: S608
-            (*parameters, left_out),
-        ):
-            outputs[run_id, step][name] = from_bytes(value)
+        outputs = _outputs(of_steps, output_files.folder_of(connection))
+        damages = outputs.damages
         steps: defaultdict[str, dict[str, StepRun]] = defaultdict(dict)
-        damages: dict[str, DamagedError] = {}
-        for run_id, name, state, data in connection.execute(
-            f"SELECT run, name, state, CAST(data AS BLOB) FROM steps WHERE run IN ({chosen}) {unwanted}",  # noqa: S608
-            (*parameters, left_out),
-        ):
+        for run_id, name, state, data in of_steps("run, name, state, CAST(data AS BLOB)", "steps"):
             try:
                 stored, known_state = _step(run_id, name, state, data)
             except DamagedError as error:
                 damages.setdefault(run_id, error)
                 stored, known_state = StoredStep(reason=str(error)), _possible_state(state)
-            steps[run_id][name] = stored.step(name, known_state, outputs.get((run_id, name), {}))
+            key = run_id, name
+            steps[run_id][name] = stored.step(
+                name, known_state, outputs.values.get(key, {}), outputs.files.get(key, "")
+            )
         rows = connection.execute(
             f"""SELECT id, workflow, workflow_digest, project, user, cause, executor, created_at, finished_at,
             state, message, cancel_requested, CAST(data AS BLOB) FROM runs LEFT JOIN run_details ON run = id
@@ -226,7 +230,47 @@ def _runs(
         ).fetchall()
     finally:
         connection.execute("COMMIT")
-    return [_run(row, steps[row[0]], outputs.get((row[0], ""), {}), damages.get(row[0])) for row in rows]
+    # A file that is not there any more may have gone with its run.
+    gone = {run_id for run_id in damages if not _is_there(connection, run_id)}
+    return [
+        _run(row, steps[row[0]], outputs.values.get((row[0], ""), {}), damages.get(row[0]))
+        for row in rows
+        if row[0] not in gone
+    ]
+
+
+class _Outputs(NamedTuple):
+    """By run and step, those of the runs themselves under the step ""."""
+
+    values: defaultdict[tuple[str, str], dict[str, str]]
+    files: dict[tuple[str, str], str]
+    damages: dict[str, DamagedError]
+    """By run."""
+
+
+def _outputs(of_steps: Callable[[str, str], sqlite3.Cursor], folder: Path) -> _Outputs:
+    """`of_steps` selects columns of a table."""
+    found = _Outputs(defaultdict(dict), {}, {})
+    for run_id, step, name, value in of_steps("run, step, name, value", "outputs"):
+        found.values[run_id, step][name] = from_bytes(value)
+    for run_id, step, file in of_steps("run, step, file", "output_files"):
+        found.files[run_id, step] = file
+        try:
+            found.values[run_id, step] = output_files.read(folder, run_id, file)
+        except DamagedError as error:
+            found.damages.setdefault(run_id, error)
+    for run_id, name, step, output in of_steps("run, name, step, output", "output_links"):
+        value = found.values[run_id, step].get(output)
+        if value is None:
+            damage = DamagedError.of("output_links", f"{run_id}/{name}", f"step {step} has no output {output}")
+            found.damages.setdefault(run_id, damage)
+        else:
+            found.values[run_id, ""][name] = value
+    return found
+
+
+def _is_there(connection: sqlite3.Connection, run_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM runs WHERE id = ?", (run_id,)).fetchone() is not None
 
 
 def _step(run_id: str, name: str, state: str, data: bytes) -> tuple[StoredStep, StepState]:

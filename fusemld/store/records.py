@@ -17,7 +17,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StoredStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A step without what has a column or a table of its own: name, state and outputs."""
+    """A step without what has a column or a table of its own: name, state, outputs and their file."""
 
     reason: str = ""
     since: float = 0.0
@@ -45,7 +45,7 @@ class StoredStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             warnings=step.warnings,
         )
 
-    def step(self, name: str, state: StepState, outputs: dict[str, str]) -> StepRun:
+    def step(self, name: str, state: StepState, outputs: dict[str, str], outputs_file: str) -> StepRun:
         return StepRun(
             name=name,
             state=state,
@@ -58,6 +58,7 @@ class StoredStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             reserved=self.reserved,
             kill_requested=self.kill_requested,
             outputs=outputs,
+            outputs_file=outputs_file,
             services=self.services,
             warnings=self.warnings,
         )

@@ -21,9 +21,10 @@ from fusemld.model import faults
 from fusemld.model.document import HELD, Assignment, DocumentRecord, DocumentState, Kind, Restoration
 from fusemld.model.errors import FusemldError, InvalidInputError, NotFoundError, StartError
 from fusemld.model.run import Attempt, Ending, Outcome, RunState, StepState
-from fusemld.store import copying, reads
+from fusemld.store import copying, outputs, reads
 from fusemld.store.changes import PutDocument, PutMeta, PutService, apply
 from fusemld.store.codec import Decoder, encode
+from fusemld.store.durable import sync
 from fusemld.store.keys import COPIED_AT, INSTANCE, RESTORATION
 from fusemld.store.records import StoredStep
 from fusemld.store.schema import check_version, upgrade
@@ -75,12 +76,12 @@ def restore(source: Path, path: Path, now: float) -> Restored:
                 upgrade(connection)
                 runs, ended = _settle(connection, copied_at or source.stat().st_mtime, now)
             copying.give_to_owner(prepared)
-            copying.sync(prepared)
+            sync(prepared)
             faults.point("restore.prepared")
             replaced = _keep(path)
             faults.point("restore.kept")
             prepared.replace(path)
-            copying.sync(path.parent)
+            sync(path.parent)
             faults.point("restore.replaced")
             copying.keep_latest(path, "replaced", REPLACED_KEPT)
     finally:
@@ -198,17 +199,22 @@ def _held(row: DocumentRecord, detail: str) -> DocumentRecord:
 
 
 def _keep(path: Path) -> Path | None:
-    """Give the current database a second name, with everything in it that was committed."""
+    """Give the current database a second name, with everything in it that was committed; where it can be read,
+    with what is in files too: these go when nobody knows their runs any more."""
     if not path.exists():
         return None
     kept = copying.beside(path, "replaced")
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as connection:
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection,
+    ):
+        outputs.take_in(connection, outputs.beside(path))
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):  # of one that is too damaged for that; a later database must not meet them
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
     kept.hardlink_to(path)
-    copying.sync(path.parent)
+    sync(path.parent)
     return kept
 
 

@@ -41,6 +41,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     # Files of the watched folder that need not be parsed again as long as they are the same.
     ("CREATE TABLE files (key TEXT PRIMARY KEY, data TEXT NOT NULL)",),
+    (
+        # Where the outputs of a step are that are long: see `fusemld.store.outputs`.
+        """CREATE TABLE output_files (
+            run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, step TEXT NOT NULL, file TEXT NOT NULL,
+            PRIMARY KEY (run, step)
+        ) WITHOUT ROWID""",
+        # Outputs of a run that are outputs of such a step.
+        """CREATE TABLE output_links (
+            run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, name TEXT NOT NULL, step TEXT NOT NULL,
+            output TEXT NOT NULL, PRIMARY KEY (run, name)
+        ) WITHOUT ROWID""",
+    ),
 )
 """What leads from each schema version to the next; the number of them is the current version (`user_version`)."""
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TypeVar, cast
 import aiosqlite
 import anyio
 import structlog
+from anyio.to_thread import run_sync
 
 from fusemld.model import faults
 from fusemld.model.application import Application
@@ -28,6 +29,7 @@ from fusemld.model.errors import StartError
 from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
 from fusemld.store import copying, reads, upkeep
+from fusemld.store import outputs as output_files
 from fusemld.store.changes import Change, apply
 from fusemld.store.errors import DamagedError, StoreConflictError, StoreError, unavailable
 from fusemld.store.keys import INSTANCE
@@ -86,6 +88,7 @@ class Store:
         self._reader = reader
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
+        self._keeping = anyio.CapacityLimiter(1)
         self._closing = False
         self.unreadable: dict[str, dict[str, DamagedError]] = {}
         """What `entries` could not read when it last looked at a table, by table and key."""
@@ -129,6 +132,21 @@ class Store:
         self._waiting.append(waiting)
         self._arrived.set()
         await waiting.future
+
+    async def keep_outputs(self, run: str, outputs: Mapping[str, str]) -> str:
+        """Have the outputs of a step on the disk before the change that ends the step, if they are long: the
+        `StepRun.outputs_file` for that change, empty where they are not. Others write meanwhile."""
+        if not output_files.are_long(outputs):
+            return ""
+        try:
+            return await run_sync(output_files.keep, self.outputs_folder, run, outputs, limiter=self._keeping)
+        except OSError as error:
+            raise StoreError(f"cannot store the outputs: {error}") from error
+
+    @property
+    def outputs_folder(self) -> Path:
+        """Has a folder for each run of which outputs are in files."""
+        return output_files.beside(self._path)
 
     async def unfinished_runs(self) -> list[Run]:
         """In the order of their creation; derived fields are left to the engine. Wherever runs are read, those
@@ -303,8 +321,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             "INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (INSTANCE, secrets.token_hex(8))
         )
         _enlarge_wal(path)
+        _sweep_outputs(connection, path)
     except sqlite3.Error as error:
         raise unavailable("prepare", error) from error
+
+
+def _sweep_outputs(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        output_files.sweep(connection, output_files.beside(path))
+    except OSError as error:
+        _log.warning("store.outputs_not_swept", error=str(error))  # they go with their runs
 
 
 def _enlarge_wal(path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from fusemld.store import reads
+from fusemld.store import outputs, reads
 
 _RETRIABLE = "runs.state IN ('failed', 'cancelled')"
 _HELD = f"(runs.finished_at IS NULL OR {_RETRIABLE})"
@@ -86,7 +86,7 @@ def pinned_digests(connection: sqlite3.Connection, going: Collection[str]) -> se
 
 def run_naming(connection: sqlite3.Connection, text: str, going: Collection[str]) -> str | None:
     """A run that goes on, or that can be made to, is not going, and has this text in an output, its inputs or its
-    workflow."""
+    workflow. Raises `DamagedError` where one of them cannot tell."""
     row = connection.execute(
         f"SELECT runs.id FROM runs WHERE {_HELD} AND {_STAYS} AND ("  # noqa: S608
         "EXISTS (SELECT 1 FROM outputs WHERE outputs.run = runs.id AND instr(outputs.value, CAST(:text AS BLOB)))"
@@ -96,7 +96,16 @@ def run_naming(connection: sqlite3.Connection, text: str, going: Collection[str]
         " WHERE workflows.digest = runs.workflow_digest AND instr(workflows.canonical, :text))) LIMIT 1",
         {"text": text, **_parameters(going)},
     ).fetchone()
-    return None if row is None else str(row[0])
+    if row is not None:
+        return str(row[0])
+    folder = outputs.folder_of(connection)
+    files = connection.execute(
+        "SELECT output_files.run, file FROM output_files JOIN runs ON runs.id = output_files.run"  # noqa: S608
+        f" WHERE {_HELD} AND {_STAYS}",
+        _parameters(going),
+    )
+    sought = text.encode()
+    return next((run for run, file in files if sought in outputs.content_of(folder, run, file)), None)
 
 
 def _parameters(going: Collection[str]) -> dict[str, str]:

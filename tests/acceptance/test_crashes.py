@@ -55,15 +55,17 @@ def fusemld_plugin_steps():
     return [Steering()]
 '''
 
+FILL = 'head -c 100000 /dev/zero | tr "\\0" x > "$FUSEML_RESULTS_DIR/all";'
+"""More than the database takes."""
 CHAIN = """\
 name: chain
-outputs: [{{name: sum}}]
+outputs: [{{name: sum}}, {{name: all}}]
 steps:
   - name: make
     image: host
-    command: [sh, -c, '{work} cat words; cp words "$FUSEML_RESULTS_DIR/made"; {done}']
+    command: [sh, -c, '{work} cat words; cp words "$FUSEML_RESULTS_DIR/made"; {fill} {done}']
     inputs: [{{name: data, codeset: {{name: demo/data, path: /project}}}}]
-    outputs: [{{name: made}}]
+    outputs: [{{name: made}}, {{name: all}}]
   - name: steer
     image: example.org/steering:1
     inputs:
@@ -140,7 +142,7 @@ def test_a_crash_at_any_point_loses_nothing_and_repeats_nothing(
     data.mkdir()
     (data / "words").write_text("some words")
     daemon.drop("data.yaml", f"name: data\nproject: demo\npath: {data}\n")
-    daemon.drop("chain.yaml", CHAIN.format(work=ledger.work, done=ledger.done, ledger=ledger.file))
+    daemon.drop("chain.yaml", CHAIN.format(work=ledger.work, done=ledger.done, ledger=ledger.file, fill=FILL))
 
     deaths = [Life(daemon, f"{point}:{count}").ends() for count in (1, 2)]
     daemon.start()
@@ -149,7 +151,7 @@ def test_a_crash_at_any_point_loses_nothing_and_repeats_nothing(
     assert any(deaths)
     assert len(runs(daemon)) == 1
     assert run["state"] == "succeeded", daemon.run("fuseml", "why", run["id"]).stdout
-    assert run["outputs"] == {"sum": "some words, steered of steer"}
+    assert run["outputs"] == {"sum": "some words, steered of steer", "all": "x" * 100_000}
     ledger.assert_nothing_twice()
     for entry in run["steps"]:
         *earlier, last = entry["attempts"]

@@ -251,7 +251,8 @@ def test_a_daemon_that_migrates_is_killed_and_the_next_one_does_it(daemon: Daemo
     daemon.terminate()
     database = daemon.state / "fusemld.db"
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        connection.execute("DROP TABLE files")
+        for table in ("output_links", "output_files", "files"):
+            connection.execute(f"DROP TABLE {table}")
         connection.execute("PRAGMA user_version = 1")
 
     killed = subprocess.run(

@@ -106,6 +106,11 @@ class Host:
         (folder / "one.1.log").write_bytes(b"x" * size_bytes)
         return folder
 
+    async def outputs(self, run: str) -> Path:
+        """What is too long for the database."""
+        await self.store.keep_outputs(run, {"o": "x" * 100_000})
+        return self.store.outputs_folder / run
+
     async def pinned(self, name: str, days_ago: float, size_bytes: int = 1000) -> PinnedCodeset:
         """A codeset of one file, of which a copy was asked for last so long ago."""
         source = self.state / name

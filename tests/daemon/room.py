@@ -199,6 +199,7 @@ class Room:
                 state=state,
                 grace_s=1.0,
                 extensions_read=self._extensions_read,
+                keep_outputs=engine.store.keep_outputs,
             ),
             engine.supervisor,
             engine.clock,

@@ -17,6 +17,7 @@ from fusemld.hooks.executors import Launch
 from fusemld.hooks.steps import StepContext
 from fusemld.model.errors import StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Ending, RunState, StepState
+from fusemld.store.errors import StoreError
 from tests.daemon.room import SECRET, OpenRoom, RecordingExecutor, ScriptedStep
 from tests.daemon.running import document_of
 
@@ -83,6 +84,116 @@ async def test_an_end_is_forgotten_by_who_told_of_it_and_one_of_our_own_by_all(
 
         own = AttemptKey("r2", "one", 1)
         assert (running.executor.forgotten, other.forgotten) == ([ONE, own], [own])
+
+
+# Long outputs
+
+GIVING = document_of(
+    "name: giving\noutputs: [{name: all}]\n"
+    'steps: [{name: one, image: host, command: ["true"], outputs: [{name: all}]}]'
+)
+LONG = "x" * 100_000
+
+
+async def test_long_outputs_are_stored_before_their_step_ends(room: OpenRoom) -> None:
+    async with room() as running:
+        await running.engine.create(GIVING)
+        await running.launched(1)
+        running.executor.ended(ONE, all=LONG, undeclared=LONG)
+        running.executor.ended(ONE, all=LONG, undeclared=LONG)  # some executors tell it twice
+        run = await running.over()
+
+        step = run.steps["one"]
+        assert (step.state, step.outputs, run.outputs) == (StepState.SUCCEEDED, {"all": LONG}, {"all": LONG})
+        (file,) = running.engine.store.outputs_folder.glob("*/*")
+        assert file.name == step.outputs_file
+        assert file.stat().st_size < 1.1 * len(LONG)
+        with anyio.fail_after(10):
+            await running.executor.has_forgotten.wait()
+        assert running.executor.forgotten == [ONE]
+
+
+async def test_other_runs_go_on_while_long_outputs_are_stored_and_it_is_shown_what_they_wait_for(
+    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_full = True
+
+    async with room() as running:
+        keep = running.engine.store.keep_outputs
+
+        async def full(run: str, outputs: Mapping[str, str]) -> str:
+            if is_full:
+                raise StoreError("cannot store the outputs: disk is full")
+            return await keep(run, outputs)
+
+        monkeypatch.setattr(running.performer, "_parts", replace(running.performer._parts, keep_outputs=full))
+        await running.engine.create(GIVING)
+        await running.launched(1)
+        running.executor.ended(ONE, all=LONG)
+        await running.engine.until(lambda: ONE in running.performer.activity)
+        await running.engine.create(PLAIN, id="r2")
+        await running.launched(2)
+        running.executor.ended(AttemptKey("r2", "one", 1))
+
+        assert (await running.over("r2")).state is RunState.SUCCEEDED
+        assert running.performer.activity[ONE].startswith("cannot store the outputs: disk is full; trying again")
+        assert running.performer.knows(ONE)
+        is_full = False
+        assert (await running.over()).outputs == {"all": LONG}
+        assert running.performer.activity == {}
+        assert not running.performer.knows(ONE)
+
+
+async def test_outputs_that_do_not_count_are_not_stored(room: OpenRoom) -> None:
+    async with room() as running:
+        await running.engine.create(GIVING)
+        await running.launched(1)
+        running.executor.ended(ONE, other=LONG)
+        run = await running.over()
+
+        outcome = run.steps["one"].attempts[0].outcome
+        assert outcome is not None
+        assert outcome.ending is Ending.OUTPUT_MISSING
+        assert not running.engine.store.outputs_folder.exists()
+
+
+async def test_a_bug_where_long_outputs_are_stored_costs_nobody_a_step(
+    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(run: str, outputs: Mapping[str, str]) -> str:
+        raise AssertionError(run)
+
+    async with room() as running:
+        monkeypatch.setattr(running.performer, "_parts", replace(running.performer._parts, keep_outputs=broken))
+        await running.engine.create(GIVING)
+        await running.launched(1)
+        running.executor.ended(ONE, all=LONG)
+
+        assert (await running.over()).outputs == {"all": LONG}
+
+
+async def test_a_cancel_while_long_outputs_are_stored_comes_too_late(
+    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = anyio.Event()
+
+    async with room() as running:
+        keep = running.engine.store.keep_outputs
+
+        async def slow(run: str, outputs: Mapping[str, str]) -> str:
+            await gate.wait()
+            return await keep(run, outputs)
+
+        monkeypatch.setattr(running.performer, "_parts", replace(running.performer._parts, keep_outputs=slow))
+        await running.engine.create(GIVING)
+        await running.launched(1)
+        running.executor.ended(ONE, all=LONG)
+        await running.supervisor.request("r1", CANCEL)
+        gate.set()
+
+        run = await running.over()
+        assert run.steps["one"].state is StepState.SUCCEEDED
+        assert running.executor.kills == [ONE]
 
 
 async def test_who_is_killed_while_it_is_prepared_was_never_started(room: OpenRoom) -> None:

@@ -186,6 +186,7 @@ async def test_a_dry_run_says_of_every_part_what_a_run_then_does(host: OpenHost,
             await there.ended(f"succeeded-{number}", 2 + number)
         for run in (*users, "nobody", "going", "succeeded-0", "succeeded-1", "succeeded-2"):
             there.logs(run, 100_000)
+            await there.outputs(run)
         for service in ("new", "gone"):
             log = there.state / "logs" / "services" / service / "1.log"
             log.parent.mkdir(parents=True)
@@ -219,6 +220,7 @@ async def test_a_dry_run_says_of_every_part_what_a_run_then_does(host: OpenHost,
             assert would[what] == part, what
         assert {what: part.removed for what, part in went.items()} == {
             "runs": 2,
+            "long outputs": 3,
             "contents of workflows": 1,
             "removed documents": 2,
             "logs of runs": 4,
@@ -244,6 +246,7 @@ async def long_unused(there: Host) -> None:
     there.folders.cache.mkdir()
     (there.folders.cache / "data").write_bytes(b"x" * 100_000)
     there.logs("nobody")
+    await there.outputs("nobody")
     build = there.state / "logs" / "environments" / "1.log"
     build.parent.mkdir()
     build.write_text("x")
@@ -256,6 +259,7 @@ async def without_long_unused(there: Host) -> dict[str, UpkeepPart]:
 
 PARTS = {
     "runs",
+    "long outputs",
     "contents of workflows",
     "removed documents",
     "logs of runs",
@@ -292,6 +296,7 @@ async def test_no_run_is_forgotten_while_one_that_is_to_go_on_waits_for_the_data
 @pytest.mark.parametrize(
     ("broken", "failing"),
     [
+        ("../outputs", {"long outputs"}),
         ("logs", {"logs of runs", "logs of services and builds"}),
         ("codesets/content", {"copies of codesets"}),
         ("environments", {"environments", "downloads of uv"}),
@@ -302,13 +307,14 @@ async def test_a_part_that_fails_says_why_and_the_others_go_on(
 ) -> None:
     async with host() as there:
         await long_unused(there)
-        (there.state / broken).rename(there.state / "elsewhere")
-        (there.state / broken).write_text("a file where a folder should be")
+        place = (there.state / broken).resolve()
+        place.rename(there.state / "elsewhere")
+        place.write_text("a file where a folder should be")
 
         parts = await without_long_unused(there)
 
         assert {what for what, part in parts.items() if part.error} == failing
-        assert all(str(there.state / broken) in parts[what].error for what in failing)
+        assert all(str(place) in parts[what].error for what in failing)
         assert {what for what, part in parts.items() if part.removed} == PARTS - failing
 
 

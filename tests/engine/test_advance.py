@@ -219,6 +219,15 @@ def test_a_steps_success_stores_its_declared_outputs_and_unblocks_its_dependents
     assert story.run.unfinished == 1
 
 
+def test_where_outputs_are_is_known_as_long_as_they_count() -> None:
+    story = Story(plan_of(step("a", outputs=["o"]), step("b", outputs=["o"])))
+    for end in (finished("a", o="value"), finished("b")):
+        story.then(admitted(end.step), started(end.step), replace(end, outputs_file="0123"))
+
+    assert story.run.steps["a"].outputs_file == "0123"
+    assert story.run.steps["b"].outputs_file == ""
+
+
 def test_success_without_a_declared_output_is_a_failure_that_names_it() -> None:
     story = Story(plan_of(step("a", outputs=["o", "p"])), admitted("a"))
 

@@ -83,8 +83,16 @@ class RunMachine(RuleBasedStateMachine):
         attempt = self.world.step(name).attempt - back
         if attempt > 0:
             values = {"o": f"value {self.world.now}", "more": ""} if outputs else {}
-            outcome = Outcome(ending=ending)
-            self.send(StepFinished(at=self.world.now, step=name, attempt=attempt, outcome=outcome, outputs=values))
+            self.send(
+                StepFinished(
+                    at=self.world.now,
+                    step=name,
+                    attempt=attempt,
+                    outcome=Outcome(ending=ending),
+                    outputs=values,
+                    outputs_file=f"file of {attempt}",
+                )
+            )
 
     @rule(moves=st.lists(st.tuples(POSITIONS, st.sampled_from(PLAUSIBLE)), max_size=8))
     def go_on_for_a_while(self, moves: list[tuple[int, Ending]]) -> None:

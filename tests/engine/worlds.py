@@ -190,6 +190,8 @@ class World:
             assert len(new.attempts) >= len(old.attempts)
             if new.state is StepState.SUCCEEDED:
                 assert new.outputs.keys() == {"o"}, "success has every output"
+            if new.state is not StepState.SUCCEEDED:
+                assert not new.outputs_file, "nor is there a file of outputs that do not count"
             retry = self.plan.step(name).retry
             assert new.retries_used <= (0 if retry is None else retry.limit), "retries are bounded"
             assert new.losses <= DEFAULTS.max_losses, "so is what is repeated for free"

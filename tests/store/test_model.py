@@ -52,6 +52,7 @@ from fusemld.store.changes import (
 )
 from fusemld.store.errors import StoreConflictError
 from fusemld.store.keys import INSTANCE
+from fusemld.store.outputs import FOLDER, INLINE_LENGTH
 from fusemld.store.reads import RunQuery
 from fusemld.store.sqlite import Store
 
@@ -59,6 +60,7 @@ KEYS = st.sampled_from(["a", "b", "c"])
 RUN_IDS = st.sampled_from(["r1", "r2", "r12", "x1", "x2"])
 WORDS = st.sampled_from(["", "one", "Ünïcode\n", "'; DROP TABLE runs; --"])
 ANY_BYTES = st.binary(max_size=8).map(lambda data: data.decode("utf-8", "surrogateescape"))
+LONG = st.sampled_from(["x", "\udcff\n"]).map(lambda text: text * INLINE_LENGTH)
 PINS = {
     "code": PinnedCodeset(project="default", name="code", version="1", url="", digest="d"),
     "lab/data@v1": PinnedCodeset(project="lab", name="data", version="2", url="", digest="e"),
@@ -79,7 +81,7 @@ def step_runs(draw: st.DrawFn, name: str) -> StepRun:
         deadline=draw(st.none() | st.just(5.25)),
         attempts=draw(st.just(attempts) | st.just(())),
         losses=draw(st.integers(0, 2)),
-        outputs={"o": draw(ANY_BYTES)} if state is StepState.SUCCEEDED else {},
+        outputs={"o": draw(ANY_BYTES | LONG)} if state is StepState.SUCCEEDED else {},
     )
 
 
@@ -107,6 +109,8 @@ def ends(draw: st.DrawFn, run: Run) -> PutRun:
         step = draw(step_runs(name))
     state = draw(st.sampled_from(RunState))
     is_over = state is not RunState.RUNNING
+    steps = run.steps.set(name, step)
+    of_steps = [output for each in steps.values() for output in each.outputs.values()]
     after = replace(
         run,
         state=state,
@@ -114,8 +118,10 @@ def ends(draw: st.DrawFn, run: Run) -> PutRun:
         cancel_requested=draw(st.booleans()),
         finished_at=9.0 if is_over else None,
         codesets=draw(st.just(run.codesets) | st.sampled_from([{}, PINS])),
-        steps=run.steps.set(name, step),
-        outputs={"result": draw(ANY_BYTES)} if state is RunState.SUCCEEDED else run.outputs,
+        steps=steps,
+        outputs={"result": draw(st.sampled_from(["", *of_steps]) | ANY_BYTES)}
+        if state is RunState.SUCCEEDED
+        else run.outputs,
     )
     return PutRun(after, (name,), draw(st.sampled_from([run, None])))
 
@@ -322,9 +328,20 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(groups=st.lists(st.lists(SIMPLE, min_size=1, max_size=4), min_size=1, max_size=5))
     def write_together(self, groups: Sequence[Sequence[Change]]) -> None:
         """Each group by a caller of its own, all at the same time: they share commits, and no fate."""
+        groups = [[self.kept(change) for change in changes] for changes in groups]
         expected = self.expect(groups)
 
         assert self.portal.call(_written, self.store, groups) == expected
+
+    def kept(self, change: Change) -> Change:
+        """With long outputs of steps where they are before the change."""
+        if not isinstance(change, PutRun):
+            return change
+        run = change.run
+        for step in run.steps.values():
+            file = self.portal.call(self.store.keep_outputs, run.id, step.outputs)
+            run = replace(run, steps=run.steps.set(step.name, replace(step, outputs_file=file)))
+        return replace(change, run=run)
 
     @rule(changes=st.lists(SIMPLE, min_size=1, max_size=3), run=known, beside=st.lists(SIMPLE, max_size=2))
     def write_what_is_refused(self, changes: Sequence[Change], run: Run, beside: Sequence[Change]) -> None:
@@ -348,6 +365,7 @@ class StoreMachine(RuleBasedStateMachine):
     def crash_while_writing(self, changes: Sequence[Change]) -> None:
         """Then all of it is there, or nothing."""
         before = self.model
+        changes = [self.kept(change) for change in changes]
         after = before.written(changes) or before
         writing = self.portal.start_task_soon(partial(_written, self.store, [changes]))
         self.move_on_with_a_copy()
@@ -363,6 +381,8 @@ class StoreMachine(RuleBasedStateMachine):
             source = old.with_name(old.name + suffix)
             if source.exists():
                 shutil.copyfile(source, self.path.with_name(source.name))
+        if old.with_name(FOLDER).exists():
+            shutil.copytree(old.with_name(FOLDER), self.path.with_name(FOLDER))
         self.close()
         self.open()
 

@@ -32,7 +32,16 @@ from tests.torture.assaults import POINTS, Assault, Fault, Kill, Mishap, Stop, V
 from tests.torture.errands import Errands
 from tests.torture.host import Host
 from tests.torture.report import Report
-from tests.torture.verdict import Violation, damage, has_no_room, is_given_up, judge, left_over, read_ledger
+from tests.torture.verdict import (
+    Violation,
+    damage,
+    has_no_room,
+    is_given_up,
+    judge,
+    left_over,
+    named_outputs,
+    read_ledger,
+)
 from tests.torture.workload import SERVED, STEERING_PLUGIN, Requests, kinds
 
 RUNS_PER_KILL = 4
@@ -357,7 +366,7 @@ class Campaign:
         known = {
             f"{run.id}/{step.name}/{one.number}" for run in found for step in run.steps for one in step.attempts
         }
-        for path in left_over(daemon.state, known):
+        for path in left_over(daemon.state, known, named_outputs(daemon.state / "fusemld.db")):
             self._violation("wrong", "left over", path)
         if found_damage := damage(daemon.state / "fusemld.db"):
             self._violation("wrong", "database", found_damage)

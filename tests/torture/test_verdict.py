@@ -156,7 +156,7 @@ def state(tmp_path: Path) -> Path:
     """A state folder as it is when everything has ended."""
     for folder in (
         "attempts", "keeper", "services", "codesets/tmp", "codesets/content/sha256-" + 64 * "0",
-        "logs/r", "logs/services/served-1",
+        "logs/r", "outputs/r", "logs/services/served-1",
     ):  # fmt: skip
         (tmp_path / folder).mkdir(parents=True)
     for file in (
@@ -165,6 +165,7 @@ def state(tmp_path: Path) -> Path:
         "attempts/boot.json",
         "codesets/content/sha256-" + 64 * "0" + "/words",
         "logs/r/a.1.log",
+        "outputs/r/0123",
         "logs/services/served-1/1.log",
     ):
         (tmp_path / file).touch()
@@ -178,14 +179,15 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_what_belongs_to_a_state_folder_is_not_left_over(state: Path) -> None:
-    assert list(left_over(state, {"r/a/1"})) == []
+    assert list(left_over(state, {"r/a/1"}, {"r/0123"})) == []
 
 
 @pytest.mark.parametrize(
     "path",
     [
         "attempts/r.a.1/", "codesets/tmp/x/", "services/served-1/", "keeper/journal.new", "backups/a.db",
-        "logs/r/a.2.log", "logs/other/a.1.log", "core",
+        "logs/r/a.2.log", "logs/other/a.1.log", "outputs/r/4567", "outputs/r/.partial",
+        "core",
     ],
 )  # fmt: skip
 def test_what_should_be_gone_is_left_over(state: Path, path: str) -> None:
@@ -195,7 +197,7 @@ def test_what_should_be_gone_is_left_over(state: Path, path: str) -> None:
         (state / path).parent.mkdir(parents=True, exist_ok=True)
         (state / path).touch()
 
-    assert list(left_over(state, {"r/a/1"})) == [path]
+    assert list(left_over(state, {"r/a/1"}, {"r/0123"})) == [path]
 
 
 @pytest.mark.parametrize("key", ["step/r/a/2", "service/served-1/3"])
@@ -205,7 +207,7 @@ def test_what_the_keeper_still_remembers_is_left_over(state: Path, key: str) -> 
     journal.claim([Claimed(key=key, at=1.0, log="")])
     journal.close()
 
-    assert list(left_over(state, {"r/a/1"})) == [f"keeper/journal: {key}"]
+    assert list(left_over(state, {"r/a/1"}, {"r/0123"})) == [f"keeper/journal: {key}"]
 
 
 def test_a_damaged_database_is_noticed(tmp_path: Path) -> None:

@@ -126,15 +126,17 @@ _FILES = re.compile(
 """What a state folder holds when nothing runs in it, besides logs."""
 
 
-def left_over(state: Path, attempts: Collection[str]) -> Iterator[str]:
+def left_over(state: Path, attempts: Collection[str], outputs: Collection[str]) -> Iterator[str]:
     """What should be gone from the state folder, or was never to be there: folders of attempts and of services,
-    copies of codesets on their way, logs of no attempt (`RUN/STEP/ATTEMPT`), what the keeper still remembers."""
+    copies of codesets on their way, logs of no attempt (`RUN/STEP/ATTEMPT`), outputs that nobody names
+    (`RUN/FILE`), what the keeper still remembers."""
     logs = {f"logs/{run}/{step}.{number}.log" for run, step, number in (key.split("/") for key in attempts)}
+    expected = {*logs, *(f"outputs/{file}" for file in outputs)}
     for folder, folders, files in os.walk(state):
         place = Path(folder).relative_to(state)
         for name in files:
             path = (place / name).as_posix()
-            if _FILES.fullmatch(path) is None and path not in logs:
+            if _FILES.fullmatch(path) is None and path not in expected:
                 yield path
         if place.as_posix() in ("attempts", "codesets/tmp", "services"):
             yield from (f"{place}/{name}/" for name in folders)
@@ -142,6 +144,12 @@ def left_over(state: Path, attempts: Collection[str]) -> Iterator[str]:
     journal.open()
     journal.close()
     yield from (f"keeper/journal: {key}" for key in journal.entries)
+
+
+def named_outputs(database: Path) -> set[str]:
+    """The files that the runs name, as `RUN/FILE`."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return {f"{run}/{file}" for run, file in connection.execute("SELECT run, file FROM output_files")}
 
 
 def damage(database: Path) -> str:

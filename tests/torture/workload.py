@@ -119,6 +119,8 @@ _CANCELLED = Expected(state=StepState.CANCELLED, ending=Ending.CANCELLED)
 SERVED = "served"
 """The workflow that leaves an application behind, `served-NUMBER`."""
 FAN = 4
+LONG = 100_000
+"""More characters of an output than the database takes."""
 NO_ROOM = 5
 """With this status ends a step that cannot write its result: the disk is full, and its script says so."""
 
@@ -255,7 +257,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
                 f"    inputs: [{{name: ledger, value: {ledger}}}]\n",
                 step(
                     "read",
-                    write("both", "$(cat words), $FUSEML_S"),
+                    write("both", f'$(cat words), $FUSEML_S$(head -c {LONG} /dev/zero | tr "\\0" .)'),
                     f"{gives('both')}    inputs:\n"
                     f"      - {{name: data, codeset: {{name: {codeset}, path: /project}}}}\n"
                     '      - {name: s, value: "{{ steps.steer.outputs.steered }}"}\n',
@@ -264,7 +266,7 @@ def kinds(ledger: Path, codeset: str) -> tuple[Kind, ...]:
             ),
             state=RunState.SUCCEEDED,
             steps={"steer": _STEERED, "read": _DONE},
-            outputs=lambda _number: {"both": "some words, steered by steer"},
+            outputs=lambda _number: {"both": "some words, steered by steer" + "." * LONG},
         ),
         Kind(
             name=SERVED,
