@@ -1,8 +1,9 @@
 """What bad neighbours cost the others: `just bench-neighbours`.
 
 The pace of a chain of `true`, alone and beside each neighbour, in turns in the same run. What shares two
-processors with somebody slows down anyway: the first neighbour only computes, so that the others have something to
-be held against.
+processors and a disk with somebody slows down anyway. So the first neighbours are good ones, for the others to be
+held against: one that only computes, a chain like the one that is measured, and one whose steps do what those of
+`outputs` do and hand nothing over.
 """
 
 from __future__ import annotations
@@ -109,6 +110,17 @@ def computes(daemon: Daemon, name: str) -> AbstractContextManager[None]:
     return workflow(daemon, name, "  - {name: s, image: host, command: [sh, -c, 'while :; do :; done']}\n")
 
 
+def chains(daemon: Daemon, name: str) -> AbstractContextManager[None]:
+    """another chain of `true`"""
+    step = "image: host, command: ['true']}\n"
+    return workflow(daemon, name, "".join(f"  - {{name: s{number}, {step}" for number in range(2000)))
+
+
+def writes(daemon: Daemon, name: str) -> AbstractContextManager[None]:
+    """steps one after the other that write four files of 1 MiB each"""
+    return hands_over(daemon, name, 0)
+
+
 def floods(daemon: Daemon, name: str) -> AbstractContextManager[None]:
     """one step that prints as fast as it is read"""
     return workflow(daemon, name, "  - {name: s, image: host, command: ['yes', 'a line of some length']}\n")
@@ -124,12 +136,17 @@ def many(daemon: Daemon, name: str) -> AbstractContextManager[None]:
 
 
 def outputs(daemon: Daemon, name: str) -> AbstractContextManager[None]:
-    """steps one after the other with four outputs of 1 MiB each"""
-    names = [f"o{number}" for number in range(4)]
-    declared = ", ".join(f"{{name: {each}}}" for each in names)
-    script = f"for o in {' '.join(names)}; do yes o | head -c {MIB} > $FUSEML_RESULTS_DIR/$o; done"
+    """the same as outputs"""
+    return hands_over(daemon, name, 4)
+
+
+def hands_over(daemon: Daemon, name: str, count: int) -> AbstractContextManager[None]:
+    """Of four files that are written, so many are outputs."""
+    declared = ", ".join(f"{{name: o{number}}}" for number in range(count))
+    place = "$FUSEML_RESULTS_DIR" if count else "$TMPDIR"
+    script = f"for o in o0 o1 o2 o3; do yes o | head -c {MIB} > {place}/$o; done"
     step = f"image: host, command: [sh, -c, '{script}'], outputs: [{declared}]}}\n"
-    return workflow(daemon, name, "".join(f"  - {{name: s{number}, {step}" for number in range(200)))
+    return workflow(daemon, name, "".join(f"  - {{name: s{number}, {step}" for number in range(300)))
 
 
 def forks(daemon: Daemon, name: str) -> AbstractContextManager[None]:
@@ -170,7 +187,7 @@ def rewritten(daemon: Daemon, name: str, size: int) -> Iterator[None]:
         file.unlink()
 
 
-NEIGHBOURS: tuple[Neighbour, ...] = (computes, floods, many, outputs, forks, rewrites, bloats)
+NEIGHBOURS: tuple[Neighbour, ...] = (computes, chains, writes, floods, many, outputs, forks, rewrites, bloats)
 
 
 if __name__ == "__main__":
