@@ -13,7 +13,7 @@ from fusemld.daemon.pinning import Origin, Pinner
 from fusemld.daemon.steering import Context
 from fusemld.daemon.step_inputs import check_inputs
 from fusemld.daemon.step_log import StepLog
-from fusemld.daemon.variables import input_values, lookup, public, selectors, step_variables
+from fusemld.daemon.variables import lookup, public, selectors, step_variables
 from fusemld.engine.plan import Plan
 from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments, Note
@@ -101,7 +101,7 @@ class Preparer:
         facts = Facts(
             services=tuple(one.service for one in access.values()), warnings=(*variables.warnings, *ignored)
         )
-        inputs = {name: rendered.text for name, rendered in input_values(step, value).items()}
+        inputs = {name: rendered.text for name, rendered in variables.inputs.items()}
         mounts = {entry.name: entry.codeset for entry in step.inputs if entry.codeset is not None}
         for mount in mounts.values():
             public(mount.name, value, "codeset name")

@@ -22,12 +22,14 @@ _NOT_IN_NAMES = re.compile(r"[-.]")
 
 
 class StepVariables(msgspec.Struct, frozen=True, kw_only=True):
-    """The environment of an attempt in two parts, the second of which is secret, and what must be masked."""
+    """The environment of an attempt in two parts, the second of which is secret, what must be masked, and the
+    values of `input_values`."""
 
     env: dict[str, str]
     secret_env: dict[str, str]
     secrets: frozenset[str]
     warnings: tuple[str, ...]
+    inputs: dict[str, Value]
 
     def __repr__(self) -> str:
         return f"StepVariables(<{len(self.env) + len(self.secret_env)} variables>)"
@@ -124,4 +126,5 @@ def step_variables(run: Run, step: Step, access: Mapping[str, ServiceAccess], va
         secret_env={name: text.text for name, text in values.items() if text.secret},
         secrets=frozenset(secrets - {""}),
         warnings=merged.warnings,
+        inputs=inputs,
     )

@@ -33,6 +33,9 @@ from fusemld.engine.values import codeset_references
 from fusemld.model.errors import ConflictError, ImpossibleTransitionError
 from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
 
+RUN_LENGTH = 512 * 1024 * 1024
+"""Of the long outputs of all steps of a run together, in characters: as long as it goes on they are in memory."""
+
 
 def advance(run: Run, event: AnyEvent, plan: Plan) -> Advance:
     """Apply one event.
@@ -183,7 +186,7 @@ def _step_finished(run: Run, event: StepFinished, plan: Plan) -> Advance:
     if not _is_current(run, step, event):
         return Advance(run=run)
     draft = Draft(run, plan, event.at)
-    outcome, outputs = _judge(step, event, plan)
+    outcome, outputs = _judge(run, step, event, plan)
     step = draft.update(
         step.name,
         attempts=(*step.attempts[:-1], replace(step.attempts[-1], ended_at=event.at, outcome=outcome)),
@@ -204,16 +207,20 @@ def _step_finished(run: Run, event: StepFinished, plan: Plan) -> Advance:
     return draft.done()
 
 
-def _judge(step: StepRun, event: StepFinished, plan: Plan) -> tuple[Outcome, dict[str, str]]:
+def _judge(run: Run, step: StepRun, event: StepFinished, plan: Plan) -> tuple[Outcome, dict[str, str]]:
     """What the end of the attempt means: one that was told to stop ended because of that, unless it succeeded."""
     outcome = event.outcome
     if outcome.ending is Ending.SUCCEEDED:
         declared = [output.name for output in plan.step(step.name).outputs]
         missing = [name for name in declared if name not in event.outputs]
-        if not missing:
+        if not missing and not _are_too_long(run, event):
             return outcome, {name: event.outputs[name] for name in declared}
-        message = f"output {missing[0]!r} was not written"
-        outcome = replace(outcome, ending=Ending.OUTPUT_MISSING, message=message)
+        if missing:
+            message = f"output {missing[0]!r} was not written"
+            outcome = replace(outcome, ending=Ending.OUTPUT_MISSING, message=message)
+        else:
+            message = f"with its outputs, those of the run have more than the {RUN_LENGTH:,} characters together "
+            outcome = replace(outcome, ending=Ending.OUTPUT_REFUSED, message=message + "that are allowed")
     match step.kill_requested:
         case None:
             return outcome, {}
@@ -222,6 +229,14 @@ def _judge(step: StepRun, event: StepFinished, plan: Plan) -> tuple[Outcome, dic
             return replace(outcome, ending=ending, message=message), {}
         case ending:
             return replace(outcome, ending=ending), {}
+
+
+def _are_too_long(run: Run, event: StepFinished) -> bool:
+    """Whether all long outputs of the run, with these, are more than it may keep in memory."""
+    if not event.outputs_file:
+        return False
+    kept = [event.outputs, *(step.outputs for step in run.steps.values() if step.outputs_file)]
+    return sum(len(value) for outputs in kept for value in outputs.values()) > RUN_LENGTH
 
 
 def _again_or_fail(draft: Draft, step: StepRun, outcome: Outcome) -> None:

@@ -11,11 +11,18 @@ from fusemld.model.run import Run
 from fusemld.model.template import Lookup, Reference, Template, Value, render
 from fusemld.model.workflow import Workflow
 
+VALUES_LENGTH = 64 * 1024 * 1024
+"""In characters, of all values together that are put into what is made at once: as much as one step may hand over.
+A file that fits on a page can ask for more than any memory has."""
+COMPOSED_LENGTH = 1024 * 1024
+"""Of those in outputs of a run that are put together of several parts: they are stored in the database."""
+
 
 def run_lookup(run: Run, extensions: Lookup | None = None) -> Lookup:
     """Values of `inputs`, `steps`, `workflow` and `run` references; those of `extensions` come from `extensions`.
 
-    The lookup raises `InvalidInputError` for a value that the run does not have (yet).
+    The lookup raises `InvalidInputError` for a value that the run does not have (yet), and for the one that goes
+    beyond `VALUES_LENGTH`.
     """
 
     def lookup(reference: Reference) -> Value:
@@ -35,7 +42,25 @@ def run_lookup(run: Run, extensions: Lookup | None = None) -> Lookup:
             case _:
                 raise InvalidInputError(f"cannot render {reference}: run {run.id} has no such value")
 
-    return lookup
+    return limited(lookup, VALUES_LENGTH)
+
+
+def limited(lookup: Lookup, length: int) -> Lookup:
+    """All that is looked up together has at most that many characters: `InvalidInputError` for what has more."""
+    left = length
+
+    def counting(reference: Reference) -> Value:
+        nonlocal left
+        value = lookup(reference)
+        left -= len(value.text)
+        if left < 0:
+            raise InvalidInputError(
+                f"cannot render {reference}: with it, the values have more than the {length:,} characters "
+                "together that are allowed"
+            )
+        return value
+
+    return counting
 
 
 def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[str, ...]:
@@ -75,12 +100,14 @@ def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[s
 
 
 def workflow_outputs(run: Run, plan: Plan) -> dict[str, str]:
-    """The outputs of a run whose steps have all succeeded. Raises `InvalidInputError` where a value is missing."""
+    """The outputs of a run whose steps have all succeeded. Raises `InvalidInputError` where a value is missing,
+    and where they are too long."""
     lookup = run_lookup(run)
+    composed = limited(lookup, COMPOSED_LENGTH)
     outputs: dict[str, str] = {}
     for output in plan.workflow.outputs:
         if output.value is not None:
-            outputs[output.name] = render(output.value, lookup).text
+            outputs[output.name] = render(output.value, lookup if len(output.value.parts) == 1 else composed).text
         elif (step := plan.output_steps.get(output.name)) is not None:
             outputs[output.name] = lookup(Reference(("steps", step, "outputs", output.name))).text
     return outputs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,26 @@ def test_outputs_at_the_limit_pass_and_beyond_it_are_refused_by_name(daemon: Dae
     assert f"output o3 is refused: it has {MIB + 2} bytes; at most {MIB} are allowed" in runs["over"]["message"]
     assert f"variable FUSEML_VALUE has {MIB + 13} bytes" in runs["used"]["message"]
     assert "at most 131071" in daemon.run("fuseml", "why", runs["used"]["id"]).stdout
+
+
+def test_values_that_would_fill_the_memory_are_refused_by_name(daemon: Daemon) -> None:
+    """A small file may ask for gigabytes: 1 MiB, two thousand times."""
+    fill = f"head -c {MIB} /dev/zero > $FUSEML_RESULTS_DIR/o"
+    gives = "steps:\n" + step("s0", fill, ", outputs: [{name: o}]")
+    much = "{{ steps.s0.outputs.o }}" * 2000
+    daemon.start()
+    daemon.drop("out.yaml", f"name: out\noutputs: [{{name: all, value: '{much}'}}]\n{gives}")
+    daemon.drop("in.yaml", "name: in\n" + gives + step("s1", "true", f', inputs: [{{name: v, value: "{much}"}}]'))
+    runs = {name: daemon.finished(daemon.run_of(f"{name}.yaml"), DEADLINE_S) for name in ("out", "in")}
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    (most_kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
+
+    ends_well(daemon)
+    what = "cannot render {{ steps.s0.outputs.o }}: with it, the values have more than the %s characters together"
+    assert what % f"{MIB:,}" in runs["out"]["message"]
+    assert what % f"{64 * MIB:,}" in runs["in"]["message"]
+    assert int(most_kib) < 512 * 1024
 
 
 def test_outputs_beyond_what_all_together_may_have_are_refused_and_hold_up_nobody(daemon: Daemon) -> None:

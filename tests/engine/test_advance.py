@@ -8,6 +8,7 @@ import immutables
 import pytest
 from msgspec.structs import replace
 
+from fusemld.engine import advance as advancing
 from fusemld.engine.advance import advance
 from fusemld.engine.begin import deadlines, new_run, resume
 from fusemld.engine.effects import (
@@ -226,6 +227,22 @@ def test_where_outputs_are_is_known_as_long_as_they_count() -> None:
 
     assert story.run.steps["a"].outputs_file == "0123"
     assert story.run.steps["b"].outputs_file == ""
+
+
+def test_the_long_outputs_of_a_run_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advancing, "RUN_LENGTH", 10)
+    story = Story(plan_of(*(step(name, outputs=["o"]) for name in ("a", "b", "c", "d"))))
+    for name, value, file in (("a", "12345", "0"), ("b", "12345", "1"), ("c", "1", "2"), ("d", "1", "")):
+        story.then(admitted(name), started(name), replace(finished(name, o=value), outputs_file=file))
+
+    assert {name for name, state in story.states().items() if state is StepState.SUCCEEDED} == {"a", "b", "d"}
+    outcome = story.run.steps["c"].attempts[0].outcome
+    assert outcome is not None
+    assert outcome.ending is Ending.OUTPUT_REFUSED
+    assert outcome.message == (
+        "with its outputs, those of the run have more than the 10 characters together that are allowed"
+    )
+    assert story.run.steps["c"].outputs == {}
 
 
 def test_success_without_a_declared_output_is_a_failure_that_names_it() -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from fusemld.engine import values
 from fusemld.engine.begin import new_run
 from fusemld.engine.plan import make_plan
-from fusemld.engine.values import codeset_references, run_lookup
+from fusemld.engine.values import codeset_references, limited, run_lookup, workflow_outputs
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import InvalidInputError
 from fusemld.model.run import Run
@@ -51,6 +52,39 @@ def run() -> Run:
 )
 def test_references_stand_for_the_values_of_the_run(run: Run, path: tuple[str, ...], text: str) -> None:
     assert render(reference(*path), run_lookup(run)) == Value(text)
+
+
+def test_all_that_is_looked_up_together_has_a_limit() -> None:
+    lookup = limited(lambda reference: Value("12345"), 12)
+
+    assert (
+        render(Template((Reference(("a",)), "any text", Reference(("b",)))), lookup).text == "12345any text12345"
+    )
+    with pytest.raises(
+        InvalidInputError,
+        match=r"cannot render \{\{ c \}\}: with it, the values have more than the 12 characters together",
+    ):
+        render(reference("c"), lookup)
+
+
+def test_a_run_hands_on_long_outputs_and_puts_only_short_ones_together(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "COMPOSED_LENGTH", 8)
+    long, short = replace(run.steps["a"], outputs={"o": "123456"}), replace(run.steps["a"], outputs={"o": "1234"})
+    twice = Template((Reference(("steps", "a", "outputs", "o")),) * 2)
+    outputs = (
+        WorkflowOutput(name="same", value=reference("steps", "a", "outputs", "o")),
+        WorkflowOutput(name="twice", value=twice),
+    )
+    plan = make_plan(Workflow(name="w", steps=(Step(name="a", image=literal("x")),), outputs=outputs))
+
+    assert workflow_outputs(replace(run, steps=run.steps.set("a", short)), plan) == {
+        "same": "1234",
+        "twice": "12341234",
+    }
+    with pytest.raises(InvalidInputError, match="more than the 8 characters"):
+        workflow_outputs(replace(run, steps=run.steps.set("a", long)), plan)
 
 
 @pytest.mark.parametrize(
