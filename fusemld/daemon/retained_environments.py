@@ -20,6 +20,7 @@ from fusemld.hooks.building import discard_downloads, discard_environment, envir
 from fusemld.hooks.services import ServiceKind
 from fusemld.hooks.steps import RuntimeFolders
 from fusemld.model.progress import Progress
+from fusemld.store.errors import DamagedError
 from fusemld.store.reads import SERVICES
 from fusemld.store.sqlite import Store
 
@@ -128,8 +129,11 @@ class RetainedEnvironments:
 
     async def _needed(self, key: str, going: Collection[str]) -> str:
         """By whom that goes on or can be asked to; empty if by nobody."""
-        if await self._store.run_naming(key, going) is not None:
-            return "used by a run that goes on or can be retried"
+        try:
+            if await self._store.run_naming(key, going) is not None:
+                return "used by a run that goes on or can be retried"
+        except DamagedError:
+            return "perhaps used by a run that cannot be read"
         if any(key in (row.canonical or "") for row in self._folder.catalog.records if row.present):
             return "named by a document"
         return ""

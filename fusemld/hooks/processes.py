@@ -60,12 +60,10 @@ class ProcessStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class LeftOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """A file as it was when its process had ended: whoever writes to it later changes one of these."""
+    """The content of a file as it was when its process had ended; `digest` is its SHA-256, in hexadecimal."""
 
-    inode: int
     size_bytes: int
-    mtime_ns: int
-    ctime_ns: int
+    digest: str
 
 
 class ProcessEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -19,9 +19,10 @@ from pathlib import Path
 import msgspec
 
 from fusemld.model import faults
+from fusemld.model.errors import may_pass
 from fusemld.store.codec import from_bytes, to_bytes
 from fusemld.store.durable import sync
-from fusemld.store.errors import DamagedError
+from fusemld.store.errors import DamagedError, StoreError
 
 FOLDER = "outputs"
 PARTIAL = ".partial"
@@ -50,12 +51,16 @@ def keep(folder: Path, run: str, outputs: Mapping[str, str]) -> str:
     partial = place / PARTIAL  # what a killed daemon left of it is written over
     digest = hashlib.sha256()
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for piece in _pieces(outputs):
-            digest.update(piece)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for piece in _pieces(outputs):
+                digest.update(piece)
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)  # others need the room, until there is enough
+        raise
     faults.point("outputs.written")
     path = place / digest.hexdigest()
     partial.rename(path)
@@ -66,26 +71,22 @@ def keep(folder: Path, run: str, outputs: Mapping[str, str]) -> str:
 
 
 def read(folder: Path, run: str, name: str) -> dict[str, str]:
-    """Raises `DamagedError` where the file is not what was written."""
+    """Raises `DamagedError` where the file is not what was written, `StoreError` where it cannot be read now."""
     content = content_of(folder, run, name)
     return {output: from_bytes(value) for output, value in _decode(content).items()}
 
 
 def content_of(folder: Path, run: str, name: str) -> bytes:
-    """With every output in it as it is. Raises `DamagedError`."""
+    """With every output in it as it is. Raises as `read`."""
     path = folder / run / name
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DamagedError(f"cannot read outputs of run {run}: {error}") from error
+        kind = StoreError if may_pass(error) else DamagedError
+        raise kind(f"cannot read outputs of run {run}: {error}") from error
     if hashlib.sha256(content).hexdigest() != name:
         raise DamagedError(f"cannot read outputs of run {run}: {path} has been changed")
     return content
-
-
-def folder_of(connection: sqlite3.Connection) -> Path:
-    """Where the files of this database are."""
-    return beside(Path(next(row[2] for row in connection.execute("PRAGMA database_list") if row[1] == "main")))
 
 
 def sweep(connection: sqlite3.Connection, folder: Path) -> None:
@@ -104,7 +105,8 @@ def sweep(connection: sqlite3.Connection, folder: Path) -> None:
 
 def take_in(connection: sqlite3.Connection, folder: Path) -> list[str]:
     """Put what is in files of `folder` into the database, in one transaction. Returns the runs of which a file
-    cannot be read: they still name it. Raises `sqlite3.Error`, with nothing done."""
+    is damaged: they still name it. Raises `sqlite3.Error`, and `StoreError` where one cannot be read now, with
+    nothing done."""
     unread: list[str] = []
     if not _has_files(connection):
         return unread
@@ -123,7 +125,8 @@ def take_in(connection: sqlite3.Connection, folder: Path) -> list[str]:
             connection.execute("DELETE FROM output_files WHERE run = ? AND step = ?", (run, step))
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has ended it
+            connection.execute("ROLLBACK")
         raise
     return unread
 

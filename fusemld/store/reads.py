@@ -74,21 +74,24 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     without_steps: frozenset[str] = frozenset()
 
 
-def unfinished(connection: sqlite3.Connection) -> list[Run]:
+# Of runs, `folder` has the outputs that are in files.
+
+
+def unfinished(connection: sqlite3.Connection, folder: Path) -> list[Run]:
     """In the order of their creation, with those that cannot be read whole as `DamagedRun`."""
-    return _runs(connection, "SELECT id FROM runs WHERE finished_at IS NULL", (), "created_at, id")
+    return _runs(connection, folder, "SELECT id FROM runs WHERE finished_at IS NULL", (), "created_at, id")
 
 
-def run(connection: sqlite3.Connection, id: str) -> Run | None:  # noqa: A002
-    return next(iter(_runs(connection, "SELECT ?", (id,), "id")), None)
+def run(connection: sqlite3.Connection, folder: Path, id: str) -> Run | None:  # noqa: A002
+    return next(iter(_runs(connection, folder, "SELECT ?", (id,), "id")), None)
 
 
-def runs(connection: sqlite3.Connection, query: RunQuery) -> list[Run]:
+def runs(connection: sqlite3.Connection, folder: Path, query: RunQuery) -> list[Run]:
     """Newest first."""
     where, parameters = _where(query)
     chosen = f"SELECT id FROM runs {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"  # noqa: S608
     order = "created_at DESC, id DESC"
-    return _runs(connection, chosen, (*parameters, query.limit, query.offset), order, query.without_steps)
+    return _runs(connection, folder, chosen, (*parameters, query.limit, query.offset), order, query.without_steps)
 
 
 def count(connection: sqlite3.Connection, query: RunQuery) -> int:
@@ -192,6 +195,7 @@ def _where(query: RunQuery) -> tuple[str, list[str]]:
 
 def _runs(
     connection: sqlite3.Connection,
+    folder: Path,
     chosen: str,
     parameters: Sequence[object],
     order: str,
@@ -209,7 +213,7 @@ def _runs(
 
     connection.execute("BEGIN")
     try:
-        outputs = _outputs(of_steps, output_files.folder_of(connection))
+        outputs = _outputs(of_steps, folder)
         damages = outputs.damages
         steps: defaultdict[str, dict[str, StepRun]] = defaultdict(dict)
         for run_id, name, state, data in of_steps("run, name, state, CAST(data AS BLOB)", "steps"):

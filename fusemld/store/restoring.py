@@ -25,6 +25,7 @@ from fusemld.store import copying, outputs, reads
 from fusemld.store.changes import PutDocument, PutMeta, PutService, apply
 from fusemld.store.codec import Decoder, encode
 from fusemld.store.durable import sync
+from fusemld.store.errors import StoreError
 from fusemld.store.keys import COPIED_AT, INSTANCE, RESTORATION
 from fusemld.store.records import StoredStep
 from fusemld.store.schema import check_version, upgrade
@@ -71,7 +72,7 @@ def restore(source: Path, path: Path, now: float) -> Restored:
             _remove(prepared)
             with _opened(source) as connection:
                 copied_at = _check(connection, source)
-                copying.copy(connection, prepared)
+                copying.copy(connection, prepared, outputs.beside(source))
             with contextlib.closing(sqlite3.connect(prepared, isolation_level=None)) as connection:
                 upgrade(connection)
                 runs, ended = _settle(connection, copied_at or source.stat().st_mtime, now)
@@ -208,7 +209,8 @@ def _keep(path: Path) -> Path | None:
         contextlib.suppress(sqlite3.Error),
         contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection,
     ):
-        outputs.take_in(connection, outputs.beside(path))
+        with contextlib.suppress(sqlite3.Error, StoreError):
+            outputs.take_in(connection, outputs.beside(path))
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):  # of one that is too damaged for that; a later database must not meet them
         with contextlib.suppress(FileNotFoundError):

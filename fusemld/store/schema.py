@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fusemld.model import faults
 from fusemld.model.errors import StartError
-from fusemld.store import copying
+from fusemld.store import copying, outputs
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -67,7 +67,7 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Seq
     """
     found = check_version(connection, path, migrations)
     if 0 < found < len(migrations):
-        copying.copy(connection, copying.beside(path, f"schema-{found}"))
+        copying.copy(connection, copying.beside(path, f"schema-{found}"), outputs.beside(path))
         copying.keep_latest(path, "schema-*", BACKUPS_KEPT)
     upgrade(connection, migrations)
 

@@ -25,7 +25,7 @@ from anyio.to_thread import run_sync
 from fusemld.model import faults
 from fusemld.model.application import Application
 from fusemld.model.document import DocumentRecord, RememberedFile, Restoration
-from fusemld.model.errors import StartError
+from fusemld.model.errors import StartError, may_pass
 from fusemld.model.run import Run
 from fusemld.model.service import ServiceRecord
 from fusemld.store import copying, reads, upkeep
@@ -135,12 +135,15 @@ class Store:
 
     async def keep_outputs(self, run: str, outputs: Mapping[str, str]) -> str:
         """Have the outputs of a step on the disk before the change that ends the step, if they are long: the
-        `StepRun.outputs_file` for that change, empty where they are not. Others write meanwhile."""
+        `StepRun.outputs_file` for that change, empty where they are not. Others write meanwhile. Raises `OSError`
+        for what does not pass by itself."""
         if not output_files.are_long(outputs):
             return ""
         try:
             return await run_sync(output_files.keep, self.outputs_folder, run, outputs, limiter=self._keeping)
         except OSError as error:
+            if not may_pass(error):
+                raise
             raise StoreError(f"cannot store the outputs: {error}") from error
 
     @property
@@ -151,14 +154,14 @@ class Store:
     async def unfinished_runs(self) -> list[Run]:
         """In the order of their creation; derived fields are left to the engine. Wherever runs are read, those
         that cannot be read whole are of the type `DamagedRun`."""
-        return await self._read(reads.unfinished)
+        return await self._read(partial(reads.unfinished, folder=self.outputs_folder))
 
     async def run(self, id: str) -> Run | None:  # noqa: A002
-        return await self._read(partial(reads.run, id=id))
+        return await self._read(partial(reads.run, folder=self.outputs_folder, id=id))
 
     async def runs(self, query: RunQuery | None = None) -> list[Run]:
         """Newest first, finished or not."""
-        return await self._read(partial(reads.runs, query=query or RunQuery()))
+        return await self._read(partial(reads.runs, folder=self.outputs_folder, query=query or RunQuery()))
 
     async def run_count(self, query: RunQuery | None = None) -> int:
         """How many runs match, whatever the limit."""
@@ -226,7 +229,7 @@ class Store:
         return await self._read(partial(upkeep.pinned_digests, going=going))
 
     async def run_naming(self, text: str, going: Collection[str]) -> str | None:
-        return await self._read(partial(upkeep.run_naming, text=text, going=going))
+        return await self._read(partial(upkeep.run_naming, folder=self.outputs_folder, text=text, going=going))
 
     async def back_up(self, target: Path) -> None:
         """Copy the database as it is at one moment to a file of its own: complete, whole and on the disk, or not
@@ -234,7 +237,7 @@ class Store:
 
         def make(connection: sqlite3.Connection) -> None:
             at = time.time()
-            copying.copy(connection, target)
+            copying.copy(connection, target, self.outputs_folder)
             stamp(target, at)
 
         try:

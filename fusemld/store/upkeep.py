@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -84,9 +85,9 @@ def pinned_digests(connection: sqlite3.Connection, going: Collection[str]) -> se
     return reads.pins(connection, f"{_HELD} AND {_STAYS}", _parameters(going))
 
 
-def run_naming(connection: sqlite3.Connection, text: str, going: Collection[str]) -> str | None:
+def run_naming(connection: sqlite3.Connection, folder: Path, text: str, going: Collection[str]) -> str | None:
     """A run that goes on, or that can be made to, is not going, and has this text in an output, its inputs or its
-    workflow. Raises `DamagedError` where one of them cannot tell."""
+    workflow; `folder` has the outputs that are in files. Raises `DamagedError` where one of them cannot tell."""
     row = connection.execute(
         f"SELECT runs.id FROM runs WHERE {_HELD} AND {_STAYS} AND ("  # noqa: S608
         "EXISTS (SELECT 1 FROM outputs WHERE outputs.run = runs.id AND instr(outputs.value, CAST(:text AS BLOB)))"
@@ -98,7 +99,6 @@ def run_naming(connection: sqlite3.Connection, text: str, going: Collection[str]
     ).fetchone()
     if row is not None:
         return str(row[0])
-    folder = outputs.folder_of(connection)
     files = connection.execute(
         "SELECT output_files.run, file FROM output_files JOIN runs ON runs.id = output_files.run"  # noqa: S608
         f" WHERE {_HELD} AND {_STAYS}",

@@ -157,11 +157,14 @@ async def test_outputs_that_do_not_count_are_not_stored(room: OpenRoom) -> None:
         assert not running.engine.store.outputs_folder.exists()
 
 
-async def test_a_bug_where_long_outputs_are_stored_costs_nobody_a_step(
-    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error", [AssertionError("a bug"), PermissionError("not yours"), FileExistsError("a file")]
+)
+async def test_where_long_outputs_can_never_be_stored_they_go_the_way_of_short_ones(
+    room: OpenRoom, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     async def broken(run: str, outputs: Mapping[str, str]) -> str:
-        raise AssertionError(run)
+        raise error
 
     async with room() as running:
         monkeypatch.setattr(running.performer, "_parts", replace(running.performer._parts, keep_outputs=broken))

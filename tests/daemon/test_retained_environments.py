@@ -177,3 +177,15 @@ async def test_where_the_record_of_a_service_cannot_be_read_no_environment_goes(
 
         assert environment.exists()
         assert parts["environments"].kept_by == {"perhaps used by the service web, whose record cannot be read": 1}
+
+
+async def test_an_environment_that_outputs_which_cannot_be_read_may_name_stays(host: OpenHost) -> None:
+    async with host() as there:
+        await there.ended("failed", 1, RunState.FAILED)
+        there.damage("INSERT INTO output_files VALUES ('failed', 'one', 'gone')")
+        there.environment(KEY, 50)
+
+        parts = await there.collect(environments_s=30 * DAY)
+
+        assert parts["environments"].error == ""
+        assert parts["environments"].kept_by == {"perhaps used by a run that cannot be read": 1}

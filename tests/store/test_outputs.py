@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import stat
@@ -235,16 +237,94 @@ async def test_a_database_that_is_replaced_keeps_them(path: Path, tmp_path: Path
         assert found.steps["s"].outputs == run.steps["s"].outputs
 
 
-async def test_where_they_cannot_be_written_is_said(path: Path) -> None:
+async def test_what_cannot_be_written_now_is_said_and_leaves_its_room_to_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with Store.open(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(StoreError, match=r"cannot store the outputs: .*No space left on device"):
+                await store.keep_outputs("r1", WORDS)
+        left = list((store.outputs_folder / "r1").iterdir())
+        await kept(store)
+
+        assert left == []
+
+
+async def test_what_can_never_be_written_is_told_apart(path: Path) -> None:
     async with Store.open(path) as store:
         store.outputs_folder.write_text("a file where a folder should be")
 
-        with pytest.raises(StoreError, match=r"cannot store the outputs: .*File exists"):
+        with pytest.raises(FileExistsError):
             await store.keep_outputs("r1", WORDS)
 
-        store.outputs_folder.unlink()
-        assert await store.run("r1") is None
+
+async def test_what_cannot_be_read_now_is_not_damaged(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptors(file: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    copy = tmp_path / "copy.db"
+    async with Store.open(path) as store:
+        run = await kept(store)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", no_descriptors)
+            for asked in (
+                store.run("r1"),
+                store.unfinished_runs(),
+                store.back_up(copy),
+                store.run_naming("x", []),
+            ):
+                with pytest.raises(StoreError, match=r"cannot read outputs of run r1: .*Too many open") as info:
+                    await asked
+                assert not isinstance(info.value, DamagedError)
+
+        assert await store.run("r1") == run
+        assert not copy.exists()
+
+
+async def test_a_database_may_be_a_link(path: Path, tmp_path: Path) -> None:
+    place = tmp_path / "elsewhere" / "data.db"
+    place.parent.mkdir()
+    path.symlink_to(place)
+    async with Store.open(path) as store:
+        run = await kept(store)
+        assert await store.run("r1") == run
+        assert store.outputs_folder == path.parent / "outputs"
+
+
+async def test_a_state_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"st\xffte")
+    folder.mkdir()
+    async with Store.open(folder / "fusemld.db") as store:
+        run = await kept(store)
+        assert await store.run("r1") == run
+
+
+async def test_a_copy_for_which_there_is_no_room_says_so_and_leaves_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A double for a disk that is full when outputs are taken in: SQLite has ended the transaction then."""
+
+    def full(connection: sqlite3.Connection, folder: Path) -> list[str]:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return take_in(connection, folder)
+
+    take_in = outputs.take_in
+    place = tmp_path / "copies"
+    place.mkdir()
+    async with Store.open(path) as store:
         await kept(store)
+        monkeypatch.setattr(outputs, "take_in", full)
+        with pytest.raises(StoreError, match=r"cannot copy the database: database or disk is full"):
+            await store.back_up(place / "copy.db")
+
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize("point", ["outputs.written", "outputs.kept"])

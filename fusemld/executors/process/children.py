@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from fusemld.executors.process.bounds import Bound
-from fusemld.executors.process.collecting import Collected
+from fusemld.executors.process.collecting import Collected, Collector
 from fusemld.executors.process.groups import Group
 from fusemld.executors.process.pump import Pump
 from fusemld.hooks.processes import ProcessEnded
@@ -31,6 +31,8 @@ class Child(msgspec.Struct, kw_only=True):
     kill_at: float | None = None
     drain_until: float | None = None
     swept: bool = False
+    collector: Collector | None = None
+    """Reads its outputs, once nothing of it is left."""
     lost: str = ""
     """Why the keeper has killed it, where it could not watch over it."""
 

@@ -238,7 +238,7 @@ class ProcessExecutor:
     def _will_end(self, key: AttemptKey, kept: Set[AttemptKey]) -> bool:
         """Or has ended: what was reported is not reported again."""
         attempt = self._attempts.get(key)
-        return attempt is not None and (attempt.finished or key in kept)
+        return attempt is not None and (attempt.finished or attempt.is_read or key in kept)
 
     async def forget(self, key: AttemptKey) -> None:
         self._stopped.discard(key)
@@ -461,26 +461,28 @@ class ProcessExecutor:
             self._has_unread = anyio.Event()
             while self._unread:
                 key, attempt, event = self._unread.popleft()
-                found = await self._patiently_read(key, attempt, event)
-                self._finish(key, attempt, event.at, *found)
+                try:
+                    found = await anyio.to_thread.run_sync(self._read_left, key, attempt, event)
+                except OSError as error:
+                    _log.warning("attempt.outputs_not_read", key=str(key), error=str(error))
+                    self._unread.append((key, attempt, event))
+                    await anyio.sleep(_READ_AGAIN_S)
+                except Exception as error:  # noqa: BLE001 - logged; it costs one attempt
+                    _log.exception("attempt.outputs_not_read", key=str(key))
+                    message = f"its outputs cannot be read: an error of fusemld's own: {error!r}"
+                    self._finish(key, attempt, event.at, Outcome(ending=Ending.LOST, message=message), {})
+                else:
+                    self._finish(key, attempt, event.at, *found)
 
-    async def _patiently_read(
+    def _read_left(
         self, key: AttemptKey, attempt: _Attempt, event: ProcessEnded
     ) -> tuple[Outcome, Mapping[str, str]]:
-        def read() -> tuple[Outcome, Mapping[str, str]]:
-            results = attempt_folder(self._settings.state, key).results
-            outputs = read_left(results, event.left_outputs)
-            if outputs is None:
-                lost = "its outputs are not what they were when it ended"
-                return self._diagnosis(key, attempt, replace(event, exit_status=None, lost=lost))
-            return self._diagnosis(key, attempt, replace(event, outputs=outputs))
-
-        while True:
-            try:
-                return await anyio.to_thread.run_sync(read)
-            except OSError as error:
-                _log.warning("attempt.outputs_not_read", key=str(key), error=str(error))
-                await anyio.sleep(_READ_AGAIN_S)
+        """Blocking. Raises OSError for want of something that comes back."""
+        outputs = read_left(attempt_folder(self._settings.state, key).results, event.left_outputs)
+        if outputs is None:
+            lost = "its outputs are not what they were when it ended"
+            return self._diagnosis(key, attempt, replace(event, exit_status=None, lost=lost))
+        return self._diagnosis(key, attempt, replace(event, outputs=outputs))
 
     def _diagnosis(
         self, key: AttemptKey, attempt: _Attempt, event: ProcessEnded

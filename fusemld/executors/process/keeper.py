@@ -26,7 +26,7 @@ from fusemld.executors.process import detaching, groups, own_log, recovery
 from fusemld.executors.process.bounds import Bounds
 from fusemld.executors.process.children import Child
 from fusemld.executors.process.clients import Clients
-from fusemld.executors.process.collecting import collect
+from fusemld.executors.process.collecting import Collector
 from fusemld.executors.process.connections import ClosedError, Connection
 from fusemld.executors.process.journal import Claimed, Ended, Forgotten, Journal, Opened, Spawned
 from fusemld.executors.process.listeners import Listeners
@@ -66,6 +66,8 @@ _DRAIN_READS = 4
 """More than a pipe holds, but not for ever: somebody may still be writing."""
 _AGAIN_S = 0.5
 """Between two tries of what descriptors are wanting for."""
+_NEXT_TURN_S = 0.001
+"""Between two long outputs: what happens meanwhile comes first."""
 _TERMINATED_GRACE_S = 5.0
 _GONE_WITHIN_S = 5.0
 _REMOVE_AGAIN_S = 1.0
@@ -431,8 +433,8 @@ class Keeper:
             self._settle(child)
 
     def _finish(self, child: Child) -> None:
-        try:
-            collected = collect(
+        if child.collector is None:
+            child.collector = Collector(
                 child.results,
                 child.outputs,
                 child.output_limit_bytes,
@@ -440,6 +442,11 @@ class Keeper:
                 child.told_outputs_bytes,
                 child.patterns,
             )
+        try:
+            while child.collector.go_on():
+                if child.collector.are_left:  # they are long: others get their turn
+                    self._loop.after(_NEXT_TURN_S, lambda: self._settle_again(child))
+                    return
         except OSError as error:
             log(f"cannot read the outputs of {child.key} now: {error}")
             self._loop.after(_AGAIN_S, lambda: self._settle_again(child))
@@ -449,7 +456,7 @@ class Keeper:
         if child.group is not None:
             self._remove_later(child.group, 0.0)
         child.pump.close()
-        self._record_end(child.ended(time.time(), collected))
+        self._record_end(child.ended(time.time(), child.collector.found))
         if child.group is not None:
             return  # nothing gets out of it, so there is nothing to sweep
         self._sweeper.sweep_later(child.key)

@@ -71,7 +71,7 @@ async def test_long_outputs_that_are_not_what_they_were_are_lost_with_their_atte
     async with bench() as opened:
 
         def changed_first(results: Path, left: Mapping[str, LeftOutput]) -> dict[str, bytes] | None:
-            (results / "model").write_bytes(bytes(1_000_000))
+            (results / "model").write_bytes(b"x" * 1_000_000)
             return read_left(results, left)
 
         monkeypatch.setattr(executor, "read_left", changed_first)
@@ -79,6 +79,21 @@ async def test_long_outputs_that_are_not_what_they_were_are_lost_with_their_atte
 
         assert finished.outcome.ending is Ending.LOST
         assert finished.outcome.message == "its outputs are not what they were when it ended"
+
+
+async def test_a_bug_where_long_outputs_are_read_costs_the_attempt_and_no_other(
+    bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give = "head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model"
+    async with bench() as opened:
+        with monkeypatch.context() as patch:
+            patch.setattr(executor, "read_left", lambda results, left: {"model": None})
+            broken = await opened.shell(give, outputs=("model",))
+        sound = await opened.shell(give, step="two", outputs=("model",))
+
+        assert broken.outcome.ending is Ending.LOST
+        assert "its outputs cannot be read: an error of fusemld's own: " in broken.outcome.message
+        assert sound.outputs == {"model": "\0" * 1_000_000}
 
 
 async def test_long_outputs_are_read_again_where_this_host_lacks_something_for_it(
@@ -99,6 +114,28 @@ async def test_long_outputs_are_read_again_where_this_host_lacks_something_for_i
 
         assert finished.outputs == {"model": "\0" * 1_000_000}
         assert len(tries) == 3
+
+
+async def test_long_outputs_that_cannot_be_read_now_hold_up_no_other(
+    bench: BenchFactory, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "_READ_AGAIN_S", 0.01)
+    tries: list[Path] = []
+
+    def never(results: Path, left: Mapping[str, LeftOutput]) -> dict[str, bytes] | None:
+        if "stuck" in str(results):
+            tries.append(results)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return read_left(results, left)
+
+    monkeypatch.setattr(executor, "read_left", never)
+    give = "head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model"
+    async with bench() as opened:
+        await opened.executor.launch(shell(give, step="stuck", outputs=("model",)))
+        await until(lambda: len(tries) > 1)
+
+        assert (await opened.shell(give, outputs=("model",))).outputs == {"model": "\0" * 1_000_000}
+        assert await opened.executor.unknown([key("stuck")]) == frozenset()
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason=NO_BWRAP)

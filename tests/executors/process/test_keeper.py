@@ -190,7 +190,8 @@ async def test_outputs_that_are_long_together_are_left_where_they_are(
 
 
 @pytest.mark.parametrize(
-    "change", ["printf 1235 > b", "printf 12345 > b", "rm b", "rm b; mkdir b", "cp -p b c; mv c b"]
+    "change",
+    ["printf 1235 > b", "printf x >> a", "printf 12345 > b", "rm b", "rm b; mkdir b", "rm b; ln -s a b"],
 )
 async def test_what_was_left_is_not_taken_for_what_somebody_makes_of_it(
     host: HostFactory, tmp_path: Path, change: str
@@ -203,6 +204,37 @@ async def test_what_was_left_is_not_taken_for_what_somebody_makes_of_it(
         await anyio.run_process(["sh", "-c", f"sleep 0.02; {change}"], cwd=tmp_path)
 
         assert read_left(tmp_path, ended.left_outputs) is None
+
+
+@pytest.mark.parametrize("change", ["touch -d @100000000000000 a b", "ln a c", "chmod 400 a", "cp b c; mv c b"])
+async def test_what_was_left_is_still_the_same_whatever_else_changes(
+    host: HostFactory, tmp_path: Path, change: str
+) -> None:
+    async with host() as opened:
+        script = f"for name in a b; do printf 1234 > $name; done; {change}"
+        ended = await opened.shell(
+            "a", script, cwd=tmp_path, results=tmp_path, outputs=("a", "b"), told_outputs_bytes=1
+        )
+        await anyio.run_process(["sh", "-c", change], cwd=tmp_path, check=False)
+
+        assert read_left(tmp_path, ended.left_outputs) == {"a": b"1234", "b": b"1234"}
+
+
+async def test_others_start_and_end_while_long_outputs_are_read(
+    host: HostFactory, until: Until, tmp_path: Path
+) -> None:
+    """Each of 300 is read in a turn of its own of the keeper's loop, open to everybody: half a second in all."""
+    names = tuple(f"o{number}" for number in range(300))
+    gate = tmp_path / "gate"
+    fill = f"truncate -s 1048576 o0; for n in $(seq 299); do ln o0 o$n; done; touch {gate}"
+    more = {"results": tmp_path, "outputs": names, "told_outputs_bytes": 1, "all_outputs_limit_bytes": 2**30}
+    async with host() as opened:
+        await opened.spawn("long", "sh", "-c", fill, cwd=tmp_path, **more)
+        await until(gate.exists)
+        await opened.shell("short", "exit 3")
+        await opened.end("long")
+
+        assert [event.key for event in opened.events if isinstance(event, ProcessEnded)] == ["short", "long"]
 
 
 @pytest.mark.parametrize("told_bytes", [0, 1])
