@@ -329,7 +329,7 @@ class Keeper:
 
     def _stop(self, key: str, grace_s: float) -> None:
         child = self._by_key.get(key)
-        if child is None:
+        if child is None or child.collector is not None:  # it has ended
             return
         deadline = time.monotonic() + max(0.0, grace_s)
         if child.kill_at is not None and child.kill_at <= deadline:
@@ -344,7 +344,12 @@ class Keeper:
             self._kill_if_due(child)
 
     def _kill_if_due(self, child: Child) -> None:
-        if child.key in self._by_key and child.kill_at is not None and child.kill_at <= time.monotonic():
+        if (
+            child.key in self._by_key
+            and child.collector is None
+            and child.kill_at is not None
+            and child.kill_at <= time.monotonic()
+        ):
             self._kill_group(child)
             if child.status is not None:
                 self._settle(child)
@@ -400,6 +405,8 @@ class Keeper:
 
     def _settle(self, child: Child) -> None:
         """The leader has ended: wait a bounded time for the rest of its group and for the end of its output."""
+        if child.collector is not None:
+            return
         now = time.monotonic()
         for _ in range(_DRAIN_READS):
             if not child.pump.read():
@@ -433,30 +440,33 @@ class Keeper:
             self._settle(child)
 
     def _finish(self, child: Child) -> None:
-        if child.collector is None:
-            child.collector = Collector(
-                child.results,
-                child.outputs,
-                child.output_limit_bytes,
-                child.all_outputs_limit_bytes,
-                child.told_outputs_bytes,
-                child.patterns,
-            )
+        """Nothing of it is left, or nothing that can be found: what it has handed over is looked at."""
+        child.collector = Collector(
+            child.results,
+            child.outputs,
+            child.output_limit_bytes,
+            child.all_outputs_limit_bytes,
+            child.told_outputs_bytes,
+            child.patterns,
+        )
+        self._collect(child, child.collector)
+
+    def _collect(self, child: Child, collector: Collector) -> None:
         try:
-            while child.collector.go_on():
-                if child.collector.are_left:  # they are long: others get their turn
-                    self._loop.after(_NEXT_TURN_S, lambda: self._settle_again(child))
+            while collector.go_on():
+                if collector.are_left:  # they are long: others get their turn
+                    self._loop.after(_NEXT_TURN_S, lambda: self._collect(child, collector))
                     return
         except OSError as error:
             log(f"cannot read the outputs of {child.key} now: {error}")
-            self._loop.after(_AGAIN_S, lambda: self._settle_again(child))
+            self._loop.after(_AGAIN_S, lambda: self._collect(child, collector))
             return
         del self._by_key[child.key]
         self._loop.unwatch(child.pump.descriptor)
         if child.group is not None:
             self._remove_later(child.group, 0.0)
         child.pump.close()
-        self._record_end(child.ended(time.time(), child.collector.found))
+        self._record_end(child.ended(time.time(), collector.found))
         if child.group is not None:
             return  # nothing gets out of it, so there is nothing to sweep
         self._sweeper.sweep_later(child.key)

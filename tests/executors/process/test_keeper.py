@@ -220,6 +220,23 @@ async def test_what_was_left_is_still_the_same_whatever_else_changes(
         assert read_left(tmp_path, ended.left_outputs) == {"a": b"1234", "b": b"1234"}
 
 
+async def test_who_is_told_to_stop_while_its_long_outputs_are_read_has_ended_already(
+    host: HostFactory, until: Until, tmp_path: Path
+) -> None:
+    names = tuple(f"o{number}" for number in range(300))
+    gate = tmp_path / "gate"
+    fill = f"truncate -s 1048576 o0; for n in $(seq 299); do ln o0 o$n; done; touch {gate}"
+    more = {"results": tmp_path, "outputs": names, "told_outputs_bytes": 1, "all_outputs_limit_bytes": 2**30}
+    async with host() as opened:
+        await opened.spawn("long", "sh", "-c", fill, cwd=tmp_path, **more)
+        await until(gate.exists)
+        await opened.shell("short", "exit 3")  # its end comes after that of the other
+        await opened.keeper.stop("long", 0)
+        ended = await opened.end("long")
+
+        assert (ended.exit_status, ended.killed, len(ended.left_outputs)) == (0, False, 300)
+
+
 async def test_others_start_and_end_while_long_outputs_are_read(
     host: HostFactory, until: Until, tmp_path: Path
 ) -> None:
