@@ -22,13 +22,13 @@ from fusemld.daemon.preparing import Facts, Parts, Prepared, Preparer, Steered, 
 from fusemld.daemon.steering import Steering
 from fusemld.daemon.supervisor import Supervisor
 from fusemld.engine import effects, events
+from fusemld.engine.advance import are_too_long
 from fusemld.engine.plan import Plan
 from fusemld.engine.values import codeset_references
 from fusemld.hooks.executors import AttemptFinished, AttemptNoted, AttemptStarted, Executor
 from fusemld.model import faults
 from fusemld.model.errors import FusemldError
-from fusemld.model.run import AttemptKey, Ending, Outcome, Run
-from fusemld.store.outputs import are_long
+from fusemld.model.run import AttemptKey, Ending, Outcome, Run, are_long
 from fusemld.store.reads import DamagedRun
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 Ts = TypeVarTuple("Ts")
 
 _FORGET_AFTER_S = 0.02
+_MESSAGE_LENGTH = 4096
 _NOTE_EVERY_S = 5.0
 """How often it is said anew what an executor that is not ready waits for."""
 
@@ -341,7 +342,7 @@ class StepPerformer:
 
     def _show(self, key: AttemptKey, text: str) -> None:
         if text:
-            self.activity[key] = text
+            self.activity[key] = _shortened(text)
         else:
             self.activity.pop(key, None)
         self._supervisor.touch(key.run)
@@ -362,6 +363,8 @@ class StepPerformer:
                 )
             case AttemptFinished(outcome=outcome):
                 faults.point("performer.ended")
+                if len(outcome.message) > _MESSAGE_LENGTH:
+                    outcome = msgspec.structs.replace(outcome, message=_shortened(outcome.message))
                 if (entry := self._launching.get(key)) is not None:
                     entry.is_over = True
                     entry.scope.cancel()
@@ -408,15 +411,23 @@ class StepPerformer:
         self._supervisor.post(key.run, event)
 
     def _declared(self, key: AttemptKey, outputs: Mapping[str, str]) -> dict[str, str] | None:
-        """Those that count; None where one is missing, or nobody knows the run: then none does."""
+        """Those that count; None where none does: one is missing, they are too long, or nobody knows the run."""
         entry = self._supervisor.active.get(key.run)
         names = [] if entry is None or entry.plan is None else entry.plan.step(key.step).outputs
         declared = {output.name: outputs[output.name] for output in names if output.name in outputs}
-        return declared if declared and len(declared) == len(names) else None
+        if entry is None or not declared or len(declared) < len(names) or are_too_long(entry.run, declared):
+            return None
+        return declared
 
     def log_path(self, key: AttemptKey) -> Path:
         """Where the log of the attempt is, whoever runs it."""
         return log_path(self._parts.state, key)
+
+
+def _shortened(text: str) -> str:
+    """Messages name what they are about, and that may be as long as a value can be."""
+    half = _MESSAGE_LENGTH // 2
+    return text if len(text) <= _MESSAGE_LENGTH else f"{text[:half]} … {text[-half:]}"
 
 
 def _is_damaged(run: Run) -> bool:

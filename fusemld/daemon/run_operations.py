@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from fusemld.daemon.tails import last_line
 from fusemld.engine import events
 from fusemld.engine.plan import Plan
 from fusemld.engine.values import codeset_references
-from fusemld.model.errors import NotFoundError, StartError, UnavailableError
+from fusemld.model.errors import InvalidInputError, NotFoundError, StartError, UnavailableError
 from fusemld.model.run import AttemptKey, Run, RunState, StepRun, StepState
 from fusemld.model.workflow import Workflow
 from fusemld.store.reads import DamagedRun, RunQuery
@@ -98,7 +99,9 @@ class RunOperations:
     async def why(self, run: str) -> views.WhyView:
         found = await self._found(run)
         plan = await self._plan(found)
-        codesets = () if plan is None else codeset_references(found.inputs, plan.workflow)
+        codesets: tuple[str, ...] = ()
+        with contextlib.suppress(InvalidInputError):  # too long for names: the run says so
+            codesets = () if plan is None else codeset_references(found.inputs, plan.workflow)
         return why_view(found, plan, self._activity(found), codesets=codesets, trouble=tuple(self._trouble(found)))
 
     async def log_files(self, run: str, step: str | None, attempt: int | None) -> views.LogFiles:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fusemld.engine.values import run_lookup
+from fusemld.engine.values import NAME_LENGTH, limited, run_lookup
 from fusemld.model.errors import StartError
 from fusemld.model.extension import Selectors, ServiceAccess
 from fusemld.model.run import Run
@@ -17,6 +17,10 @@ from fusemld.registry.credentials import merge_configurations
 
 NAMESPACE = "fuseml-workloads"
 """What the reference's step images find in `FUSEML_ENV_WORKFLOW_NAMESPACE`."""
+
+SECRETS_LENGTH = 256 * 1024
+"""In characters, of what the expressions of a step put together with credentials: all that the step prints, and
+all that is said of it, is searched for every line of that."""
 
 _NOT_IN_NAMES = re.compile(r"[-.]")
 
@@ -41,11 +45,12 @@ def variable(name: str) -> str:
 
 
 def selectors(requirement: Requirement, run: Run) -> Selectors:
-    """The requirement with its expressions rendered; an empty selector is none."""
+    """The requirement with its expressions rendered; an empty selector is none. Raises `InvalidInputError` for one
+    that is too long."""
     value = run_lookup(run)
 
     def text(template: Template | None) -> str | None:
-        return None if template is None else render(template, value).text or None
+        return None if template is None else render(template, limited(value, NAME_LENGTH)).text or None
 
     return Selectors(
         name=requirement.name,
@@ -119,8 +124,17 @@ def step_variables(run: Run, step: Step, access: Mapping[str, ServiceAccess], va
             raise StartError(f"cannot set {name!r}: an environment variable cannot have that name")
         if "\0" in rendered.text:
             raise StartError(f"cannot set {name}: a NUL byte cannot be in an environment variable")
-    secrets = {text.text for text in values.values() if text.secret}
-    secrets |= {resolved.configuration[key] for resolved in access.values() for key in resolved.secret_keys}
+    secrets = {resolved.configuration[key] for resolved in access.values() for key in resolved.secret_keys}
+    left = SECRETS_LENGTH
+    for name, text in values.items():
+        if text.secret and text.text not in secrets:
+            left -= len(text.text)
+            secrets.add(text.text)
+        if left < 0:
+            raise StartError(
+                f"cannot set {name}: with it, what is put together with credentials has more than the "
+                f"{SECRETS_LENGTH:,} characters together that are allowed"
+            )
     return StepVariables(
         env={name: text.text for name, text in values.items() if not text.secret},
         secret_env={name: text.text for name, text in values.items() if text.secret},

@@ -6,6 +6,8 @@ changes nothing; one that can never have happened is a bug and raises with the r
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import assert_never
 
 from msgspec.structs import replace
@@ -30,11 +32,11 @@ from fusemld.engine.history import history
 from fusemld.engine.plan import Plan
 from fusemld.engine.retry import again, attempt_reason, describe, duration
 from fusemld.engine.values import codeset_references
-from fusemld.model.errors import ConflictError, ImpossibleTransitionError
-from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
+from fusemld.model.errors import ConflictError, ImpossibleTransitionError, InvalidInputError
+from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState, are_long
 
-RUN_LENGTH = 512 * 1024 * 1024
-"""Of the long outputs of all steps of a run together, in characters: as long as it goes on they are in memory."""
+RUN_BYTES = 512 * 1024 * 1024
+"""Of memory, for the long outputs of all steps of a run together: they are there as long as it goes on."""
 
 
 def advance(run: Run, event: AnyEvent, plan: Plan) -> Advance:
@@ -80,7 +82,12 @@ def _run_created(run: Run, event: RunCreated, plan: Plan) -> Advance:
 def _begin(draft: Draft) -> None:
     """Start what can be started, in listed order: the codesets must be pinned before anything else."""
     if draft.codesets is None:
-        if codeset_references(draft.run.inputs, draft.plan.workflow):
+        try:
+            references = codeset_references(draft.run.inputs, draft.plan.workflow)
+        except InvalidInputError as error:
+            _give_up(draft, str(error))
+            return
+        if references:
             draft.effects.append(PinCodesets())
             return
         draft.codesets = {}
@@ -104,11 +111,16 @@ def _codesets_unavailable(run: Run, event: CodesetsUnavailable, plan: Plan) -> A
     if run.codesets is not None or run.state is not RunState.RUNNING:
         return Advance(run=run)
     draft = Draft(run, plan, event.at)
-    draft.message = event.message
-    for name in plan.dag.names:
-        if not draft.step(name).state.is_final:
-            draft.finish(name, StepState.SKIPPED, event.message)
+    _give_up(draft, event.message)
     return draft.done()
+
+
+def _give_up(draft: Draft, why: str) -> None:
+    """Before the first step."""
+    draft.message = why
+    for name in draft.plan.dag.names:
+        if not draft.step(name).state.is_final:
+            draft.finish(name, StepState.SKIPPED, why)
 
 
 def _cancel_requested(run: Run, event: CancelRequested, plan: Plan) -> Advance:
@@ -213,14 +225,14 @@ def _judge(run: Run, step: StepRun, event: StepFinished, plan: Plan) -> tuple[Ou
     if outcome.ending is Ending.SUCCEEDED:
         declared = [output.name for output in plan.step(step.name).outputs]
         missing = [name for name in declared if name not in event.outputs]
-        if not missing and not _are_too_long(run, event):
+        if not missing and not are_too_long(run, event.outputs):
             return outcome, {name: event.outputs[name] for name in declared}
         if missing:
             message = f"output {missing[0]!r} was not written"
             outcome = replace(outcome, ending=Ending.OUTPUT_MISSING, message=message)
         else:
-            message = f"with its outputs, those of the run have more than the {RUN_LENGTH:,} characters together "
-            outcome = replace(outcome, ending=Ending.OUTPUT_REFUSED, message=message + "that are allowed")
+            message = f"with its outputs, those of the run need more than the {RUN_BYTES:,} bytes of memory that "
+            outcome = replace(outcome, ending=Ending.OUTPUT_REFUSED, message=f"{message}they may have together")
     match step.kill_requested:
         case None:
             return outcome, {}
@@ -231,12 +243,12 @@ def _judge(run: Run, step: StepRun, event: StepFinished, plan: Plan) -> tuple[Ou
             return replace(outcome, ending=ending), {}
 
 
-def _are_too_long(run: Run, event: StepFinished) -> bool:
-    """Whether all long outputs of the run, with these, are more than it may keep in memory."""
-    if not event.outputs_file:
+def are_too_long(run: Run, outputs: Mapping[str, str]) -> bool:
+    """Whether all long outputs of the run, with these of one more step, are more than it may keep in memory."""
+    if not are_long(outputs):
         return False
-    kept = [event.outputs, *(step.outputs for step in run.steps.values() if step.outputs_file)]
-    return sum(len(value) for outputs in kept for value in outputs.values()) > RUN_LENGTH
+    kept = [outputs, *(step.outputs for step in run.steps.values() if are_long(step.outputs))]
+    return sum(sys.getsizeof(value) for each in kept for value in each.values()) > RUN_BYTES
 
 
 def _again_or_fail(draft: Draft, step: StepRun, outcome: Outcome) -> None:

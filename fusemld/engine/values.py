@@ -11,11 +11,13 @@ from fusemld.model.run import Run
 from fusemld.model.template import Lookup, Reference, Template, Value, render
 from fusemld.model.workflow import Workflow
 
+NAME_LENGTH = 4096
+"""In characters, of what is put together to name something: a codeset, a selector."""
 VALUES_LENGTH = 64 * 1024 * 1024
 """In characters, of all values together that are put into what is made at once: as much as one step may hand over.
 A file that fits on a page can ask for more than any memory has."""
-COMPOSED_LENGTH = 1024 * 1024
-"""Of those in outputs of a run that are put together of several parts: they are stored in the database."""
+STORED_LENGTH = 1024 * 1024
+"""Of those in outputs of a run that are not long outputs of a step as they are: they are in the database."""
 
 
 def run_lookup(run: Run, extensions: Lookup | None = None) -> Lookup:
@@ -67,7 +69,7 @@ def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[s
     """The texts of the codeset references to pin before the first step of a run with these inputs starts.
 
     They are the mounts' names, which the language builds of what is known before the first step, and the codeset
-    inputs of which a field is referenced.
+    inputs of which a field is referenced. Raises `InvalidInputError` for a name that is too long.
     """
     found: dict[str, None] = {}
 
@@ -90,7 +92,7 @@ def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[s
     for step in workflow.steps:
         for entry in step.inputs:
             if entry.codeset is not None:
-                found[render(entry.codeset.name, lookup).text] = None
+                found[render(entry.codeset.name, limited(lookup, NAME_LENGTH)).text] = None
         for template in step.templates:
             scan(template)
     for output in workflow.outputs:
@@ -103,14 +105,27 @@ def workflow_outputs(run: Run, plan: Plan) -> dict[str, str]:
     """The outputs of a run whose steps have all succeeded. Raises `InvalidInputError` where a value is missing,
     and where they are too long."""
     lookup = run_lookup(run)
-    composed = limited(lookup, COMPOSED_LENGTH)
+    stored = limited(lookup, STORED_LENGTH)
     outputs: dict[str, str] = {}
     for output in plan.workflow.outputs:
-        if output.value is not None:
-            outputs[output.name] = render(output.value, lookup if len(output.value.parts) == 1 else composed).text
-        elif (step := plan.output_steps.get(output.name)) is not None:
-            outputs[output.name] = lookup(Reference(("steps", step, "outputs", output.name))).text
+        value = output.value
+        if value is None and (step := plan.output_steps.get(output.name)) is not None:
+            value = Template((Reference(("steps", step, "outputs", output.name)),))
+        if value is not None:
+            try:
+                outputs[output.name] = render(value, lookup if _is_long_output(value, run) else stored).text
+            except InvalidInputError as error:
+                raise InvalidInputError(f"output {output.name!r}: {error}") from error
     return outputs
+
+
+def _is_long_output(value: Template, run: Run) -> bool:
+    """Whether it is one that is in a file, as it is."""
+    match value.parts:
+        case (Reference(("steps", step, "outputs", _)),) if step in run.steps:
+            return bool(run.steps[step].outputs_file)
+        case _:
+            return False
 
 
 def _codeset_field(pins: Mapping[str, PinnedCodeset], text: str, field: str, reference: Reference) -> str:

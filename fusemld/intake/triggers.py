@@ -12,6 +12,7 @@ import msgspec
 from fusemld.engine.values import codeset_references
 from fusemld.model.codeset import DEFAULT_PROJECT, CodesetReference, nearest_key, parse_reference
 from fusemld.model.document import Assignment, Document, DocumentState, RunRequest
+from fusemld.model.errors import InvalidInputError
 from fusemld.model.problem import Problem
 from fusemld.model.workflow import InputType, Workflow
 from fusemld.spec.values import value_complaint
@@ -82,15 +83,18 @@ def resolve_inputs(workflow: Workflow, given: Mapping[str, str]) -> InputValues:
 def judge(document: Document, registered: Registered) -> Verdict:
     """What `document` asks for, given everything that is in force. Whether it has had its run already is not the
     question here."""
-    match document.declared:
-        case Workflow():
-            return _workflow(document, document.declared, registered)
-        case RunRequest():
-            return _request(document, document.declared, registered)
-        case Assignment():
-            return _assignment(document, document.declared, registered)
-        case _:
-            return Verdict()
+    try:
+        match document.declared:
+            case Workflow():
+                return _workflow(document, document.declared, registered)
+            case RunRequest():
+                return _request(document, document.declared, registered)
+            case Assignment():
+                return _assignment(document, document.declared, registered)
+            case _:
+                return Verdict()
+    except InvalidInputError as error:
+        return _rejected(document, {"": str(error)})
 
 
 def terms(assignment: Assignment) -> str:
@@ -102,7 +106,8 @@ def terms(assignment: Assignment) -> str:
 
 def needed(workflow: Workflow, values: Mapping[str, str]) -> tuple[CodesetReference, ...]:
     """The codesets of a run with these input values, in order: those of its codeset inputs, and what the
-    steps mount as far as inputs tell. What only an output can name is not known before its step ended."""
+    steps mount as far as inputs tell. What only an output can name is not known before its step ended. Raises
+    `InvalidInputError` for a name that is too long."""
     inputs = [
         values[entry.name] for entry in workflow.inputs if entry.type is InputType.CODESET and entry.name in values
     ]

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import msgspec
 
 DEFAULT_PROJECT = "default"
+REFERENCE_LENGTH = 4096
+"""In characters: what is longer was put together by mistake, or to do harm."""
 
 
 class CodesetReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +25,10 @@ class CodesetReference(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_reference(text: str) -> CodesetReference:
     """Raises ValueError with a message for people."""
+    if len(text) > REFERENCE_LENGTH:
+        raise ValueError(
+            f"a codeset reference has at most {REFERENCE_LENGTH:,} characters, and this {len(text):,}"
+        )
     rest, at, ref = text.strip().partition("@")
     project, slash, name = rest.rpartition("/")
     if not name or (slash and not project) or (at and not ref) or "/" in project:

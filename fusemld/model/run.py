@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import immutables
 import msgspec
@@ -159,6 +160,18 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     unmet: immutables.Map[str, int] = immutables.Map()
     unfinished: int | None = None
     outputs: dict[str, str] = {}
+
+
+LONG_OUTPUTS = 32 * 1024
+"""In characters, of all outputs of one step together: beyond that they are not kept in the database."""
+
+
+SUMMARY_LENGTH = 4096
+"""In characters, of an output of a run that is shown in a list of runs."""
+
+
+def are_long(outputs: Mapping[str, str]) -> bool:
+    return sum(len(name) + len(value) for name, value in outputs.items()) > LONG_OUTPUTS
 
 
 class AttemptKey(msgspec.Struct, frozen=True, order=True):

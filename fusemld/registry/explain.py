@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from fusemld.engine.values import NAME_LENGTH, limited
 from fusemld.model.extension import ResolvedService, Selectors
 from fusemld.model.template import Reference, Template, Value, render
 from fusemld.model.workflow import Requirement, Workflow
@@ -43,7 +44,7 @@ class _UnknownValueError(Exception):
 
 def known_selectors(requirement: Requirement, workflow: Workflow, inputs: Mapping[str, str]) -> KnownSelectors:
     """The selectors as far as they can be rendered from `inputs` and defaults; the rest is left open. An empty one
-    is none, as in a run."""
+    is none, as in a run. Raises `InvalidInputError` for one that is too long."""
     values = {entry.name: entry.default for entry in workflow.inputs if entry.default is not None} | dict(inputs)
 
     def lookup(reference: Reference) -> Value:
@@ -62,7 +63,7 @@ def known_selectors(requirement: Requirement, workflow: Workflow, inputs: Mappin
         if template is None:
             continue
         try:
-            text = render(template, lookup).text
+            text = render(template, limited(lookup, NAME_LENGTH)).text
         except _UnknownValueError:
             unknown.append(selector)
             continue

@@ -26,17 +26,11 @@ from fusemld.store.errors import DamagedError, StoreError
 
 FOLDER = "outputs"
 PARTIAL = ".partial"
-INLINE_LENGTH = 32 * 1024
-"""Of the outputs of one attempt together, in characters: about what a commit takes along without taking longer."""
 
 _AT_ONCE_LENGTH = 64 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, memoryview]).decode
-
-
-def are_long(outputs: Mapping[str, str]) -> bool:
-    return sum(len(name) + len(value) for name, value in outputs.items()) > INLINE_LENGTH
 
 
 def beside(database: Path) -> Path:

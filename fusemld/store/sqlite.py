@@ -26,7 +26,7 @@ from fusemld.model import faults
 from fusemld.model.application import Application
 from fusemld.model.document import DocumentRecord, RememberedFile, Restoration
 from fusemld.model.errors import StartError, may_pass
-from fusemld.model.run import Run
+from fusemld.model.run import Run, are_long
 from fusemld.model.service import ServiceRecord
 from fusemld.store import copying, reads, upkeep
 from fusemld.store import outputs as output_files
@@ -137,7 +137,7 @@ class Store:
         """Have the outputs of a step on the disk before the change that ends the step, if they are long: the
         `StepRun.outputs_file` for that change, empty where they are not. Others write meanwhile. Raises `OSError`
         for what does not pass by itself."""
-        if not output_files.are_long(outputs):
+        if not are_long(outputs):
             return ""
         try:
             return await run_sync(output_files.keep, self.outputs_folder, run, outputs, limiter=self._keeping)

@@ -123,6 +123,10 @@ def test_values_that_would_fill_the_memory_are_refused_by_name(daemon: Daemon) -
     daemon.start()
     daemon.drop("out.yaml", f"name: out\noutputs: [{{name: all, value: '{much}'}}]\n{gives}")
     daemon.drop("in.yaml", "name: in\n" + gives + step("s1", "true", f', inputs: [{{name: v, value: "{much}"}}]'))
+    named = "p{{ inputs.x }}" * 2000
+    mount = f", inputs: [{{name: c, codeset: {{name: '{named}', path: /project}}}}]"
+    inputs = f"inputs: [{{name: x, default: '{'x' * 500_000}'}}]"
+    daemon.drop("name.yaml", f"name: name\n{inputs}\nsteps:\n" + step("s0", "true", mount))
     runs = {name: daemon.finished(daemon.run_of(f"{name}.yaml"), DEADLINE_S) for name in ("out", "in")}
     assert daemon.process is not None
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
@@ -132,6 +136,9 @@ def test_values_that_would_fill_the_memory_are_refused_by_name(daemon: Daemon) -
     what = "cannot render {{ steps.s0.outputs.o }}: with it, the values have more than the %s characters together"
     assert what % f"{MIB:,}" in runs["out"]["message"]
     assert what % f"{64 * MIB:,}" in runs["in"]["message"]
+    (file,) = [each for each in daemon.json("files") if each["path"] == "name.yaml"]
+    assert file["state"] == "rejected"
+    assert "cannot render {{ inputs.x }}: with it, the values have more than the 4,096" in file["detail"]
     assert int(most_kib) < 512 * 1024
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from fusemld.daemon import patience
+from fusemld.engine import advance
 from fusemld.engine.events import CancelRequested, RetryRequested
 from fusemld.hooks.executors import Launch
 from fusemld.hooks.steps import StepContext
@@ -173,6 +174,36 @@ async def test_where_long_outputs_can_never_be_stored_they_go_the_way_of_short_o
         running.executor.ended(ONE, all=LONG)
 
         assert (await running.over()).outputs == {"all": LONG}
+
+
+async def test_outputs_beyond_what_a_run_may_have_are_not_stored(
+    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "RUN_BYTES", 1)
+    async with room() as running:
+        await running.engine.create(GIVING)
+        await running.launched(1)
+        running.executor.ended(ONE, all=LONG)
+        run = await running.over()
+
+        outcome = run.steps["one"].attempts[0].outcome
+        assert outcome is not None
+        assert outcome.ending is Ending.OUTPUT_REFUSED
+        assert not running.engine.store.outputs_folder.exists()
+
+
+async def test_a_message_that_is_as_long_as_a_value_is_shortened(room: OpenRoom) -> None:
+    async def fails(launch: Launch) -> None:
+        raise StartError("cannot run " + "x" * 100_000 + ": there is no such thing")
+
+    async with room() as running:
+        running.executor.on_launch = fails
+        await running.engine.create(PLAIN)
+        run = await running.over()
+
+        assert len(run.message) < 5000
+        assert run.message.startswith("step one failed: cannot start: cannot run xxx")
+        assert run.message.endswith("x: there is no such thing")
 
 
 async def test_a_cancel_while_long_outputs_are_stored_comes_too_late(

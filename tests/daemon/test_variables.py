@@ -6,10 +6,18 @@ from collections.abc import Mapping
 
 import pytest
 
-from fusemld.daemon.variables import input_values, lookup, public, selectors, step_variables, variable
+from fusemld.daemon.variables import (
+    SECRETS_LENGTH,
+    input_values,
+    lookup,
+    public,
+    selectors,
+    step_variables,
+    variable,
+)
 from fusemld.engine.begin import new_run
 from fusemld.engine.plan import make_plan
-from fusemld.model.errors import StartError
+from fusemld.model.errors import InvalidInputError, StartError
 from fusemld.model.extension import ResolvedService, ServiceAccess
 from fusemld.model.run import Run
 from fusemld.model.template import Reference, Template
@@ -153,6 +161,30 @@ def test_what_no_environment_can_hold_is_refused(configuration: dict[str, str]) 
 
     with pytest.raises(StartError, match="cannot set"):
         step_variables(run, step, access, lookup(run, access))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_put_together_with_credentials_is_limited(count: int) -> None:
+    half = "x" * (SECRETS_LENGTH // 2)
+    variables = ", ".join(
+        f"{{name: V{number}, value: '{number}{{{{ extensions.store.cfg.KEY }}}}{half}'}}"
+        for number in range(count)
+    )
+    run, step = step_of(f"extensions: [{{name: store, product: p}}]\n    env: [{variables}]")
+    access = {"store": STORE}
+
+    if count == 1:
+        assert f"0canary{half}" in step_variables(run, step, access, lookup(run, access)).secrets
+    else:
+        with pytest.raises(StartError, match="cannot set V1: with it, what is put together with credentials has"):
+            step_variables(run, step, access, lookup(run, access))
+
+
+def test_a_selector_is_not_longer_than_a_name() -> None:
+    run, step = step_of("extensions: [{name: store, product: '" + "{{ inputs.code }}" * 500 + "'}]")
+
+    with pytest.raises(InvalidInputError, match=r"cannot render .* more than the 4,096 characters"):
+        selectors(step.extensions[0], run)
 
 
 def test_the_value_of_a_codeset_input_is_its_reference() -> None:

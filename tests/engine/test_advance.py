@@ -230,19 +230,30 @@ def test_where_outputs_are_is_known_as_long_as_they_count() -> None:
 
 
 def test_the_long_outputs_of_a_run_have_a_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advancing, "RUN_LENGTH", 10)
+    monkeypatch.setattr(advancing, "RUN_BYTES", 100_000)
     story = Story(plan_of(*(step(name, outputs=["o"]) for name in ("a", "b", "c", "d"))))
-    for name, value, file in (("a", "12345", "0"), ("b", "12345", "1"), ("c", "1", "2"), ("d", "1", "")):
-        story.then(admitted(name), started(name), replace(finished(name, o=value), outputs_file=file))
+    for name, value in (("a", "x" * 40_000), ("b", "x" * 40_000), ("c", "x" * 40_000), ("d", "x" * 30_000)):
+        story.then(admitted(name), started(name), finished(name, o=value))
 
     assert {name for name, state in story.states().items() if state is StepState.SUCCEEDED} == {"a", "b", "d"}
     outcome = story.run.steps["c"].attempts[0].outcome
     assert outcome is not None
     assert outcome.ending is Ending.OUTPUT_REFUSED
     assert outcome.message == (
-        "with its outputs, those of the run have more than the 10 characters together that are allowed"
+        "with its outputs, those of the run need more than the 100,000 bytes of memory that they may have together"
     )
     assert story.run.steps["c"].outputs == {}
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_name_of_a_codeset_that_is_too_long_ends_the_run_before_its_first_step(retried: bool) -> None:
+    story = Story(plan_of(step("a", codeset=Template((Reference(("workflow", "name")),) * 5000)), step("b", "a")))
+    if retried:
+        story.then(RetryRequested(at=9.0))
+
+    assert story.run.state is RunState.FAILED
+    assert story.run.message.startswith("cannot render {{ workflow.name }}: with it, the values have more than")
+    assert set(story.states().values()) == {StepState.SKIPPED}
 
 
 def test_success_without_a_declared_output_is_a_failure_that_names_it() -> None:

@@ -11,7 +11,16 @@ from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import InvalidInputError
 from fusemld.model.run import Run
 from fusemld.model.template import Reference, Template, Value, literal, render
-from fusemld.model.workflow import CodesetMount, EnvVar, Step, StepInput, Workflow, WorkflowInput, WorkflowOutput
+from fusemld.model.workflow import (
+    CodesetMount,
+    EnvVar,
+    Step,
+    StepInput,
+    StepOutput,
+    Workflow,
+    WorkflowInput,
+    WorkflowOutput,
+)
 
 
 def reference(*path: str) -> Template:
@@ -67,24 +76,39 @@ def test_all_that_is_looked_up_together_has_a_limit() -> None:
         render(reference("c"), lookup)
 
 
-def test_a_run_hands_on_long_outputs_and_puts_only_short_ones_together(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("value", "file", "is_refused"),
+    [
+        (reference("steps", "a", "outputs", "o"), "0123", False),
+        (reference("steps", "a", "outputs", "o"), "", True),
+        (reference("inputs", "code"), "0123", True),
+        (Template((Reference(("steps", "a", "outputs", "o")), "+")), "0123", True),
+        (None, "0123", False),
+        (None, "", True),
+    ],
+)
+def test_a_run_hands_on_long_outputs_and_has_few_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch, value: Template | None, file: str, is_refused: bool
 ) -> None:
-    monkeypatch.setattr(values, "COMPOSED_LENGTH", 8)
-    long, short = replace(run.steps["a"], outputs={"o": "123456"}), replace(run.steps["a"], outputs={"o": "1234"})
-    twice = Template((Reference(("steps", "a", "outputs", "o")),) * 2)
-    outputs = (
-        WorkflowOutput(name="same", value=reference("steps", "a", "outputs", "o")),
-        WorkflowOutput(name="twice", value=twice),
-    )
-    plan = make_plan(Workflow(name="w", steps=(Step(name="a", image=literal("x")),), outputs=outputs))
+    monkeypatch.setattr(values, "STORED_LENGTH", 5)
+    step = Step(name="a", image=literal("x"), outputs=(StepOutput(name="o"),))
+    plan = make_plan(Workflow(name="w", steps=(step,), outputs=(WorkflowOutput(name="o", value=value),)))
+    ended = replace(run.steps["a"], outputs={"o": "123456"}, outputs_file=file)
+    run = replace(run, steps=run.steps.set("a", ended))
 
-    assert workflow_outputs(replace(run, steps=run.steps.set("a", short)), plan) == {
-        "same": "1234",
-        "twice": "12341234",
-    }
-    with pytest.raises(InvalidInputError, match="more than the 8 characters"):
-        workflow_outputs(replace(run, steps=run.steps.set("a", long)), plan)
+    if is_refused:
+        with pytest.raises(InvalidInputError, match=r"output 'o': cannot render .* more than the 5 characters"):
+            workflow_outputs(run, plan)
+    else:
+        assert workflow_outputs(run, plan) == {"o": "123456"}
+
+
+def test_a_name_is_not_put_together_of_more_than_names_have() -> None:
+    mounts = [mounting(Template((Reference(("inputs", "x")),) * count)) for count in (4, 5)]
+
+    assert codeset_references({"x": "y" * 1024}, Workflow(name="w", steps=(mounts[0],))) == ("y" * 4096,)
+    with pytest.raises(InvalidInputError, match=r"cannot render \{\{ inputs.x \}\}: .* 4,096 characters"):
+        codeset_references({"x": "y" * 1024}, Workflow(name="w", steps=(mounts[1],)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fusemld.intake.triggers import Registered, Verdict, judge, needed, resolve_inputs
 from fusemld.model.document import Document, DocumentState, Kind
 from fusemld.model.workflow import Workflow
@@ -59,6 +61,21 @@ def test_a_workflow_waits_for_the_codesets_that_its_inputs_and_steps_name() -> N
 
     assert found.state is DocumentState.WAITING
     assert found.detail == "waiting for codeset default/digits"
+
+
+@pytest.mark.parametrize("which", ["text", "request"])
+def test_a_name_of_a_codeset_that_is_too_long_is_refused_where_it_is_asked_for(which: str) -> None:
+    """A small file may put a name of gigabytes together."""
+    name = "{{ inputs.which }}" * 2000
+    default = f", default: '{'p' * 3000}'" if which == "text" else ""
+    mounts = MOUNTS.replace(", type: codeset, default: digits", default).replace("{{ inputs.which }}", name)
+    request = f"kind: run\nworkflow: mounts\ninputs: {{which: '{'p' * 3000}'}}"
+
+    found = verdict(mounts) if which == "text" else verdict(request, mounts)
+
+    assert found.state is DocumentState.REJECTED
+    assert "cannot render {{ inputs.which }}: with it, the values have more than the 4,096" in found.detail
+    assert [problem.message for problem in found.problems] == [found.detail]
 
 
 def test_a_run_belongs_to_the_project_of_the_codeset_that_it_was_given() -> None:

@@ -32,7 +32,7 @@ from fusemld.model.application import Application
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.document import DocumentRecord, RememberedFile
 from fusemld.model.errors import InvalidInputError, NotFoundError
-from fusemld.model.run import Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
+from fusemld.model.run import LONG_OUTPUTS, Attempt, Ending, Outcome, Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
 from fusemld.store.changes import (
     Change,
@@ -52,7 +52,7 @@ from fusemld.store.changes import (
 )
 from fusemld.store.errors import StoreConflictError
 from fusemld.store.keys import INSTANCE
-from fusemld.store.outputs import FOLDER, INLINE_LENGTH
+from fusemld.store.outputs import FOLDER
 from fusemld.store.reads import RunQuery
 from fusemld.store.sqlite import Store
 
@@ -60,7 +60,7 @@ KEYS = st.sampled_from(["a", "b", "c"])
 RUN_IDS = st.sampled_from(["r1", "r2", "r12", "x1", "x2"])
 WORDS = st.sampled_from(["", "one", "Ünïcode\n", "'; DROP TABLE runs; --"])
 ANY_BYTES = st.binary(max_size=8).map(lambda data: data.decode("utf-8", "surrogateescape"))
-LONG = st.sampled_from(["x", "\udcff\n"]).map(lambda text: text * INLINE_LENGTH)
+LONG = st.sampled_from(["x", "\udcff\n"]).map(lambda text: text * LONG_OUTPUTS)
 PINS = {
     "code": PinnedCodeset(project="default", name="code", version="1", url="", digest="d"),
     "lab/data@v1": PinnedCodeset(project="lab", name="data", version="2", url="", digest="e"),

@@ -17,16 +17,16 @@ import pytest
 from msgspec.structs import replace
 
 from fusemld.model import faults
-from fusemld.model.run import Run, RunState, StepRun, StepState
+from fusemld.model.run import LONG_OUTPUTS, Run, RunState, StepRun, StepState
 from fusemld.store import copying, outputs
 from fusemld.store.changes import DeleteRuns, PutRun
 from fusemld.store.errors import DamagedError, StoreError
-from fusemld.store.outputs import INLINE_LENGTH, PARTIAL
+from fusemld.store.outputs import PARTIAL
 from fusemld.store.reads import DamagedRun
 from fusemld.store.restoring import restore
 from fusemld.store.sqlite import Store
 
-LONG = "a\nÜ\udcff" * INLINE_LENGTH
+LONG = "a\nÜ\udcff" * LONG_OUTPUTS
 """Of several parts, whose borders are in the middle of nothing that belongs together."""
 WORDS = {"long": LONG, "short": "word"}
 
@@ -82,7 +82,7 @@ async def test_they_are_in_a_private_file_and_come_back_to_the_byte(path: Path) 
 
 async def test_short_ones_stay_in_the_database(path: Path) -> None:
     async with Store.open(path) as store:
-        run = await kept(store, a="x" * (INLINE_LENGTH - 2), b="")
+        run = await kept(store, a="x" * (LONG_OUTPUTS - 2), b="")
 
         assert run.steps["s"].outputs_file == ""
         assert await store.run("r1") == run
@@ -91,7 +91,7 @@ async def test_short_ones_stay_in_the_database(path: Path) -> None:
 
 @pytest.mark.parametrize("count", [2, 1000])
 async def test_many_short_ones_are_long_together(path: Path, count: int) -> None:
-    given = {f"o{number}": "x" * (INLINE_LENGTH // count + 1) for number in range(count)}
+    given = {f"o{number}": "x" * (LONG_OUTPUTS // count + 1) for number in range(count)}
     async with Store.open(path) as store:
         run = await kept(store, **given)
 
