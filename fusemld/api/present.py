@@ -11,7 +11,7 @@ from fusemld.engine.failure import first_failed
 from fusemld.model.application import Application
 from fusemld.model.codeset import Codeset
 from fusemld.model.extension import Extension, Service
-from fusemld.model.run import Attempt, Ending, Run, RunState, StepRun, StepState
+from fusemld.model.run import SUMMARY_LENGTH, Attempt, Ending, Run, RunState, StepRun, StepState
 from fusemld.model.template import Template
 from fusemld.model.workflow import (
     CodesetMount,
@@ -104,7 +104,7 @@ def run_summary(
         steps_done=sum(step.state is StepState.SUCCEEDED for step in run.steps.values()),
         steps_total=len(run.steps),
         inputs=run.inputs,
-        outputs=_outputs(run.outputs),
+        outputs=_outputs({name: text for name, text in run.outputs.items() if len(text) <= SUMMARY_LENGTH}),
     )
 
 

@@ -80,7 +80,7 @@ class StepView(View, frozen=True, kw_only=True):
 class RunSummary(View, frozen=True, kw_only=True):
     """One line of a list. `now` says in a few words what goes on: `trainer: running`, or why it failed.
     `steps_done` counts the steps that have succeeded, of all `steps_total`: one that failed, was cancelled or
-    skipped is not done, and a retry goes on with it."""
+    skipped is not done, and a retry goes on with it. `outputs` has those of at most 4,096 characters."""
 
     id: str
     workflow: str

@@ -70,6 +70,7 @@ class RunOperations:
             state=wanted.state,
             codeset=wanted.codeset,
             limit=wanted.limit,
+            summaries=True,
             without_steps=frozenset(
                 run_id for run_id, entry in self._supervisor.active.items() if len(entry.run.steps) > COUNTED
             ),

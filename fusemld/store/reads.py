@@ -14,7 +14,7 @@ import msgspec
 from fusemld.model.application import Application
 from fusemld.model.document import DocumentRecord, RememberedFile, Restoration
 from fusemld.model.errors import InvalidInputError, NotFoundError
-from fusemld.model.run import Run, RunState, StepRun, StepState
+from fusemld.model.run import SUMMARY_LENGTH, Run, RunState, StepRun, StepState
 from fusemld.model.service import ServiceRecord
 from fusemld.store import outputs as output_files
 from fusemld.store.codec import Decoder, from_bytes
@@ -63,7 +63,7 @@ class DamagedRun(Run, frozen=True, kw_only=True):
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Every field that is set must agree; `codeset` is the `PROJECT/NAME` of one that the run pinned. The steps of
-    the runs in `without_steps` are not read."""
+    the runs in `without_steps` are not read. `summaries`: nor are outputs of steps, nor the long ones of runs."""
 
     workflow: str | None = None
     project: str | None = None
@@ -72,6 +72,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 100
     offset: int = 0
     without_steps: frozenset[str] = frozenset()
+    summaries: bool = False
 
 
 # Of runs, `folder` has the outputs that are in files.
@@ -91,7 +92,15 @@ def runs(connection: sqlite3.Connection, folder: Path, query: RunQuery) -> list[
     where, parameters = _where(query)
     chosen = f"SELECT id FROM runs {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?"  # noqa: S608
     order = "created_at DESC, id DESC"
-    return _runs(connection, folder, chosen, (*parameters, query.limit, query.offset), order, query.without_steps)
+    return _runs(
+        connection,
+        folder,
+        chosen,
+        (*parameters, query.limit, query.offset),
+        order,
+        without_steps=query.without_steps,
+        summaries=query.summaries,
+    )
 
 
 def count(connection: sqlite3.Connection, query: RunQuery) -> int:
@@ -199,21 +208,23 @@ def _runs(
     chosen: str,
     parameters: Sequence[object],
     order: str,
+    *,
     without_steps: frozenset[str] = frozenset(),
+    summaries: bool = False,
 ) -> list[Run]:
     """The runs whose ids the statement `chosen` gives, with their steps."""
     left_out = msgspec.json.encode(sorted(without_steps)).decode()
 
-    def of_steps(columns: str, table: str) -> sqlite3.Cursor:
+    def of_steps(columns: str, table: str, condition: str = "") -> sqlite3.Cursor:
         return connection.execute(
             f"SELECT {columns} FROM {table} WHERE run IN ({chosen})"  # noqa: S608
-            " AND run NOT IN (SELECT value FROM json_each(?))",
+            f" AND run NOT IN (SELECT value FROM json_each(?)) {condition}",
             (*parameters, left_out),
         )
 
     connection.execute("BEGIN")
     try:
-        outputs = _outputs(of_steps, folder)
+        outputs = _short_outputs(of_steps) if summaries else _outputs(of_steps, folder)
         damages = outputs.damages
         steps: defaultdict[str, dict[str, StepRun]] = defaultdict(dict)
         for run_id, name, state, data in of_steps("run, name, state, CAST(data AS BLOB)", "steps"):
@@ -250,6 +261,16 @@ class _Outputs(NamedTuple):
     files: dict[tuple[str, str], str]
     damages: dict[str, DamagedError]
     """By run."""
+
+
+def _short_outputs(of_steps: Callable[[str, str, str], sqlite3.Cursor]) -> _Outputs:
+    """Of the runs themselves."""
+    found = _Outputs(defaultdict(dict), {}, {})
+    longest_bytes = 4 * SUMMARY_LENGTH
+    are_short = f"AND step = '' AND length(value) <= {longest_bytes}"
+    for run_id, _, name, value in of_steps("run, step, name, value", "outputs", are_short):
+        found.values[run_id, ""][name] = from_bytes(value)
+    return found
 
 
 def _outputs(of_steps: Callable[[str, str], sqlite3.Cursor], folder: Path) -> _Outputs:

@@ -116,7 +116,9 @@ def test_a_list_says_in_a_few_words_what_goes_on() -> None:
 def test_only_steps_that_succeeded_are_done() -> None:
     steps = [StepRun(name=str(state), state=state) for state in StepState]
 
-    summary = run_summary(run(RunState.FAILED, *steps))
+    failed = replace(run(RunState.FAILED, *steps), outputs={"short": "x", "long": "x" * 5000})
+    summary = run_summary(failed)
+    assert summary.outputs == {"short": "x"}
 
     assert (summary.steps_done, summary.steps_total) == (1, len(StepState))
 

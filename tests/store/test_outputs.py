@@ -22,7 +22,7 @@ from fusemld.store import copying, outputs
 from fusemld.store.changes import DeleteRuns, PutRun
 from fusemld.store.errors import DamagedError, StoreError
 from fusemld.store.outputs import PARTIAL
-from fusemld.store.reads import DamagedRun
+from fusemld.store.reads import DamagedRun, RunQuery
 from fusemld.store.restoring import restore
 from fusemld.store.sqlite import Store
 
@@ -137,6 +137,18 @@ async def test_a_run_whose_file_is_not_what_it_was_is_damaged_and_no_other(path:
         assert str(file) in damaged.damage
         assert damaged.steps["s"].state is StepState.SUCCEEDED
         assert await store.run("r2") == other
+
+
+async def test_a_summary_needs_no_file(path: Path) -> None:
+    async with Store.open(path) as store:
+        run = await kept(store)
+        await store.write(PutRun(ended(run, long=LONG, short="of the run"), ()))
+        shutil.rmtree(store.outputs_folder)
+
+        (summary,) = await store.runs(RunQuery(summaries=True))
+
+        assert summary.outputs == {"short": "of the run"}
+        assert (summary.steps["s"].state, summary.steps["s"].outputs) == (StepState.SUCCEEDED, {})
 
 
 async def test_a_run_that_goes_while_it_is_read_is_not_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
