@@ -15,6 +15,7 @@ from fusemld.daemon.step_inputs import check_inputs
 from fusemld.daemon.step_log import StepLog
 from fusemld.daemon.variables import lookup, public, selectors, step_variables
 from fusemld.engine.plan import Plan
+from fusemld.engine.values import NAME_LENGTH, limited
 from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import PROCESS, Executor, Launch, MountedCodeset
@@ -90,7 +91,7 @@ class Preparer:
         access = await self._resolved(run, step, executor, note)
         mask.add(one.configuration[name] for one in access.values() for name in one.secret_keys)
         value = lookup(run, access)
-        image = public(step.image, value, "image")
+        image = public(step.image, limited(value, NAME_LENGTH), "image")
         variables = step_variables(run, step, access, value)
         mask.add(variables.secrets)
         plugins, claimed = self._parts.plugins, repository(image)

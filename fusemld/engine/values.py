@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fusemld.engine.plan import Plan
 from fusemld.model.codeset import PinnedCodeset, parse_reference
 from fusemld.model.errors import InvalidInputError
-from fusemld.model.run import Run
+from fusemld.model.run import Run, are_long
 from fusemld.model.template import Lookup, Reference, Template, Value, render
 from fusemld.model.workflow import Workflow
 
@@ -120,10 +120,10 @@ def workflow_outputs(run: Run, plan: Plan) -> dict[str, str]:
 
 
 def _is_long_output(value: Template, run: Run) -> bool:
-    """Whether it is one that is in a file, as it is."""
+    """Whether it is one of a step that has long ones, as it is: these are in a file as a rule."""
     match value.parts:
         case (Reference(("steps", step, "outputs", _)),) if step in run.steps:
-            return bool(run.steps[step].outputs_file)
+            return are_long(run.steps[step].outputs)
         case _:
             return False
 

@@ -192,6 +192,21 @@ async def test_outputs_beyond_what_a_run_may_have_are_not_stored(
         assert not running.engine.store.outputs_folder.exists()
 
 
+async def test_an_image_is_not_longer_than_a_name(room: OpenRoom) -> None:
+    long = document_of(
+        "name: long\ninputs: [{name: x, default: '" + "x" * 3000 + "'}]\n"
+        "steps: [{name: one, image: '{{ inputs.x }}{{ inputs.x }}'}]"
+    )
+    async with room() as running:
+        await running.engine.create(long, x="x" * 3000)
+        run = await running.over()
+
+        assert (
+            "cannot start: cannot render {{ inputs.x }}: with it, the values have more than the 4,096"
+            in run.message
+        )
+
+
 async def test_a_message_that_is_as_long_as_a_value_is_shortened(room: OpenRoom) -> None:
     async def fails(launch: Launch) -> None:
         raise StartError("cannot run " + "x" * 100_000 + ": there is no such thing")

@@ -22,6 +22,8 @@ from fusemld.model.workflow import (
     WorkflowOutput,
 )
 
+LONG = "x" * 40_000
+
 
 def reference(*path: str) -> Template:
     return Template((Reference(path),))
@@ -77,30 +79,30 @@ def test_all_that_is_looked_up_together_has_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "file", "is_refused"),
+    ("value", "output", "is_refused"),
     [
-        (reference("steps", "a", "outputs", "o"), "0123", False),
-        (reference("steps", "a", "outputs", "o"), "", True),
-        (reference("inputs", "code"), "0123", True),
-        (Template((Reference(("steps", "a", "outputs", "o")), "+")), "0123", True),
-        (None, "0123", False),
-        (None, "", True),
+        (reference("steps", "a", "outputs", "o"), LONG, False),
+        (reference("steps", "a", "outputs", "o"), "123456", True),
+        (reference("inputs", "code"), LONG, True),
+        (Template((Reference(("steps", "a", "outputs", "o")), "+")), LONG, True),
+        (None, LONG, False),
+        (None, "123456", True),
     ],
 )
 def test_a_run_hands_on_long_outputs_and_has_few_others(
-    run: Run, monkeypatch: pytest.MonkeyPatch, value: Template | None, file: str, is_refused: bool
+    run: Run, monkeypatch: pytest.MonkeyPatch, value: Template | None, output: str, is_refused: bool
 ) -> None:
     monkeypatch.setattr(values, "STORED_LENGTH", 5)
     step = Step(name="a", image=literal("x"), outputs=(StepOutput(name="o"),))
     plan = make_plan(Workflow(name="w", steps=(step,), outputs=(WorkflowOutput(name="o", value=value),)))
-    ended = replace(run.steps["a"], outputs={"o": "123456"}, outputs_file=file)
+    ended = replace(run.steps["a"], outputs={"o": output})
     run = replace(run, steps=run.steps.set("a", ended))
 
     if is_refused:
         with pytest.raises(InvalidInputError, match=r"output 'o': cannot render .* more than the 5 characters"):
             workflow_outputs(run, plan)
     else:
-        assert workflow_outputs(run, plan) == {"o": "123456"}
+        assert workflow_outputs(run, plan) == {"o": output}
 
 
 def test_a_name_is_not_put_together_of_more_than_names_have() -> None:
