@@ -100,7 +100,10 @@ class Watch:
         daemon.drop("code.yaml", f"name: code\npath: {daemon.codesets / 'code'}\n")
 
     def assert_nowhere(self, *runs: str) -> None:
-        """Everywhere, also where only ended runs can be looked at."""
+        """Everywhere, also where only ended runs can be looked at. What their steps have written goes a moment
+        after their end."""
+        attempts = self.daemon.state / "attempts"
+        self.daemon.wait_for(lambda: not [*attempts.glob("*/")], 10, "the folders of ended attempts to go")
         self.daemon.wait_for(lambda: self.daemon.json("codeset", "list"), 10, "the codeset")
         heard = [(EVENTS, bytes(self.heard))]
         self._assert_clean(self._files(), self._processes(), self._api(runs), self._cli(runs), heard)
@@ -114,7 +117,8 @@ class Watch:
 
     def _assert_clean(self, *places: Iterable[tuple[str, bytes]]) -> None:
         found = {place: leaks(data, self.canary) for group in places for place, data in group}
-        assert not {place: hits for place, hits in found.items() if hits}
+        leaking = {place: hits for place, hits in found.items() if hits}
+        assert not leaking, f"the canary is in {leaking}"
 
     def _files(self) -> Iterator[tuple[str, bytes]]:
         """Every byte of every file: the database with its -wal and -shm, journals, logs, folders of attempts."""
