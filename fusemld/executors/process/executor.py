@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -20,7 +20,6 @@ from msgspec.structs import replace
 from fusemld.executors import durable_files
 from fusemld.executors.log_files import STEP_LIMIT_SETTING
 from fusemld.executors.outputs import ALL_OUTPUTS_LIMIT_BYTES, OUTPUT_LIMIT_BYTES
-from fusemld.executors.process.collecting import read_left
 from fusemld.executors.process.folders import (
     AttemptFolder,
     AttemptNote,
@@ -30,6 +29,7 @@ from fusemld.executors.process.folders import (
 )
 from fusemld.executors.process.images import Images
 from fusemld.executors.process.journal import is_another
+from fusemld.executors.process.left_outputs import Judged, LeftOutputs
 from fusemld.executors.process.outcomes import MemoryPressure, diagnose, oom_kills
 from fusemld.executors.process.recovery import HOST_WENT_DOWN, JOURNAL_LOST
 from fusemld.executors.process.sandbox import RESULTS, find_bwrap, view
@@ -41,7 +41,7 @@ from fusemld.hooks.processes import ProcessEnded, Processes, ProcessRequest, Pro
 from fusemld.hooks.steps import LocalCommand, ProcessRuntime, RuntimeFolders
 from fusemld.model import faults
 from fusemld.model.errors import StartError, UnavailableError, may_pass
-from fusemld.model.run import AttemptKey, Ending, Outcome
+from fusemld.model.run import LONG_OUTPUTS, AttemptKey, Ending, Outcome
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -52,9 +52,6 @@ _SURELY_SHORT_ENOUGH = _LONGEST_VARIABLE_BYTES // 4
 """Characters of a variable: each is at most four bytes."""
 _UNWANTED_GRACE_S = 10.0
 _REMOVE_AGAIN_S = 1.0
-_READ_AGAIN_S = 1.0
-_TOLD_OUTPUTS_BYTES = 32 * 1024
-"""More of them would hold up the keeper, and everybody who waits for it."""
 _SPARES = 64
 _SPARE_S = 0.5
 
@@ -114,9 +111,7 @@ class ProcessExecutor:
         self._base_env = _base_environment(self._home, settings.pass_env)
         self._passwords = passwords(self._base_env.items())
         self._memory = MemoryPressure()
-        self._unread: collections.deque[tuple[AttemptKey, _Attempt, ProcessEnded]] = collections.deque()
-        """What has ended and left its outputs to be read."""
-        self._has_unread = anyio.Event()
+        self._left = LeftOutputs(settings.state)
         self._leftovers: dict[AttemptKey, bool] = {}
         """What is to be forgotten, and whether the keeper knows it."""
         self._has_leftovers = anyio.Event()
@@ -140,7 +135,7 @@ class ProcessExecutor:
         task_status.started()
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._read_left_outputs, name="outputs of processes")
+                tasks.start_soon(self._left.run, name="outputs of processes")
                 await self._remove_leftovers()
         finally:
             if self._tidying is not None:
@@ -379,7 +374,7 @@ class ProcessExecutor:
             outputs=launch.outputs,
             output_limit_bytes=OUTPUT_LIMIT_BYTES,
             all_outputs_limit_bytes=ALL_OUTPUTS_LIMIT_BYTES,
-            told_outputs_bytes=_TOLD_OUTPUTS_BYTES,
+            told_outputs_bytes=LONG_OUTPUTS,
         )
         return request, note
 
@@ -449,44 +444,15 @@ class ProcessExecutor:
             case ProcessEnded(exit_status=0) if event.left_outputs:
                 if not attempt.is_read:
                     attempt.is_read = True
-                    self._unread.append((key, attempt, event))
-                    self._has_unread.set()
+                    judge, finish = (
+                        partial(self._judge, key, attempt),
+                        partial(self._finish, key, attempt, event.at),
+                    )
+                    self._left.add(key, event, judge, finish)
             case ProcessEnded():
-                self._finish(key, attempt, event.at, *self._diagnosis(key, attempt, event))
+                self._finish(key, attempt, event.at, *self._judge(key, attempt, event))
 
-    async def _read_left_outputs(self) -> None:
-        """Of one attempt after the other: nobody else waits for that."""
-        while True:
-            await self._has_unread.wait()
-            self._has_unread = anyio.Event()
-            while self._unread:
-                key, attempt, event = self._unread.popleft()
-                try:
-                    found = await anyio.to_thread.run_sync(self._read_left, key, attempt, event)
-                except OSError as error:
-                    _log.warning("attempt.outputs_not_read", key=str(key), error=str(error))
-                    self._unread.append((key, attempt, event))
-                    await anyio.sleep(_READ_AGAIN_S)
-                except Exception as error:  # noqa: BLE001 - logged; it costs one attempt
-                    _log.exception("attempt.outputs_not_read", key=str(key))
-                    message = f"its outputs cannot be read: an error of fusemld's own: {error!r}"
-                    self._finish(key, attempt, event.at, Outcome(ending=Ending.LOST, message=message), {})
-                else:
-                    self._finish(key, attempt, event.at, *found)
-
-    def _read_left(
-        self, key: AttemptKey, attempt: _Attempt, event: ProcessEnded
-    ) -> tuple[Outcome, Mapping[str, str]]:
-        """Blocking. Raises OSError for want of something that comes back."""
-        outputs = read_left(attempt_folder(self._settings.state, key).results, event.left_outputs)
-        if outputs is None:
-            lost = "its outputs are not what they were when it ended"
-            return self._diagnosis(key, attempt, replace(event, exit_status=None, lost=lost))
-        return self._diagnosis(key, attempt, replace(event, outputs=outputs))
-
-    def _diagnosis(
-        self, key: AttemptKey, attempt: _Attempt, event: ProcessEnded
-    ) -> tuple[Outcome, Mapping[str, str]]:
+    def _judge(self, key: AttemptKey, attempt: _Attempt, event: ProcessEnded) -> Judged:
         folder = attempt_folder(self._settings.state, key)
         note = attempt.note or folder.note()
         return diagnose(

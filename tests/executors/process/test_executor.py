@@ -13,7 +13,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from fusemld.executors.process import executor
+from fusemld.executors.process import left_outputs
 from fusemld.executors.process.collecting import read_left
 from fusemld.hooks.executors import AttemptFinished, AttemptStarted, Launch, MountedCodeset
 from fusemld.hooks.processes import LeftOutput
@@ -74,7 +74,7 @@ async def test_long_outputs_that_are_not_what_they_were_are_lost_with_their_atte
             (results / "model").write_bytes(b"x" * 1_000_000)
             return read_left(results, left)
 
-        monkeypatch.setattr(executor, "read_left", changed_first)
+        monkeypatch.setattr(left_outputs, "read_left", changed_first)
         finished = await opened.shell("head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model", outputs=("model",))
 
         assert finished.outcome.ending is Ending.LOST
@@ -87,7 +87,7 @@ async def test_a_bug_where_long_outputs_are_read_costs_the_attempt_and_no_other(
     give = "head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model"
     async with bench() as opened:
         with monkeypatch.context() as patch:
-            patch.setattr(executor, "read_left", lambda results, left: {"model": None})
+            patch.setattr(left_outputs, "read_left", lambda results, left: {"model": None})
             broken = await opened.shell(give, outputs=("model",))
         sound = await opened.shell(give, step="two", outputs=("model",))
 
@@ -99,7 +99,7 @@ async def test_a_bug_where_long_outputs_are_read_costs_the_attempt_and_no_other(
 async def test_long_outputs_are_read_again_where_this_host_lacks_something_for_it(
     bench: BenchFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "_READ_AGAIN_S", 0.01)
+    monkeypatch.setattr(left_outputs, "_AGAIN_S", 0.01)
     tries: list[Path] = []
 
     def fails_twice(results: Path, left: Mapping[str, LeftOutput]) -> dict[str, bytes] | None:
@@ -108,7 +108,7 @@ async def test_long_outputs_are_read_again_where_this_host_lacks_something_for_i
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return read_left(results, left)
 
-    monkeypatch.setattr(executor, "read_left", fails_twice)
+    monkeypatch.setattr(left_outputs, "read_left", fails_twice)
     async with bench() as opened:
         finished = await opened.shell("head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model", outputs=("model",))
 
@@ -119,7 +119,7 @@ async def test_long_outputs_are_read_again_where_this_host_lacks_something_for_i
 async def test_long_outputs_that_cannot_be_read_now_hold_up_no_other(
     bench: BenchFactory, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "_READ_AGAIN_S", 0.01)
+    monkeypatch.setattr(left_outputs, "_AGAIN_S", 0.01)
     tries: list[Path] = []
 
     def never(results: Path, left: Mapping[str, LeftOutput]) -> dict[str, bytes] | None:
@@ -128,7 +128,7 @@ async def test_long_outputs_that_cannot_be_read_now_hold_up_no_other(
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         return read_left(results, left)
 
-    monkeypatch.setattr(executor, "read_left", never)
+    monkeypatch.setattr(left_outputs, "read_left", never)
     give = "head -c 1000000 /dev/zero > $FUSEML_RESULTS_DIR/model"
     async with bench() as opened:
         await opened.executor.launch(shell(give, step="stuck", outputs=("model",)))

@@ -21,7 +21,7 @@ from fusemld.hooks.processes import ProcessEnded
 from fusemld.model.errors import StartError
 
 if TYPE_CHECKING:
-    from tests.executors.process.conftest import HostFactory
+    from tests.executors.process.conftest import Host, HostFactory
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Starved = Callable[..., contextlib.AbstractContextManager[None]]
@@ -220,16 +220,27 @@ async def test_what_was_left_is_still_the_same_whatever_else_changes(
         assert read_left(tmp_path, ended.left_outputs) == {"a": b"1234", "b": b"1234"}
 
 
+async def leaves_much(opened: Host, until: Until, place: Path) -> None:
+    """Start `long`, and wait until it has written 300 outputs of 1 MiB: to read them takes half a second."""
+    names = tuple(f"o{number}" for number in range(300))
+    fill = "truncate -s 1048576 o0; for n in $(seq 299); do ln o0 o$n; done; touch gate"
+    await opened.spawn(
+        "long",
+        *("sh", "-c", fill),
+        cwd=place,
+        results=place,
+        outputs=names,
+        told_outputs_bytes=1,
+        all_outputs_limit_bytes=2**30,
+    )
+    await until((place / "gate").exists)
+
+
 async def test_who_is_told_to_stop_while_its_long_outputs_are_read_has_ended_already(
     host: HostFactory, until: Until, tmp_path: Path
 ) -> None:
-    names = tuple(f"o{number}" for number in range(300))
-    gate = tmp_path / "gate"
-    fill = f"truncate -s 1048576 o0; for n in $(seq 299); do ln o0 o$n; done; touch {gate}"
-    more = {"results": tmp_path, "outputs": names, "told_outputs_bytes": 1, "all_outputs_limit_bytes": 2**30}
     async with host() as opened:
-        await opened.spawn("long", "sh", "-c", fill, cwd=tmp_path, **more)
-        await until(gate.exists)
+        await leaves_much(opened, until, tmp_path)
         await opened.shell("short", "exit 3")  # its end comes after that of the other
         await opened.keeper.stop("long", 0)
         ended = await opened.end("long")
@@ -240,14 +251,9 @@ async def test_who_is_told_to_stop_while_its_long_outputs_are_read_has_ended_alr
 async def test_others_start_and_end_while_long_outputs_are_read(
     host: HostFactory, until: Until, tmp_path: Path
 ) -> None:
-    """Each of 300 is read in a turn of its own of the keeper's loop, open to everybody: half a second in all."""
-    names = tuple(f"o{number}" for number in range(300))
-    gate = tmp_path / "gate"
-    fill = f"truncate -s 1048576 o0; for n in $(seq 299); do ln o0 o$n; done; touch {gate}"
-    more = {"results": tmp_path, "outputs": names, "told_outputs_bytes": 1, "all_outputs_limit_bytes": 2**30}
+    """Each in a turn of its own of the keeper's loop, which is open to everybody."""
     async with host() as opened:
-        await opened.spawn("long", "sh", "-c", fill, cwd=tmp_path, **more)
-        await until(gate.exists)
+        await leaves_much(opened, until, tmp_path)
         await opened.shell("short", "exit 3")
         await opened.end("long")
 
