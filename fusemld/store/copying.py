@@ -9,23 +9,19 @@ import sqlite3
 import time
 from pathlib import Path
 
-import structlog
-
 from fusemld.model import faults
 from fusemld.store import outputs
 from fusemld.store.durable import sync
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger()
-
 PARTIAL = ".partial"
 
 
-def copy(source: sqlite3.Connection, target: Path, outputs_folder: Path) -> None:
+def copy(source: sqlite3.Connection, target: Path, outputs_folder: Path) -> tuple[str, ...]:
     """Copy what the connection sees now, at one moment, to `target` (mode 0600), in the place of what is there.
 
     Writers go on meanwhile. What is in files of the source is in the copy itself; of one that is damaged, the copy
-    has the name as the source does. Raises `sqlite3.Error`, `StoreError` and `OSError`; then there is no new
-    `target`.
+    has the name as the source does: returns the runs of such files. Raises `sqlite3.Error`, `StoreError` and
+    `OSError`; then there is no new `target`.
     """
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
@@ -34,7 +30,7 @@ def copy(source: sqlite3.Connection, target: Path, outputs_folder: Path) -> None
             # In one step: between two, the copy of a database that others write to begins anew, without end.
             source.backup(made, pages=-1)
             made.execute("PRAGMA journal_mode = DELETE")  # no files beside it
-            _complete(made, source, outputs_folder)
+            damaged = _complete(made, source, outputs_folder)
         sync(partial)
         faults.point("backup.copied")
         partial.rename(target)
@@ -42,17 +38,20 @@ def copy(source: sqlite3.Connection, target: Path, outputs_folder: Path) -> None
         for suffix in ("", "-journal"):
             partial.with_name(partial.name + suffix).unlink(missing_ok=True)
     sync(target.parent)
+    return damaged
 
 
-def _complete(made: sqlite3.Connection, source: sqlite3.Connection, outputs_folder: Path) -> None:
-    """Take in the outputs that are in files. Runs of which the source has let go since, with their files, go."""
+def _complete(made: sqlite3.Connection, source: sqlite3.Connection, outputs_folder: Path) -> tuple[str, ...]:
+    """Take in the outputs that are in files. Runs of which the source has let go since, with their files, go; the
+    others whose files cannot be read are returned."""
     made.execute("PRAGMA synchronous = OFF")  # it is synced as a whole
     made.execute("PRAGMA foreign_keys = ON")
-    for run in outputs.take_in(made, outputs_folder):
-        if source.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone() is None:
-            made.execute("DELETE FROM runs WHERE id = ?", (run,))
-        else:
-            _log.error("store.copy_incomplete", run=run)
+    damaged = outputs.take_in(made, outputs_folder)
+    there = "SELECT 1 FROM runs WHERE id = ?"
+    gone = {run for run in damaged if source.execute(there, (run,)).fetchone() is None}
+    for run in gone:
+        made.execute("DELETE FROM runs WHERE id = ?", (run,))
+    return tuple(run for run in damaged if run not in gone)
 
 
 def give_to_owner(path: Path) -> None:

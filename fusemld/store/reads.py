@@ -268,7 +268,7 @@ def _short_outputs(of_steps: Callable[[str, str, str], sqlite3.Cursor]) -> _Outp
     found = _Outputs(defaultdict(dict), {}, {})
     longest_bytes = 4 * SUMMARY_LENGTH
     are_short = f"AND step = '' AND length(value) <= {longest_bytes}"
-    for run_id, _, name, value in of_steps("run, step, name, value", "outputs", are_short):
+    for run_id, name, value in of_steps("run, name, value", "outputs", are_short):
         found.values[run_id, ""][name] = from_bytes(value)
     return found
 

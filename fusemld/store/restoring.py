@@ -209,7 +209,7 @@ def _keep(path: Path) -> Path | None:
         contextlib.suppress(sqlite3.Error),
         contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection,
     ):
-        with contextlib.suppress(sqlite3.Error, StoreError):
+        with contextlib.suppress(sqlite3.Error, StoreError):  # then it names them, as long as they are there
             outputs.take_in(connection, outputs.beside(path))
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):  # of one that is too damaged for that; a later database must not meet them

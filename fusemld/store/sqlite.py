@@ -237,7 +237,8 @@ class Store:
 
         def make(connection: sqlite3.Connection) -> None:
             at = time.time()
-            copying.copy(connection, target, self.outputs_folder)
+            if damaged := copying.copy(connection, target, self.outputs_folder):
+                _log.error("backup.incomplete", without_outputs_of=damaged)
             stamp(target, at)
 
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 import immutables
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from fusemld.model import faults
 from fusemld.model.run import LONG_OUTPUTS, Run, RunState, StepRun, StepState
@@ -208,8 +209,10 @@ async def test_a_copy_says_as_well_as_its_source_what_cannot_be_read(path: Path,
         await kept(store)
         whole = await kept(store, "r2")
         shutil.rmtree(store.outputs_folder / "r1")
-        await store.back_up(alone)
+        with capture_logs() as logs:
+            await store.back_up(alone)
 
+    assert [(one["event"], one["without_outputs_of"]) for one in logs] == [("backup.incomplete", ("r1",))]
     async with Store.open(alone) as copy:
         assert isinstance(await copy.run("r1"), DamagedRun)
         found = await copy.run("r2")
