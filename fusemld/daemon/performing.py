@@ -404,7 +404,8 @@ class StepPerformer:
                 file = await patiently(lambda: self._parts.keep_outputs(key.run, outputs), note)
                 event = msgspec.structs.replace(event, outputs=outputs, outputs_file=file)
         except Exception:
-            log.exception("step.outputs_not_stored", key=str(key))  # a bug: then they go the way of short ones
+            # A bug, or what does not pass by itself: then they go the way of short ones.
+            log.exception("step.outputs_not_stored", key=str(key))
         finally:
             self._keeping.discard(key)
             self.activity.pop(key, None)

@@ -15,7 +15,6 @@ from fusemld.daemon.step_inputs import check_inputs
 from fusemld.daemon.step_log import StepLog
 from fusemld.daemon.variables import lookup, public, selectors, step_variables
 from fusemld.engine.plan import Plan
-from fusemld.engine.values import NAME_LENGTH, limited
 from fusemld.hooks.clusters import Clusters
 from fusemld.hooks.environments import Environments, Note
 from fusemld.hooks.executors import PROCESS, Executor, Launch, MountedCodeset
@@ -26,6 +25,7 @@ from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import StartError
 from fusemld.model.extension import ResolvedService, Selectors, ServiceAccess
 from fusemld.model.run import AttemptKey, Run
+from fusemld.model.template import NAME_LENGTH, limited
 from fusemld.model.workflow import Step
 from fusemld.registry.registry import Registry
 

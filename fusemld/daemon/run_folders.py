@@ -35,7 +35,7 @@ class RunFolders:
     def __init__(
         self, folder: Path, store: Store, supervisor: Supervisor, progress: Progress, others: Sequence[str] = ()
     ) -> None:
-        self.folder = folder
+        self._folder = folder
         self._store = store
         self._supervisor = supervisor
         self._progress = progress
@@ -50,7 +50,7 @@ class RunFolders:
         return await run_sync(self._listed)
 
     def _listed(self) -> list[Entry]:
-        return list(measured(entry for entry in entries(self.folder) if entry.name not in self._others))
+        return list(measured(entry for entry in entries(self._folder) if entry.name not in self._others))
 
     async def ended(self, runs: Sequence[str]) -> dict[str, float | None]:
         """When those of these runs that are stored ended; None for those that go on."""

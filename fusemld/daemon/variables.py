@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fusemld.engine.values import NAME_LENGTH, limited, run_lookup
+from fusemld.engine.values import run_lookup
 from fusemld.model.errors import StartError
 from fusemld.model.extension import Selectors, ServiceAccess
 from fusemld.model.run import Run
-from fusemld.model.template import Lookup, Reference, Template, Value, render
+from fusemld.model.template import NAME_LENGTH, Lookup, Reference, Template, Value, limited, render
 from fusemld.model.workflow import Requirement, Step
 from fusemld.registry.credentials import merge_configurations
 

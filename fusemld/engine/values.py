@@ -8,11 +8,9 @@ from fusemld.engine.plan import Plan
 from fusemld.model.codeset import PinnedCodeset, parse_reference
 from fusemld.model.errors import InvalidInputError
 from fusemld.model.run import Run, are_long
-from fusemld.model.template import Lookup, Reference, Template, Value, render
+from fusemld.model.template import NAME_LENGTH, Lookup, Reference, Template, Value, limited, render
 from fusemld.model.workflow import Workflow
 
-NAME_LENGTH = 4096
-"""In characters, of what is put together to name something: a codeset, a selector."""
 VALUES_LENGTH = 64 * 1024 * 1024
 """In characters, of all values together that are put into what is made at once: as much as one step may hand over.
 A file that fits on a page can ask for more than any memory has."""
@@ -45,24 +43,6 @@ def run_lookup(run: Run, extensions: Lookup | None = None) -> Lookup:
                 raise InvalidInputError(f"cannot render {reference}: run {run.id} has no such value")
 
     return limited(lookup, VALUES_LENGTH)
-
-
-def limited(lookup: Lookup, length: int) -> Lookup:
-    """All that is looked up together has at most that many characters: `InvalidInputError` for what has more."""
-    left = length
-
-    def counting(reference: Reference) -> Value:
-        nonlocal left
-        value = lookup(reference)
-        left -= len(value.text)
-        if left < 0:
-            raise InvalidInputError(
-                f"cannot render {reference}: with it, the values have more than the {length:,} characters "
-                "together that are allowed"
-            )
-        return value
-
-    return counting
 
 
 def codeset_references(inputs: Mapping[str, str], workflow: Workflow) -> tuple[str, ...]:

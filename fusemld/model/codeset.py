@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from fusemld.model.template import NAME_LENGTH
+
 DEFAULT_PROJECT = "default"
-REFERENCE_LENGTH = 4096
-"""In characters: what is longer was put together by mistake, or to do harm."""
 
 
 class CodesetReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +25,8 @@ class CodesetReference(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_reference(text: str) -> CodesetReference:
     """Raises ValueError with a message for people."""
-    if len(text) > REFERENCE_LENGTH:
-        raise ValueError(
-            f"a codeset reference has at most {REFERENCE_LENGTH:,} characters, and this {len(text):,}"
-        )
+    if len(text) > NAME_LENGTH:
+        raise ValueError(f"a codeset reference has at most {NAME_LENGTH:,} characters, and this {len(text):,}")
     rest, at, ref = text.strip().partition("@")
     project, slash, name = rest.rpartition("/")
     if not name or (slash and not project) or (at and not ref) or "/" in project:

@@ -163,7 +163,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LONG_OUTPUTS = 32 * 1024
-"""In characters, of all outputs of one step together: beyond that they are not kept in the database."""
+"""In characters, of all outputs of one step together. Everybody would wait where the keeper tells more of them,
+and where they are committed with the rest: such go from file to file."""
 
 
 SUMMARY_LENGTH = 4096

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from fusemld.model.errors import InvalidInputError
+
 
 class Reference(msgspec.Struct, frozen=True):
     """One `{{ reference }}`, split at its dots and normalised.
@@ -44,6 +46,10 @@ class Value(msgspec.Struct, frozen=True):
 
 Lookup = Callable[[Reference], Value]
 
+NAME_LENGTH = 4096
+"""In characters, of what names something: an image, a codeset, a selector. What is longer was put together by
+mistake, or to do harm."""
+
 
 def literal(text: str) -> Template:
     return Template((text,)) if text else Template()
@@ -53,6 +59,24 @@ def render(template: Template, lookup: Lookup) -> Value:
     """Substitute once; what comes out is never looked at again. `lookup` raises for what it does not know."""
     values = list(_values(template, lookup))
     return Value("".join(value.text for value in values), any(value.secret for value in values))
+
+
+def limited(lookup: Lookup, length: int) -> Lookup:
+    """All that is looked up together has at most that many characters: `InvalidInputError` for what has more."""
+    left = length
+
+    def counting(reference: Reference) -> Value:
+        nonlocal left
+        value = lookup(reference)
+        left -= len(value.text)
+        if left < 0:
+            raise InvalidInputError(
+                f"cannot render {reference}: with it, the values have more than the {length:,} characters "
+                "together that are allowed"
+            )
+        return value
+
+    return counting
 
 
 def _values(template: Template, lookup: Lookup) -> Iterator[Value]:

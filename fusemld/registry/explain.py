@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from fusemld.engine.values import NAME_LENGTH, limited
 from fusemld.model.extension import ResolvedService, Selectors
-from fusemld.model.template import Reference, Template, Value, render
+from fusemld.model.template import NAME_LENGTH, Reference, Template, Value, limited, render
 from fusemld.model.workflow import Requirement, Workflow
 from fusemld.registry.matching import Match, NearMiss
 

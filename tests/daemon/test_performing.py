@@ -145,16 +145,22 @@ async def test_other_runs_go_on_while_long_outputs_are_stored_and_it_is_shown_wh
         assert not running.performer.knows(ONE)
 
 
-async def test_outputs_that_do_not_count_are_not_stored(room: OpenRoom) -> None:
+@pytest.mark.parametrize(
+    ("name", "limit_bytes", "ending"), [("other", 2**30, Ending.OUTPUT_MISSING), ("all", 1, Ending.OUTPUT_REFUSED)]
+)
+async def test_outputs_that_do_not_count_are_not_stored(
+    room: OpenRoom, monkeypatch: pytest.MonkeyPatch, name: str, limit_bytes: int, ending: Ending
+) -> None:
+    monkeypatch.setattr(advance, "RUN_BYTES", limit_bytes)
     async with room() as running:
         await running.engine.create(GIVING)
         await running.launched(1)
-        running.executor.ended(ONE, other=LONG)
+        running.executor.ended(ONE, Ending.SUCCEEDED, **{name: LONG})
         run = await running.over()
 
         outcome = run.steps["one"].attempts[0].outcome
         assert outcome is not None
-        assert outcome.ending is Ending.OUTPUT_MISSING
+        assert outcome.ending is ending
         assert not running.engine.store.outputs_folder.exists()
 
 
@@ -174,22 +180,6 @@ async def test_where_long_outputs_can_never_be_stored_they_go_the_way_of_short_o
         running.executor.ended(ONE, all=LONG)
 
         assert (await running.over()).outputs == {"all": LONG}
-
-
-async def test_outputs_beyond_what_a_run_may_have_are_not_stored(
-    room: OpenRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(advance, "RUN_BYTES", 1)
-    async with room() as running:
-        await running.engine.create(GIVING)
-        await running.launched(1)
-        running.executor.ended(ONE, all=LONG)
-        run = await running.over()
-
-        outcome = run.steps["one"].attempts[0].outcome
-        assert outcome is not None
-        assert outcome.ending is Ending.OUTPUT_REFUSED
-        assert not running.engine.store.outputs_folder.exists()
 
 
 async def test_an_image_is_not_longer_than_a_name(room: OpenRoom) -> None:

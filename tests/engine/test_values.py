@@ -6,11 +6,11 @@ from msgspec.structs import replace
 from fusemld.engine import values
 from fusemld.engine.begin import new_run
 from fusemld.engine.plan import make_plan
-from fusemld.engine.values import codeset_references, limited, run_lookup, workflow_outputs
+from fusemld.engine.values import codeset_references, run_lookup, workflow_outputs
 from fusemld.model.codeset import PinnedCodeset
 from fusemld.model.errors import InvalidInputError
 from fusemld.model.run import Run
-from fusemld.model.template import Reference, Template, Value, literal, render
+from fusemld.model.template import Reference, Template, Value, limited, literal, render
 from fusemld.model.workflow import (
     CodesetMount,
     EnvVar,
