@@ -218,7 +218,8 @@ def _put_run_outputs(connection: sqlite3.Connection, run: Run) -> None:
             "INSERT INTO output_links (run, name, step, output) VALUES (?, ?, ?, ?)",
             [(run.id, name, step, output) for name, (step, output) in links.items()],
         )
-    _put_outputs(connection, run.id, "", {name: run.outputs[name] for name in run.outputs.keys() - links.keys()})
+    others = {name: value for name, value in run.outputs.items() if name not in links}
+    _put_outputs(connection, run.id, "", others)
 
 
 def _put_outputs(connection: sqlite3.Connection, run: str, step: str, outputs: dict[str, str]) -> None:
